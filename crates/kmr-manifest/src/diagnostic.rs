@@ -231,7 +231,8 @@ impl Diagnostic for Problem {
 /// Everything that one step found wrong with a manifest, in the order of the text; never empty.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Error {
-    first: Problem,
+    // Boxed to keep results small.
+    first: Box<Problem>,
     rest: Vec<Problem>,
 }
 
@@ -242,7 +243,7 @@ impl Error {
         let mut problems = problems.into_iter();
         let first = problems.next()?;
         Some(Self {
-            first,
+            first: Box::new(first),
             rest: problems.collect(),
         })
     }
@@ -259,7 +260,7 @@ impl Error {
 
     /// All problems, in the order of the text.
     pub fn problems(&self) -> impl Iterator<Item = &Problem> {
-        std::iter::once(&self.first).chain(&self.rest)
+        std::iter::once(self.first()).chain(&self.rest)
     }
 
     /// Every problem in its plain form, with an empty line between two. No newline at the end.
@@ -275,7 +276,7 @@ impl Error {
 impl From<Problem> for Error {
     fn from(problem: Problem) -> Self {
         Self {
-            first: problem,
+            first: Box::new(problem),
             rest: Vec::new(),
         }
     }
@@ -299,7 +300,7 @@ impl Diagnostic for Error {
     }
 
     fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
-        Diagnostic::help(&self.first)
+        Diagnostic::help(self.first())
     }
 
     fn source_code(&self) -> Option<&dyn SourceCode> {

@@ -75,7 +75,7 @@ use ValueKind::{
 /// Every key, table by table.
 #[rustfmt::skip]
 pub const KEYS: &[Key] = &[
-    key("", "schema", Whole(1), true, "version of this schema: 1"),
+    key("", "schema", Whole(1), true, "the version of these keys: write `schema = 1`"),
     key("", "model", Table("model"), true, "the model to make smaller"),
     key("", "data", Table("data"), true, "samples by split"),
     key("", "budget", Table("budget"), true, "what the result may cost"),

@@ -115,9 +115,23 @@ impl<'c, 't> Section<'c, 't> {
         }
     }
 
-    /// Reports that a key is not there.
+    /// Reports that a key is not there, unless it is there with a spelling mistake, which is
+    /// reported already.
     pub(crate) fn missing(&self, name: &str, help: &str) {
-        let message = format!("{} lacks {}", self.shown, quoted(name));
+        let known = || keys::keys_of(self.name).map(|key| key.name);
+        let misspelled = self.table.keys().any(|key| {
+            let written: &str = key.get_ref();
+            keys::find(self.name, written).is_none() && nearest(written, known()) == Some(name)
+        });
+        if misspelled {
+            return;
+        }
+        let lacking = match keys::find(self.name, name).map(|key| key.kind) {
+            Some(ValueKind::Table(_)) => format!("[{name}]"),
+            Some(ValueKind::Tables(_)) => list_header(&self.shown, name),
+            _ => quoted(name),
+        };
+        let message = format!("{} lacks {lacking}", self.shown);
         self.context
             .report(ErrorKind::Key, self.span.clone(), message, help);
     }
@@ -344,11 +358,7 @@ impl<'c, 't> Section<'c, 't> {
         let (ValueKind::Tables(inner), Some(value)) = (key.kind, self.value(name)) else {
             return Vec::new();
         };
-        let full_name = match self.shown.trim_matches(['[', ']']) {
-            "" | "the manifest" => name.to_string(),
-            outer => format!("{outer}.{name}"),
-        };
-        let shown = format!("[[{full_name}]]");
+        let shown = list_header(&self.shown, name);
         let Some(items) = value.get_ref().as_array() else {
             let message = format!("{} is a list of tables", quoted(name));
             let help = format!("write {shown}, with two brackets");
@@ -365,6 +375,14 @@ impl<'c, 't> Section<'c, 't> {
             .iter()
             .filter_map(|item| self.inner_table(key, name, inner, shown.clone(), item))
             .collect()
+    }
+}
+
+/// How a list of tables is written inside a table that messages call `outer`.
+fn list_header(outer: &str, name: &str) -> String {
+    match outer.strip_prefix('[') {
+        Some(outer) => format!("[[{}.{name}]]", outer.trim_matches(['[', ']'])),
+        None => format!("[[{name}]]"),
     }
 }
 
@@ -388,7 +406,18 @@ pub(crate) fn wrong_type(context: &Context, key: &Key, name: &str, value: &Spann
     };
     let shown = context.shown(&value.span());
     let message = format!("{} takes {expected}; got {shown}", quoted(name));
-    context.report(ErrorKind::Type, value.span(), message, key.about);
+    let help = match key.kind {
+        ValueKind::Table(_) if shown.starts_with("[[") => {
+            format!("write [{name}], with one bracket")
+        }
+        ValueKind::Table(inner) => {
+            let mut keys = keys::keys_of(inner).map(|key| key.name);
+            let first = keys.next().filter(|first| *first != "*").unwrap_or("NAME");
+            format!("write `{name} = {{ {first} = ... }}`: {}", key.about)
+        }
+        _ => key.about.to_string(),
+    };
+    context.report(ErrorKind::Type, value.span(), message, help);
 }
 
 /// A TOML integer that fits.

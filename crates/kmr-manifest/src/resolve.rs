@@ -3,6 +3,8 @@
 mod knobs;
 mod offers;
 
+use std::collections::HashSet;
+
 use serde_json::{Value, json};
 
 use crate::amount::BYTES;
@@ -112,9 +114,10 @@ impl Manifest {
             catalog,
             problems: Vec::new(),
             meters: Vec::new(),
+            named: HashSet::new(),
         };
         let limits = resolution.limits();
-        let stages = resolution.stages();
+        let stages = resolution.stages(limits.len() == self.budget.len());
         let quality = ResolvedQuality {
             meter: self.quality.meter.value.clone(),
             floor: self.quality.floor.value,
@@ -184,6 +187,8 @@ struct Resolution<'m> {
     catalog: &'m Catalog,
     problems: Vec<Problem>,
     meters: Vec<ResolvedMeter>,
+    /// Every meter that the manifest uses, the ones that are not offered included.
+    named: HashSet<String>,
 }
 
 impl<'m> Resolution<'m> {
@@ -204,6 +209,7 @@ impl<'m> Resolution<'m> {
         name: &Placed<String>,
         expected: Option<Measures>,
     ) -> Option<&'m MeterOffer> {
+        self.named.insert(name.value.clone());
         let catalog = self.catalog;
         let offer = self.find(name, &catalog.meters)?;
         if let Some(expected) = expected.filter(|expected| *expected != offer.measures) {
@@ -247,13 +253,13 @@ impl<'m> Resolution<'m> {
         {
             let counted = match offer.unit.as_str() {
                 "" => format!("meter {} has no unit", quoted(meter)),
-                own => format!("meter {} is read in {own}", quoted(meter)),
+                own => format!("meter {} counts in {own}", quoted(meter)),
             };
             let help = match unit.as_str() {
                 BYTES => "write a whole number, or a share such as \"30%\"",
                 _ => "write a number in the meter's unit, or a share such as \"30%\"",
             };
-            let message = format!("{counted}, not in {unit}");
+            let message = format!("{counted}; the amount is in {unit}");
             self.report(ErrorKind::Value, &at_most.span, message, help);
             return None;
         }
@@ -284,7 +290,7 @@ impl<'m> Resolution<'m> {
 
     fn check_meter_settings(&mut self) {
         for (name, config) in &self.manifest.meters.config {
-            if self.meters.iter().any(|meter| meter.offer.id == *name) {
+            if self.named.contains(name) {
                 continue;
             }
             let used = self.meters.iter().map(|meter| meter.offer.id.as_str());
@@ -297,13 +303,13 @@ impl<'m> Resolution<'m> {
         }
     }
 
-    fn stages(&mut self) -> Vec<ResolvedStage> {
+    fn stages(&mut self, budget_is_sound: bool) -> Vec<ResolvedStage> {
         let manifest = self.manifest;
         let stages: Vec<(&Stage, ResolvedStage)> = manifest
             .stages
             .iter()
             .filter(|stage| stage.rules.iter().any(|rule| rule.enabled))
-            .map(|stage| (stage, self.stage(stage)))
+            .map(|stage| (stage, self.stage(stage, budget_is_sound)))
             .collect();
         let last_reducing = stages.iter().rposition(|(_, stage)| stage.reduces());
         for (index, (written, stage)) in stages.iter().enumerate() {
@@ -340,7 +346,7 @@ impl<'m> Resolution<'m> {
         }
     }
 
-    fn stage(&mut self, stage: &'m Stage) -> ResolvedStage {
+    fn stage(&mut self, stage: &'m Stage, budget_is_sound: bool) -> ResolvedStage {
         let until = stage.until.as_ref().and_then(|until| {
             let meter = match (&until.meter, self.manifest.budget.as_slice()) {
                 (Some(meter), _) => meter,
@@ -352,9 +358,8 @@ impl<'m> Resolution<'m> {
                     return None;
                 }
             };
-            // The budget's own meter is reported where the budget names it.
-            let offered = |meter: &str| self.catalog.meters.iter().any(|m| m.id == meter);
-            if until.meter.is_none() && !offered(meter) {
+            // A mistake in the budget's own limit is reported there alone.
+            if until.meter.is_none() && !budget_is_sound {
                 return None;
             }
             self.limit(meter, &until.at_most)

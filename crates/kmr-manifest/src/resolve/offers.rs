@@ -83,17 +83,27 @@ impl<'m> Resolution<'m> {
         let unavailable = self.catalog.unavailable.iter();
         let reasons: Vec<String> = unavailable
             .filter(|other| other.kind == kind && other.id == name.value)
-            .map(|other| format!("plugin {} {}", quoted(&other.plugin), other.reason))
+            .map(|other| {
+                format!(
+                    "plugin {} offers it but {}",
+                    quoted(&other.plugin),
+                    other.reason
+                )
+            })
             .collect();
         if !reasons.is_empty() {
             let message = format!("no usable plugin offers the {kind} {}", quoted(name));
-            let help = format!("{} offered by: {}", "it is", reasons.join("; "));
+            let help = reasons.join("; ");
             self.report(ErrorKind::Extension, &name.span, message, help);
             return;
         }
         let offered = || offers.iter().map(Offer::id);
         let help = match (nearest(name, offered()), offers.is_empty()) {
-            (_, true) => format!("no {kind} is offered: is a plugin folder missing?"),
+            (_, true) => {
+                format!(
+                    "no {kind} is offered at all: name the plugins' folder in [plugins] `paths`"
+                )
+            }
             (Some(near), _) => format!(
                 "did you mean {}? offered are {}",
                 quoted(near),
