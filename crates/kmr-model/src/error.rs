@@ -1,0 +1,72 @@
+//! The one error of this crate: what happened, where, and the way out.
+
+use std::fmt;
+
+/// What kind of thing went wrong; new kinds may be added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The bytes are not an ONNX model, or are damaged.
+    Malformed,
+    /// The model is valid, but uses something that kmr cannot handle.
+    Unsupported,
+    /// A name does not exist, or exists twice.
+    Name,
+    /// Shapes or element types do not fit each other.
+    Shape,
+    /// A file could not be read.
+    Io,
+}
+
+/// An error about a model.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct ModelError {
+    kind: ErrorKind,
+    place: String,
+    message: String,
+    help: Option<String>,
+}
+
+impl ModelError {
+    /// An error of `kind` about `place` (a node, a tensor or a value, as people would name it).
+    pub fn new(kind: ErrorKind, place: impl Into<String>, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            place: place.into(),
+            message: message.into(),
+            help: None,
+        }
+    }
+
+    /// Adds the way out.
+    #[must_use]
+    pub fn with_help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+
+    /// What kind of thing went wrong.
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    /// The node, tensor or value that the error is about; empty for the whole model.
+    pub fn place(&self) -> &str {
+        &self.place
+    }
+
+    /// The way out, where one is known.
+    pub fn help(&self) -> Option<&str> {
+        self.help.as_deref()
+    }
+}
+
+impl fmt::Display for ModelError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.place.is_empty() {
+            f.write_str(&self.message)
+        } else {
+            write!(f, "{}: {}", self.place, self.message)
+        }
+    }
+}

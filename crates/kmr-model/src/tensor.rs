@@ -1,0 +1,202 @@
+//! Tensors: an element type, a shape and shared bytes.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+
+use crate::{DType, ErrorKind, ModelError};
+
+/// A dense tensor: row-major, little-endian, packed as ONNX's `raw_data`.
+///
+/// The bytes are shared: cloning is cheap, and they may lie in a mapped file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tensor {
+    dtype: DType,
+    shape: Vec<usize>,
+    bytes: Bytes,
+}
+
+/// A Rust type that is the memory form of an ONNX element type.
+pub trait Element: bytemuck::Pod + Send + Sync {
+    /// The ONNX element type.
+    const DTYPE: DType;
+}
+
+macro_rules! elements {
+    ($($rust:ty => $dtype:ident),* $(,)?) => { $(impl Element for $rust { const DTYPE: DType = DType::$dtype; })* };
+}
+elements! {
+    f32 => FLOAT, f64 => DOUBLE, u8 => UINT8, i8 => INT8, u16 => UINT16, i16 => INT16, u32 => UINT32,
+    i32 => INT32, u64 => UINT64, i64 => INT64, half::f16 => FLOAT16, half::bf16 => BFLOAT16,
+}
+
+impl Tensor {
+    /// A tensor over `bytes`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Shape`] if the bytes are not exactly those that type and shape ask for.
+    pub fn new(dtype: DType, shape: Vec<usize>, bytes: Bytes) -> Result<Self, ModelError> {
+        let needed = element_count(&shape).and_then(|count| dtype.byte_len(count));
+        if needed != Some(bytes.len()) {
+            let needed = needed.map_or("an uncountable number of".to_owned(), |n| n.to_string());
+            return Err(ModelError::new(
+                ErrorKind::Shape,
+                "",
+                format!(
+                    "a {dtype} tensor of shape {shape:?} takes {needed} bytes; got {}",
+                    bytes.len()
+                ),
+            ));
+        }
+        Ok(Self {
+            dtype,
+            shape,
+            bytes,
+        })
+    }
+
+    /// A tensor that owns `values`.
+    ///
+    /// # Panics
+    /// If the number of values is not the product of `shape`: the caller made both.
+    pub fn from_vec<T: Element>(shape: Vec<usize>, values: Vec<T>) -> Self {
+        assert_eq!(
+            element_count(&shape),
+            Some(values.len()),
+            "a tensor's values must fill its shape"
+        );
+        Self {
+            dtype: T::DTYPE,
+            shape,
+            bytes: Bytes::from_owner(Values(values)),
+        }
+    }
+
+    /// A tensor of rank 0.
+    pub fn scalar<T: Element>(value: T) -> Self {
+        Self::from_vec(Vec::new(), vec![value])
+    }
+
+    /// A tensor whose bytes are stored elsewhere (strings, kept in the file's own message).
+    pub(crate) fn opaque(dtype: DType, shape: Vec<usize>) -> Self {
+        Self {
+            dtype,
+            shape,
+            bytes: Bytes::new(),
+        }
+    }
+
+    /// The element type.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// The shape; empty for a scalar.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The bytes: row-major, little-endian.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// Length of the bytes.
+    pub fn byte_len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// The values as `T`, borrowed where the bytes are aligned and copied once where they are not.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Shape`] if the tensor's element type is not `T`'s.
+    pub fn values<T: Element>(&self) -> Result<Cow<'_, [T]>, ModelError> {
+        if self.dtype != T::DTYPE {
+            return Err(ModelError::new(
+                ErrorKind::Shape,
+                "",
+                format!("expected a {} tensor; it is {}", T::DTYPE, self.dtype),
+            ));
+        }
+        Ok(match bytemuck::try_cast_slice(&self.bytes) {
+            Ok(values) => Cow::Borrowed(values),
+            Err(_) => Cow::Owned(bytemuck::allocation::pod_collect_to_vec(&self.bytes[..])),
+        })
+    }
+
+    /// The values as integers, for the integer and bool types that shapes and axes come in.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Shape`] for other element types.
+    pub fn to_i64(&self) -> Result<Vec<i64>, ModelError> {
+        Ok(match self.dtype {
+            DType::INT64 => self.values::<i64>()?.into_owned(),
+            DType::INT32 => self.values::<i32>()?.iter().map(|&v| v.into()).collect(),
+            DType::INT8 => self.values::<i8>()?.iter().map(|&v| v.into()).collect(),
+            DType::UINT8 | DType::BOOL => self.bytes.iter().map(|&v| v.into()).collect(),
+            other => {
+                return Err(ModelError::new(
+                    ErrorKind::Shape,
+                    "",
+                    format!("expected an integer tensor; it is {other}"),
+                ));
+            }
+        })
+    }
+
+    /// The values as float32, for the floating-point types.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Shape`] for other element types.
+    pub fn to_f32(&self) -> Result<Cow<'_, [f32]>, ModelError> {
+        Ok(match self.dtype {
+            DType::FLOAT16 => Cow::Owned(
+                self.values::<half::f16>()?
+                    .iter()
+                    .map(|v| v.to_f32())
+                    .collect(),
+            ),
+            DType::BFLOAT16 => Cow::Owned(
+                self.values::<half::bf16>()?
+                    .iter()
+                    .map(|v| v.to_f32())
+                    .collect(),
+            ),
+            DType::DOUBLE => Cow::Owned(self.values::<f64>()?.iter().map(|&v| v as f32).collect()),
+            _ => self.values::<f32>()?,
+        })
+    }
+
+    /// The same bytes under another shape with as many elements.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Shape`] if the number of elements differs.
+    pub fn reshaped(&self, shape: Vec<usize>) -> Result<Self, ModelError> {
+        Self::new(self.dtype, shape, self.bytes.clone())
+    }
+}
+
+/// Product of `shape`, if it fits.
+pub(crate) fn element_count(shape: &[usize]) -> Option<usize> {
+    shape
+        .iter()
+        .try_fold(1_usize, |product, &size| product.checked_mul(size))
+}
+
+struct Values<T>(Vec<T>);
+
+impl<T: Element> AsRef<[u8]> for Values<T> {
+    fn as_ref(&self) -> &[u8] {
+        bytemuck::cast_slice(&self.0)
+    }
+}
