@@ -1,0 +1,15 @@
+//! The folder of a run: journal, report and artifact, each written so that an interruption loses nothing.
+
+mod digest;
+mod folder;
+mod journal;
+mod report;
+
+pub use digest::{Sha256, sha256};
+pub use folder::{RunError, RunFolder, replace_file};
+pub use journal::Journal;
+pub use report::{
+    ArtifactReport, BeforeAfter, BudgetReport, ChangeReport, FileReport, FloorTest, HoldoutReport,
+    LayerReport, Outcome, PluginReport, QualityReport, REPORT_SCHEMA, Report, SearchReport,
+    StepReport, report_schema,
+};

@@ -1,0 +1,238 @@
+//! `report.json`: what a run did and reached, for people and programs.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::Sha256;
+
+/// The version of the report's schema. Fields may be added under one version; none changes its meaning.
+pub const REPORT_SCHEMA: u32 = 1;
+
+/// The JSON Schema of [`Report`].
+pub fn report_schema() -> serde_json::Value {
+    schemars::schema_for!(Report).to_value()
+}
+
+/// What a run did and reached.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[schemars(title = "kmr run report")]
+pub struct Report {
+    /// The version of this schema.
+    pub schema: u32,
+    /// The version of kmr that wrote the report.
+    pub kmr: String,
+    /// How the run ended.
+    pub outcome: Outcome,
+    /// The exit code of the process.
+    pub exit_code: u8,
+    /// The outcome in words: what was reached, and what blocked.
+    pub message: String,
+    /// The manifest.
+    pub manifest: FileReport,
+    /// The model that the run started from.
+    pub model: FileReport,
+    /// The engine that ran the models: name, version, instruction set.
+    pub engine: String,
+    /// The seed of everything random.
+    pub seed: u64,
+    /// The budget's first limit.
+    pub budget: BudgetReport,
+    /// Every limit of the budget.
+    pub limits: Vec<BudgetReport>,
+    /// The written model.
+    pub artifact: ArtifactReport,
+    /// Every meter before and after; quality meters on the search split.
+    pub meters: BTreeMap<String, BeforeAfter>,
+    /// Quality on the split that chose and on the split that judges.
+    pub quality: QualityReport,
+    /// Every step that was tried, in order.
+    pub steps: Vec<StepReport>,
+    /// What was done to which layer.
+    pub layers: Vec<LayerReport>,
+    /// The plugins whose code ran.
+    pub plugins: Vec<PluginReport>,
+    /// Wall-clock seconds from start to report.
+    pub seconds: f64,
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// The budget is met with quality kept.
+    Feasible,
+    /// No action was left before the budget was met.
+    Exhausted,
+    /// An action did not lower the cost, and the manifest says to stop then.
+    NoProgress,
+    /// The quality floor stands in the way of the budget, or the holdout does not prove it kept.
+    QualityFloor,
+    /// Somebody stopped the run.
+    Interrupted,
+}
+
+/// A file that the run read.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct FileReport {
+    /// Its path as it was given.
+    pub path: String,
+    /// Its length in bytes.
+    pub bytes: u64,
+    /// Its SHA-256.
+    pub sha256: Sha256,
+}
+
+/// A limit and what was reached.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct BudgetReport {
+    /// The cost meter.
+    pub meter: String,
+    /// The most it may read.
+    pub limit: f64,
+    /// What it reads on the written model.
+    pub reached: f64,
+    /// Whether the limit holds.
+    pub met: bool,
+}
+
+/// The written model.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct ArtifactReport {
+    /// Its file name within the run's folder.
+    pub path: String,
+    /// Its length in bytes.
+    pub bytes: u64,
+    /// Its SHA-256.
+    pub sha256: Sha256,
+}
+
+/// A meter's reading of the original and of the written model.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct BeforeAfter {
+    /// Of the original.
+    pub before: f64,
+    /// Of the written model.
+    pub after: f64,
+    /// The unit; empty when there is none.
+    pub unit: String,
+}
+
+/// Quality on the split that chose and on the split that judges.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct QualityReport {
+    /// The quality meter.
+    pub meter: String,
+    /// The floor in words.
+    pub floor: String,
+    /// The split that the search chose by.
+    pub search: SearchReport,
+    /// The split that nothing was chosen by; absent when the manifest gives none.
+    pub holdout: Option<HoldoutReport>,
+}
+
+/// Quality on the search split.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct SearchReport {
+    /// Of the original.
+    pub before: f64,
+    /// Of the written model.
+    pub after: f64,
+    /// How many samples were judged.
+    pub samples: usize,
+}
+
+/// Quality on the holdout.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct HoldoutReport {
+    /// Of the original.
+    pub before: f64,
+    /// Of the written model.
+    pub after: f64,
+    /// How many samples were judged.
+    pub samples: usize,
+    /// Samples that score lower than before; for scores of 0 and 1: right before, wrong now.
+    pub lost: usize,
+    /// Samples that score higher than before.
+    pub gained: usize,
+    /// The test of the floor; absent for meters without a score per sample.
+    pub test: Option<FloorTest>,
+    /// Whether the floor holds here.
+    pub passed: bool,
+}
+
+/// A one-sided paired non-inferiority test.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct FloorTest {
+    /// The drop that is allowed.
+    pub margin: f64,
+    /// The confidence asked for.
+    pub confidence: f64,
+    /// The greatest drop that the samples cannot exclude at this confidence.
+    pub upper_bound: f64,
+}
+
+/// A step that was tried.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct StepReport {
+    /// The stage.
+    pub stage: String,
+    /// The rule; several are joined by `+`.
+    pub rule: String,
+    /// The knob; several are joined by `+`.
+    pub knob: String,
+    /// The target; several are joined by `+`.
+    pub target: String,
+    /// The value; a list in the order of `target` where a step sets several.
+    pub value: serde_json::Value,
+    /// Whether it was kept.
+    pub accepted: bool,
+    /// Why, in words.
+    pub reason: String,
+    /// What the budget's first meter read; absent if it could not be measured.
+    pub cost: Option<f64>,
+    /// The quality on the search split; absent if the cost had decided already.
+    pub quality: Option<f64>,
+    /// How many search samples stand behind the quality.
+    pub samples: Option<usize>,
+}
+
+/// A layer before and after.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct LayerReport {
+    /// The layer's node.
+    pub layer: String,
+    /// Its operator.
+    pub operator: String,
+    /// What rules did to it.
+    pub changes: Vec<ChangeReport>,
+    /// Its parameters.
+    pub params: BeforeAfter,
+    /// Its multiply–accumulates.
+    pub macs: BeforeAfter,
+}
+
+/// A change that a rule made to a layer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ChangeReport {
+    /// The rule.
+    pub rule: String,
+    /// What changed, as `channels`.
+    pub what: String,
+    /// Before.
+    pub before: String,
+    /// After.
+    pub after: String,
+}
+
+/// A plugin whose code ran.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct PluginReport {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// The SHA-256 of its file.
+    pub sha256: Sha256,
+}
