@@ -116,7 +116,7 @@ where
             if self.nothing_to_do() {
                 break Ending::Goal;
             } else if self.history.remaining.steps == 0 {
-                break Ending::Exhausted(Exhaustion::Steps);
+                break Ending::Exhausted(self.out_of_steps());
             } else if self.useless >= self.options.max_useless_asks {
                 break Ending::Exhausted(Exhaustion::UselessAsks);
             } else if self.subject.interrupted() {
@@ -146,6 +146,18 @@ where
         let can_reduce = self.history.knobs.levels(Role::Reduce) > 0;
         let to_reduce = can_reduce && !self.history.met;
         !to_reduce && self.history.remaining.recoveries == 0
+    }
+
+    /// With every knob at its last value it is the actions that ran out.
+    fn out_of_steps(&self) -> Exhaustion {
+        let State { assignment, .. } = &self.history.current;
+        let knobs = &self.history.knobs;
+        let at_end = |knob: usize| assignment[knob] == knobs[knob].levels();
+        if knobs.with_role(Role::Reduce).all(at_end) {
+            Exhaustion::Actions
+        } else {
+            Exhaustion::Steps
+        }
     }
 
     /// Measures what was not asked for before in this state.

@@ -1,0 +1,5 @@
+mod policies;
+mod proposition_1;
+mod search;
+mod stages;
+mod toy;
