@@ -1,103 +1,173 @@
-//! What the host does for a plugin.
+//! What the host offers to a plugin during a call.
+// The sabi_trait macro writes items that its documentation comments do not reach.
+#![allow(missing_docs, clippy::all)]
 
 use abi_stable::{
-    StableAbi,
-    sabi_trait,
+    StableAbi, sabi_trait,
     sabi_types::RRef,
-    std_types::{RBox, ROption, RStr, RString, RVec},
+    std_types::{ROption, RBox, RSlice, RStr, RString, RVec},
 };
 
-use crate::{AbiResult, NamedTensor, OutputBufferBox, SharedTensorBox, TensorDescription};
+use crate::{AbiResult, BorrowedTensor, OutputBufferBox, SharedTensorBox, TensorDescription};
 
-/// A log level: 1 error, 2 warning, 3 information, 4 debug, 5 trace.
-#[repr(transparent)]
-#[derive(StableAbi, Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LogLevel(pub u32);
+/// Names the model that is being changed, as the edits of this call left it.
+pub const CANDIDATE: &str = "candidate";
+/// Names the model as it was before anything changed it.
+pub const REFERENCE: &str = "reference";
 
-/// Some samples with what was computed on them.
+/// Samples with what was asked for about them. Frozen. Dimension 0 of every tensor is the sample.
 #[repr(C)]
 #[derive(StableAbi)]
 pub struct Batch {
-    /// How many samples.
+    /// Number of samples.
     pub size: u64,
-    /// The model's inputs.
-    pub inputs: RVec<NamedTensor>,
-    /// One int64 a sample, where the data has labels.
+    /// The model's inputs, each under its name.
+    pub inputs: RVec<SharedTensorBox>,
+    /// One int64 label per sample, where the data has labels and the caller may see them.
     pub labels: ROption<SharedTensorBox>,
-    /// The values that were asked for.
-    pub outputs: RVec<NamedTensor>,
+    /// The values asked for, each under its name, in the order asked for.
+    pub outputs: RVec<SharedTensorBox>,
 }
 
-/// Batches, one after the other.
+/// Batches, made one by one as they are asked for.
 #[sabi_trait]
-pub trait Batches: Send {
-    /// The next batch; none at the end.
+pub trait BatchIterator: Send {
+    /// The next batch; none after the last.
+    ///
+    /// # Errors
+    /// If the model cannot be run on it. The iterator has then ended.
     #[sabi(last_prefix_field)]
     fn next_batch(&mut self) -> AbiResult<ROption<Batch>>;
 }
 
-/// An owned [`Batches`].
-pub type BatchesBox = Batches_TO<'static, RBox<()>>;
+/// An owned [`BatchIterator`], bounded by the host that lent it.
+pub type BatchIteratorBox<'a> = BatchIterator_TO<'a, RBox<()>>;
 
-/// Forward and backward passes with parameters of their own.
+/// A model being differentiated. The plugin owns the loss; the host owns forward and backward.
 #[sabi_trait]
 pub trait Session: Send {
-    /// Takes the next batch of the session's split; none at the end of an epoch, after which the next
-    /// epoch begins. `outputs` of the batch is empty.
+    /// Draws the next batch: inputs and labels, no outputs. None at the end of a pass over the data; the
+    /// call after that begins the next pass. The order follows the seed of the request.
+    ///
+    /// # Errors
+    /// If the data cannot be read.
     fn next_batch(&mut self) -> AbiResult<ROption<Batch>>;
-    /// Computes values on the batch taken last.
-    fn forward(&mut self, outputs: RVec<RString>) -> AbiResult<RVec<NamedTensor>>;
-    /// Pulls cotangents of the values computed last back to the trainable tensors.
-    fn backward(&mut self, cotangents: RVec<OutputTensor>) -> AbiResult<()>;
-    /// The gradient of a trainable tensor, from the last backward pass.
+
+    /// Runs the model on the batch drawn last and gives the named values (none named: the model's outputs).
+    ///
+    /// # Errors
+    /// [`ErrorCode::INVALID_REQUEST`](crate::ErrorCode::INVALID_REQUEST) if no batch was drawn,
+    /// [`ErrorCode::NOT_FOUND`](crate::ErrorCode::NOT_FOUND) for an unknown value.
+    fn forward(&mut self, outputs: RSlice<'_, RString>) -> AbiResult<RVec<SharedTensorBox>>;
+
+    /// Pulls cotangents of values of the last `forward` back to the trainable tensors: for each value under
+    /// its name the derivative of the loss by it, float32 and shaped as the value. Gradients add up over
+    /// calls of `backward` and begin at zero with each `forward`.
+    ///
+    /// # Errors
+    /// [`ErrorCode::INVALID_REQUEST`](crate::ErrorCode::INVALID_REQUEST) without a `forward`,
+    /// [`ErrorCode::SHAPE`](crate::ErrorCode::SHAPE) if a cotangent does not fit its value.
+    fn backward(&mut self, cotangents: RVec<BorrowedTensor<'_>>) -> AbiResult<()>;
+
+    /// The gradient of the loss by a trainable tensor, after `backward`.
+    ///
+    /// # Errors
+    /// [`ErrorCode::NOT_FOUND`](crate::ErrorCode::NOT_FOUND) if the tensor is not trainable,
+    /// [`ErrorCode::INVALID_REQUEST`](crate::ErrorCode::INVALID_REQUEST) without a `backward`.
     fn gradient(&self, name: RStr<'_>) -> AbiResult<SharedTensorBox>;
-    /// The present values of a trainable tensor.
+
+    /// A tensor of the model as the session has it now.
+    ///
+    /// # Errors
+    /// [`ErrorCode::NOT_FOUND`](crate::ErrorCode::NOT_FOUND) if the model has no such tensor.
     #[sabi(last_prefix_field)]
     fn parameter(&self, name: RStr<'_>) -> AbiResult<SharedTensorBox>;
 }
 
-/// An owned [`Session`].
-pub type SessionBox = Session_TO<'static, RBox<()>>;
+/// An owned [`Session`], bounded by the host that lent it.
+pub type SessionBox<'a> = Session_TO<'a, RBox<()>>;
 
-/// A tensor that a plugin hands to the host by value: small ones, such as cotangents of outputs.
-#[repr(C)]
-#[derive(StableAbi, Clone, Debug)]
-pub struct OutputTensor {
-    /// Its name, element type and shape.
-    pub description: TensorDescription,
-    /// Its bytes.
-    pub bytes: RVec<u8>,
-}
-
-/// The host's services during one call of a plugin. The forms of requests are documented in
-/// `kmr-sdk`'s `wire` module.
+/// The host, lent to a plugin for one call. Any thread of the plugin may use it until the call returns.
+///
+/// A rule's call is a transaction: its edits are visible to itself at once, in the graph, the tensors,
+/// observations, runs and sessions of the candidate; the host keeps them only if the call succeeds and
+/// shapes and types check. A meter's calls cannot edit. Methods that take a model know [`CANDIDATE`] and
+/// [`REFERENCE`]; other names are models of the manifest.
 #[sabi_trait]
 pub trait Host: Send + Sync {
-    /// The candidate as an ONNX `ModelProto` (a uint8 tensor), edits of this call included. Its
-    /// initializers are external data at location `kmr:tensor`, key `tensor` the name to ask
-    /// [`Host::tensor`] for.
-    fn graph(&self) -> AbiResult<SharedTensorBox>;
-    /// The initializer `name` of the candidate, edits of this call included.
-    fn tensor(&self, name: RStr<'_>) -> AbiResult<SharedTensorBox>;
-    /// Memory for a tensor that becomes the initializer of its description's name when committed.
-    fn output(&self, description: TensorDescription) -> AbiResult<OutputBufferBox>;
-    /// Edits the candidate's graph: a JSON list of operations, and the messages that they refer to.
-    fn edit(&self, operations: RStr<'_>, attachments: RVec<RVec<u8>>) -> AbiResult<()>;
-    /// Runs a model on a split.
-    fn run(&self, request: RStr<'_>) -> AbiResult<BatchesBox>;
-    /// Statistics of inner values of the candidate, edits of this call included, on calibration data.
-    fn observe(&self, request: RStr<'_>) -> AbiResult<RVec<NamedTensor>>;
-    /// Opens a session for gradients.
-    fn open_session(&self, request: RStr<'_>) -> AbiResult<SessionBox>;
-    /// Tells how far the call has come, in [0, 1].
+    /// A model's graph: an ONNX `ModelProto` in which each initializer is external data with `location`
+    /// `kmr:tensor` and the entry `tensor` = its name, to be read by [`tensor`](Host::tensor).
+    ///
+    /// # Errors
+    /// [`ErrorCode::NOT_FOUND`](crate::ErrorCode::NOT_FOUND) for an unknown model.
+    fn graph(&self, model: RStr<'_>) -> AbiResult<RVec<u8>>;
+
+    /// An initializer of a model.
+    ///
+    /// # Errors
+    /// [`ErrorCode::NOT_FOUND`](crate::ErrorCode::NOT_FOUND) for an unknown model or initializer.
+    fn tensor(&self, model: RStr<'_>, name: RStr<'_>) -> AbiResult<SharedTensorBox>;
+
+    /// Memory for a new tensor.
+    ///
+    /// # Errors
+    /// [`ErrorCode::SHAPE`](crate::ErrorCode::SHAPE) if type and shape name no number of bytes,
+    /// [`ErrorCode::OUT_OF_MEMORY`](crate::ErrorCode::OUT_OF_MEMORY) if there is not so much.
+    fn output<'a>(&'a self, description: TensorDescription) -> AbiResult<OutputBufferBox<'a>>;
+
+    /// Edits the candidate: JSON `{"version": 1, "operations": [...]}`, with encoded `NodeProto` and
+    /// `AttributeProto` messages as attachments. All of them happen in order, or none.
+    ///
+    /// # Errors
+    /// [`ErrorCode::NOT_FOUND`](crate::ErrorCode::NOT_FOUND) if an operation names what does not exist,
+    /// [`ErrorCode::INVALID_REQUEST`](crate::ErrorCode::INVALID_REQUEST) if it is malformed or leaves a
+    /// value undefined, [`ErrorCode::DENIED`](crate::ErrorCode::DENIED) outside of a rule's `apply`.
+    fn edit(&self, operations: RStr<'_>, attachments: RSlice<'_, RVec<u8>>) -> AbiResult<()>;
+
+    /// Runs a model over data: JSON `{"model", "split", "outputs", "batch", "limit"}`.
+    ///
+    /// # Errors
+    /// [`ErrorCode::DENIED`](crate::ErrorCode::DENIED) if a rule asks for another split than `calibration`,
+    /// [`ErrorCode::NOT_FOUND`](crate::ErrorCode::NOT_FOUND) for unknown values,
+    /// [`ErrorCode::UNSUPPORTED`](crate::ErrorCode::UNSUPPORTED) if the model cannot be run.
+    fn run<'a>(&'a self, request: RStr<'_>) -> AbiResult<BatchIteratorBox<'a>>;
+
+    /// Statistics of inner values of the candidate over the calibration data: JSON `{"values",
+    /// "statistics", "channel_axis", "samples", "batch_norm"}`. Gives float32 tensors named
+    /// `<value>/<statistic>`, of one element per channel; `gram` is channels × channels.
+    ///
+    /// # Errors
+    /// As [`run`](Host::run).
+    fn observe(&self, request: RStr<'_>) -> AbiResult<RVec<SharedTensorBox>>;
+
+    /// Opens a session: JSON `{"model", "split", "trainable", "batch", "seed"}`.
+    ///
+    /// # Errors
+    /// As [`run`](Host::run).
+    fn open_session<'a>(&'a self, request: RStr<'_>) -> AbiResult<SessionBox<'a>>;
+
+    /// Says how much of the call is done, from 0 to 1, and what is being done.
+    ///
+    /// # Errors
+    /// If the host is gone.
     fn progress(&self, fraction: f64, text: RStr<'_>) -> AbiResult<()>;
-    /// Whether the user asked to stop.
+
+    /// Whether the call should end early, with [`ErrorCode::CANCELLED`](crate::ErrorCode::CANCELLED).
+    ///
+    /// # Errors
+    /// If the host is gone.
     fn cancelled(&self) -> AbiResult<bool>;
-    /// Logs a line.
-    fn log(&self, level: LogLevel, text: RStr<'_>) -> AbiResult<()>;
-    /// The seed for everything random in this call.
+
+    /// The seed of everything random in this call. The same seed must give the same bytes.
+    ///
+    /// # Errors
+    /// If the host is gone.
     fn seed(&self) -> AbiResult<u64>;
-    /// How many threads the plugin may use.
+
+    /// How many threads this call may keep busy, at least 1. The result must not depend on it.
+    ///
+    /// # Errors
+    /// If the host is gone.
     #[sabi(last_prefix_field)]
     fn threads(&self) -> AbiResult<u64>;
 }

@@ -1,35 +1,58 @@
 //! The binary contract between kmr and its plugins.
 //!
-//! Structured things cross as JSON, tensors as handles to memory that the host allocated. Every
-//! function returns a result, so that a panic has somewhere to go; no function assumes that host and
-//! plugin share an address space. Plugin authors write against `kmr-sdk`, never against this crate.
+//! A plugin is a shared library with one [`PluginRoot`]. Through it the host makes [`Rule`]s, [`Meter`]s
+//! and [`Policy`]s, and lends each call a [`Host`], by which the plugin reads and edits the model.
+//! Plugin authors do not use this crate directly: `kmr-sdk` wraps it.
 //!
-//! Growth: until the first tagged release the shape is free. From then on frozen structs stay as they
-//! are, and new abilities come as methods with a default body after `last_prefix_field`, as fields at
-//! the end of [`PluginRoot`], or as keys in JSON.
-
-// The derive macros of abi_stable predate these lints.
-#![allow(non_camel_case_types, clippy::missing_safety_doc)]
+//! # Promises
+//!
+//! - **Every function returns a result.** A panic that leaves a function of this contract ends the process,
+//!   so both sides run every function inside [`guard`] and hand a panic over as an error value.
+//! - **Structured things cross as JSON, bulk data as memory that the host allocates.** Inputs are
+//!   [`SharedTensor`]s: owned handles that keep read-only memory alive. Outputs are [`OutputBuffer`]s: the
+//!   plugin fills them and commits them. Neither side frees the other's memory.
+//! - **Nothing assumes one address space.** What is lent for a call (`RStr`, [`BorrowedTensor`], [`HostRef`])
+//!   ends with the call; what is handed over is a handle; so a proxy in another process can stand for either
+//!   side. A plugin in C sees the same functions with the same error codes.
+//! - **It only grows.** Frozen structs ([`PluginError`], [`TensorDescription`], [`Batch`], [`Reading`]…) never
+//!   change. Growth is a trait method with a default body after the last one, a field at the end of
+//!   [`PluginRoot`], or a key in a JSON document, which readers ignore when they do not know it. Numbers that
+//!   name a choice ([`ErrorCode`], [`ElementType`], [`LogLevel`]) are open: unknown ones are valid.
+//!
+//! # Documents
+//!
+//! Requests and answers named "JSON" are UTF-8 documents whose shapes `kmr-sdk`'s `wire` module defines.
 
 mod error;
-mod extension;
 mod host;
-mod memory;
-mod root;
+mod plugin;
+mod tensor;
 
 pub use abi_stable;
-pub use error::{AbiResult, ErrorCode, PluginError};
-pub use extension::{
-    Meter, Meter_TO, MeterBox, Policy, Policy_TO, PolicyBox, Reading, Rule, Rule_TO, RuleBox,
-};
-pub use host::{
-    Batch, Batches, Batches_TO, BatchesBox, Host, Host_TO, HostRef, LogLevel, OutputTensor, Session, Session_TO, SessionBox,
-};
-pub use memory::{
-    ElementType, NamedTensor, OutputBuffer, OutputBuffer_TO, OutputBufferBox, SharedTensor, SharedTensor_TO,
-    SharedTensorBox, TensorDescription,
-};
-pub use root::{Environment, PluginRoot, PluginRoot_Ref};
 
-/// The contract's version; plugins of the same major version are loaded.
-pub const ABI_VERSION: &str = env!("CARGO_PKG_VERSION");
+pub use error::{AbiResult, ErrorCode, PluginError, guard};
+pub use host::{
+    Batch, BatchIterator, BatchIterator_TO, BatchIteratorBox, CANDIDATE, Host, Host_TO, HostRef, REFERENCE,
+    Session, Session_TO, SessionBox,
+};
+pub use plugin::{
+    Environment, LogLevel, LogSink, LogSink_TO, LogSinkBox, Meter, Meter_TO, MeterBox, PluginRoot,
+    PluginRoot_Ref, Policy, Policy_TO, PolicyBox, Reading, Rule, Rule_TO, RuleBox,
+};
+pub use tensor::{
+    BUFFER_ALIGNMENT, BorrowedTensor, ElementType, OutputBuffer, OutputBuffer_TO, OutputBufferBox,
+    SharedTensor, SharedTensor_TO, SharedTensorBox, TensorDescription,
+};
+
+/// The version of the contract, as plugins carry it in their metadata.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The link section in which a plugin's metadata lies, readable without running any of its code.
+#[cfg(not(target_vendor = "apple"))]
+pub const METADATA_SECTION: &str = ".kmr";
+/// The link section in which a plugin's metadata lies, readable without running any of its code.
+#[cfg(target_vendor = "apple")]
+pub const METADATA_SECTION: &str = "__kmr";
+
+/// The exported static from which a plugin's [`PluginRoot`] is reached, after a NUL for symbol look-up.
+pub const ROOT_SYMBOL: &str = abi_stable::library::ROOT_MODULE_LOADER_NAME_WITH_NUL;
