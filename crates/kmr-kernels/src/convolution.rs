@@ -94,7 +94,8 @@ impl Convolution {
         let per_group = geometry.out_channels / geometry.groups;
         let mut packed = Vec::with_capacity(weights.len());
         for group in weights.chunks(per_group * taps) {
-            for block in group.chunks(instruction_set.tile_channels() * taps) {
+            for (first, count) in instruction_set.blocks(per_group) {
+                let block = &group[first * taps..][..count * taps];
                 for tap in 0..taps {
                     packed.extend(block.iter().skip(tap).step_by(taps));
                 }
@@ -213,9 +214,8 @@ impl Convolution {
                     layout.pack(packed, channel, image, source, piece.first_row, piece.rows);
                 }
             }
-            for block in (0..per_group).step_by(tile) {
-                let first = group * per_group + block;
-                let count = tile.min(per_group - block);
+            for (first, count) in self.instruction_set.blocks(per_group) {
+                let first = group * per_group + first;
                 let block = Block {
                     channels: count,
                     input: packed,

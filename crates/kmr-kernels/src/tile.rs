@@ -32,8 +32,17 @@ impl InstructionSet {
     pub(crate) fn tile_channels(self) -> usize {
         match self {
             Self::Avx512 | Self::Neon => 8,
-            Self::Avx2 | Self::Portable => 4,
+            Self::Avx2 | Self::Portable => 6,
         }
+    }
+
+    /// Divides `channels` into blocks of nearly equal size, as (first channel, channels).
+    pub(crate) fn blocks(self, channels: usize) -> impl Iterator<Item = (usize, usize)> {
+        let blocks = channels.div_ceil(self.tile_channels()).max(1);
+        (0..blocks).map(move |block| {
+            let (first, end) = (channels * block / blocks, channels * (block + 1) / blocks);
+            (first, end - first)
+        })
     }
 
     /// Computes `block` into `output`, `output_stride` floats per channel.
@@ -76,7 +85,7 @@ unsafe fn neon(block: &Block<'_>, output: *mut f32) {
     unsafe { wide::<std::arch::aarch64::float32x4_t>(block, output) }
 }
 
-/// Twelve accumulators of the 16 registers.
+/// At most twelve accumulators of the 16 registers: with one more value in flight, compilers spill.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 unsafe fn avx2(block: &Block<'_>, output: *mut f32) {
@@ -113,8 +122,10 @@ unsafe fn narrow<V: Vector>(block: &Block<'_>, output: *mut f32) {
         match block.channels {
             1 => sweep::<V, 1, 8>(block, output),
             2 => sweep::<V, 2, 5>(block, output),
-            3 => sweep::<V, 3, 4>(block, output),
-            _ => sweep::<V, 4, 3>(block, output),
+            3 => sweep::<V, 3, 3>(block, output),
+            4 => sweep::<V, 4, 2>(block, output),
+            5 => sweep::<V, 5, 2>(block, output),
+            _ => sweep::<V, 6, 2>(block, output),
         }
     }
 }
