@@ -1,0 +1,28 @@
+//! Data in and out: named arrays in npy, npz and IDX files, and the [`Dataset`]s made of them.
+//!
+//! Every reader checks what a file declares against what the file can hold before it allocates,
+//! reads no byte twice, and turns damage into one [`FormatError`] that names the file, the array
+//! and the offset. Values are kept as they are stored; uint8 arrays become float32 batch by batch.
+
+mod atomic;
+mod bounded;
+mod dataset;
+mod error;
+mod idx;
+mod npy;
+mod npz;
+mod overlap;
+mod shuffle;
+mod source;
+
+pub use dataset::{Dataset, ExpectedInput, Scale};
+pub use error::{ErrorKind, FormatError};
+pub use idx::read_idx;
+pub use npy::{read_npy, write_npy};
+pub use npz::{read_npz, write_npz};
+pub use overlap::{SampleDigest, overlap, overlaps};
+pub use shuffle::permutation;
+pub use source::{DatasetSource, Format};
+
+/// Arrays by name, in the order of the file.
+pub type NamedArrays = indexmap::IndexMap<String, kmr_model::Tensor>;
