@@ -5,12 +5,14 @@
 //! changed in place. What this crate does not understand it keeps and writes back.
 
 pub mod codec;
+pub mod cost;
 mod dtype;
 mod error;
 mod graph;
 mod model;
 mod node;
 mod patch;
+pub mod shapes;
 mod tensor;
 mod value;
 

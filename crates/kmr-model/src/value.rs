@@ -95,8 +95,10 @@ impl ValueInfo {
             }),
             ..Default::default()
         };
-        let mut declared = proto::TypeProto::default();
-        declared.value = Some(TypeValue::TensorType(Box::new(tensor)));
+        let declared = proto::TypeProto {
+            value: Some(TypeValue::TensorType(Box::new(tensor))),
+            ..Default::default()
+        };
         self.0.r#type = MessageField::some(declared);
     }
 

@@ -1,0 +1,326 @@
+//! Shape inference and cost accounting on graphs built by hand.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use kmr_model::{
+    DType, Dimension, ErrorKind, Graph, Initializer, Model, Node, Tensor, ValueInfo, cost::Costs,
+    shapes,
+};
+use proptest::prelude::*;
+
+fn graph(input: &[Dimension], nodes: Vec<Node>, tensors: Vec<(&str, Tensor)>) -> Graph {
+    let mut graph = Graph::new("test");
+    graph.inputs = vec![ValueInfo::tensor("x", DType::FLOAT, input)];
+    graph.nodes = nodes.into_iter().map(Arc::new).collect();
+    for (name, tensor) in tensors {
+        graph
+            .initializers
+            .insert(name.into(), Initializer::from(tensor));
+    }
+    if let Some(last) = graph.nodes.last() {
+        let declared = ValueInfo::tensor(last.id(), DType::FLOAT, &[Dimension::Unknown]);
+        graph.outputs = vec![declared];
+    }
+    graph
+}
+
+fn image() -> Vec<Dimension> {
+    vec![
+        Dimension::Named("batch".into()),
+        Dimension::Fixed(3),
+        Dimension::Fixed(8),
+        Dimension::Fixed(8),
+    ]
+}
+
+fn zeros(shape: &[usize]) -> Tensor {
+    Tensor::from_vec(shape.to_vec(), vec![0.0_f32; shape.iter().product()])
+}
+
+fn integers(values: &[i64]) -> Tensor {
+    Tensor::from_vec(vec![values.len()], values.to_vec())
+}
+
+fn feeds(shape: &[usize]) -> BTreeMap<String, Vec<usize>> {
+    BTreeMap::from([("x".to_owned(), shape.to_vec())])
+}
+
+#[test]
+fn a_reshape_chain_of_an_exporter_resolves_at_any_batch() {
+    let nodes = vec![
+        Node::new("Shape", "", &["x"], &["shape"]),
+        Node::new("Gather", "", &["shape", "zero"], &["batch"]),
+        Node::new("Unsqueeze", "", &["batch", "axes"], &["batch_list"]),
+        Node::new("Mul", "", &["channels", "four"], &["inner"]),
+        Node::new("Concat", "", &["batch_list", "inner", "rest"], &["target"]).with_int("axis", 0),
+        Node::new("Reshape", "", &["x", "target"], &["y"]),
+    ];
+    let tensors = vec![
+        ("zero", Tensor::scalar(0_i64)),
+        ("axes", integers(&[0])),
+        ("channels", integers(&[3])),
+        ("four", integers(&[4])),
+        ("rest", integers(&[-1])),
+    ];
+    let model = Model::new(graph(&image(), nodes, tensors), 8, 17);
+    let found = shapes::infer(&model, &feeds(&[5, 3, 8, 8])).unwrap();
+    assert_eq!(found.shape("y"), Some(&[5, 12, 16][..]));
+    assert!(found.get("target").unwrap().follows_shape);
+    let found = shapes::infer(&model, &BTreeMap::new()).unwrap();
+    assert_eq!(found.shape("y"), Some(&[1, 12, 16][..]));
+}
+
+#[test]
+fn a_contradiction_names_the_node() {
+    let nodes = vec![Node::new("Conv", "stem", &["x", "w"], &["y"])];
+    let model = Model::new(
+        graph(&image(), nodes, vec![("w", zeros(&[4, 2, 3, 3]))]),
+        8,
+        17,
+    );
+    let error = shapes::infer(&model, &BTreeMap::new()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Shape);
+    assert_eq!(
+        error.to_string(),
+        "node `stem` (Conv): a weight of shape [4, 2, 3, 3] in 1 group(s) does not fit an input of shape [1, 3, 8, 8]"
+    );
+}
+
+#[test]
+fn feeds_that_contradict_the_declaration_are_refused() {
+    let model = Model::new(graph(&image(), vec![], vec![]), 8, 17);
+    let error = shapes::infer(&model, &feeds(&[1, 4, 8, 8])).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "input `x`: is declared as [batch, 3, 8, 8], which [1, 4, 8, 8] does not fit"
+    );
+    let unknown = BTreeMap::from([("z".to_owned(), vec![1])]);
+    let error = shapes::infer(&model, &unknown).unwrap_err();
+    assert_eq!(error.help(), Some("the model's inputs are x"));
+}
+
+#[test]
+fn an_unknown_operator_is_unknown_unless_declared() {
+    let nodes = vec![
+        Node::new("Mystery", "", &["x"], &["a"]),
+        Node::new("Relu", "", &["a"], &["b"]),
+    ];
+    let mut graph = graph(&image(), nodes, vec![]);
+    let model = Model::new(graph.clone(), 8, 17);
+    let found = shapes::infer(&model, &BTreeMap::new()).unwrap();
+    assert_eq!((found.shape("a"), found.shape("b")), (None, None));
+
+    let declared = [Dimension::Named("batch".into()), Dimension::Fixed(7)];
+    graph
+        .value_info
+        .push(ValueInfo::tensor("a", DType::FLOAT, &declared));
+    let model = Model::new(graph, 8, 17);
+    let found = shapes::infer(&model, &feeds(&[2, 3, 8, 8])).unwrap();
+    assert_eq!(found.shape("b"), Some(&[2, 7][..]));
+}
+
+/// A depthwise-separable block and a classifier, counted by hand.
+#[test]
+fn costs_are_those_counted_by_hand() {
+    let nodes = vec![
+        Node::new("Conv", "depthwise", &["x", "w1"], &["a"])
+            .with_int("group", 3)
+            .with_ints("pads", &[1, 1, 1, 1]),
+        Node::new("Conv", "pointwise", &["a", "w2", "b2"], &["b"]),
+        Node::new("GlobalAveragePool", "", &["b"], &["c"]),
+        Node::new("Flatten", "", &["c"], &["d"]),
+        Node::new("DequantizeLinear", "", &["wq", "scale", "zero"], &["w3"]).with_int("axis", 0),
+        Node::new("Gemm", "head", &["d", "w3"], &["y"]).with_int("transB", 1),
+    ];
+    let weights = vec![
+        ("w1", zeros(&[3, 1, 3, 3])),
+        ("w2", Tensor::from_vec(vec![5, 3, 1, 1], vec![1.0_f32; 15])),
+        (
+            "b2",
+            Tensor::from_vec(vec![5], vec![-0.0_f32, 0.0, 1.0, 2.0, 3.0]),
+        ),
+        (
+            "wq",
+            Tensor::from_vec(vec![2, 5], vec![0_u8, 1, 2, 3, 4, 0, 1, 2, 1, 1]),
+        ),
+        ("scale", Tensor::from_vec(vec![2], vec![0.5_f32, 0.25])),
+        ("zero", Tensor::from_vec(vec![2], vec![0_u8, 1])),
+        ("unused_axes", integers(&[2, 3])),
+    ];
+    let model = Model::new(graph(&image(), nodes, weights), 8, 17);
+    let costs = Costs::of(&model, &BTreeMap::new()).unwrap();
+    assert_eq!(costs.cost("params"), Ok(27 + 15 + 5 + 10));
+    // The three ones of the second row stand for zero, and so does one value of the first.
+    assert_eq!(costs.cost("nonzero_params"), Ok(15 + 3 + (4 + 2)));
+    assert_eq!(costs.cost("macs"), Ok(27 * 64 + 15 * 64 + 10));
+    // The most is alive at the pointwise convolution: its input and its output.
+    let at_pointwise = (3 + 5) * 64 * 4;
+    // The dequantized weight is made later, when little else is alive.
+    assert_eq!(costs.cost("peak_activation_bytes"), Ok(at_pointwise));
+    assert_eq!(
+        costs.cost("size_bytes"),
+        Ok(model.encode_to_vec().len() as u64)
+    );
+    let layers: Vec<_> = costs
+        .layers
+        .iter()
+        .map(|layer| (layer.label.as_str(), layer.params, layer.macs.unwrap()))
+        .collect();
+    assert_eq!(
+        layers,
+        [
+            ("depthwise", 27, 27 * 64),
+            ("pointwise", 20, 15 * 64),
+            ("head", 10, 10)
+        ]
+    );
+    assert!(costs.cost("latency").is_err());
+}
+
+#[test]
+fn what_cannot_be_counted_says_what_to_declare() {
+    let nodes = vec![
+        Node::new("Mystery", "", &["x"], &["a"]),
+        Node::new("MatMul", "product", &["a", "w"], &["y"]),
+    ];
+    let model = Model::new(graph(&image(), nodes, vec![("w", zeros(&[8, 4]))]), 8, 17);
+    let costs = Costs::of(&model, &BTreeMap::new()).unwrap();
+    assert_eq!(costs.cost("params"), Ok(32));
+    let error = costs.cost("macs").unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "node `product` (MatMul): cannot be counted: the shape of `a` is not known"
+    );
+    assert!(error.help().unwrap().starts_with("declare the type of `a`"));
+}
+
+const OPERATORS: &[&str] = &[
+    "Conv",
+    "ConvTranspose",
+    "MaxPool",
+    "GlobalAveragePool",
+    "MatMul",
+    "Gemm",
+    "Add",
+    "Mul",
+    "Div",
+    "Where",
+    "Clip",
+    "Reshape",
+    "Flatten",
+    "Transpose",
+    "Squeeze",
+    "Unsqueeze",
+    "Concat",
+    "Split",
+    "Slice",
+    "Pad",
+    "Gather",
+    "GatherND",
+    "Expand",
+    "Tile",
+    "Resize",
+    "Shape",
+    "ConstantOfShape",
+    "Range",
+    "Cast",
+    "ReduceSum",
+    "ReduceProd",
+    "TopK",
+    "ArgMax",
+    "BatchNormalization",
+    "LayerNormalization",
+    "DequantizeLinear",
+    "QuantizeLinear",
+    "DepthToSpace",
+    "SpaceToDepth",
+    "Mod",
+    "Neg",
+    "Constant",
+    "Equal",
+    "Einsum",
+];
+const ATTRIBUTES: &[&str] = &[
+    "axis",
+    "group",
+    "transA",
+    "keepdims",
+    "ceil_mode",
+    "blocksize",
+    "to",
+    "k",
+    "start",
+    "end",
+    "allowzero",
+    "num_outputs",
+    "batch_dims",
+    "block_size",
+    "value_int",
+];
+const LISTS: &[&str] = &[
+    "axes",
+    "pads",
+    "strides",
+    "dilations",
+    "kernel_shape",
+    "perm",
+    "split",
+    "starts",
+    "ends",
+    "output_shape",
+    "output_padding",
+    "shape",
+];
+
+fn awkward() -> impl Strategy<Value = i64> {
+    prop_oneof![8 => -4_i64..5, 1 => Just(i64::MAX), 1 => Just(i64::MIN), 1 => Just(1 << 40)]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4000))]
+
+    /// Nonsense is an error or unknown, never a panic, and what is known can be counted.
+    #[test]
+    fn nonsense_never_panics(
+        operators in prop::collection::vec((
+            prop::sample::select(OPERATORS),
+            prop::collection::vec(0_usize..9, 1..5),
+            prop::collection::vec((prop::sample::select(ATTRIBUTES), awkward()), 0..4),
+            prop::collection::vec((prop::sample::select(LISTS), prop::collection::vec(awkward(), 0..5)), 0..4),
+        ), 1..6),
+        input in prop::collection::vec(prop_oneof![9 => 0_usize..6, 1 => Just(usize::MAX)], 0..5),
+        list in prop::collection::vec(awkward(), 0..5),
+        opset in prop::sample::select(&[9_i64, 13, 17, 18, 21][..]),
+    ) {
+        let mut names: Vec<String> =
+            ["x", "w", "v", "list", "one", "scales"].map(String::from).to_vec();
+        let mut nodes = Vec::new();
+        for (position, (operator, inputs, integers, lists)) in operators.iter().enumerate() {
+            let inputs: Vec<&str> = inputs.iter().map(|&i| names[i % names.len()].as_str()).collect();
+            let output = format!("v{position}");
+            let mut node = Node::new(operator, "", &inputs, &[&output]);
+            for (name, value) in integers {
+                node = node.with_int(name, *value);
+            }
+            for (name, values) in lists {
+                node = node.with_ints(name, values);
+            }
+            nodes.push(node);
+            names.push(output);
+        }
+        let tensors = vec![
+            ("w", zeros(&[4, 2, 3, 3])),
+            ("v", zeros(&[4])),
+            ("list", integers(&list)),
+            ("one", Tensor::scalar(1_i64)),
+            ("scales", Tensor::from_vec(vec![2], vec![f32::INFINITY, 1e30])),
+        ];
+        let rank = vec![Dimension::Unknown; input.len()];
+        let model = Model::new(graph(&rank, nodes, tensors), 8, opset);
+        if let Ok(costs) = Costs::of(&model, &feeds(&input)) {
+            for name in kmr_model::cost::NAMES {
+                let _ = costs.cost(name);
+            }
+        }
+    }
+}
