@@ -87,9 +87,19 @@ impl FormatError {
         self.0.offset
     }
 
-    /// The way out; may be empty.
+    /// The way out.
     pub fn way_out(&self) -> &str {
-        &self.0.help
+        match (self.0.help.as_str(), self.0.kind) {
+            ("", ErrorKind::Io) => "check the path and its permissions",
+            ("", ErrorKind::Malformed) => {
+                "the file is cut short or damaged: write or copy it again"
+            }
+            ("", ErrorKind::Unsupported) => "store numbers or booleans of a fixed size",
+            ("", ErrorKind::Shape) => "arrays hold one sample per entry of their first axis",
+            ("", ErrorKind::Labels) => "labels hold one class number per sample",
+            ("", ErrorKind::Empty) => "give at least one sample",
+            (help, _) => help,
+        }
     }
 }
 

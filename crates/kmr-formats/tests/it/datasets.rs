@@ -251,7 +251,11 @@ fn messages_about_data_that_do_not_fit() {
         dtype: DType::FLOAT,
         ..int("x", &[2])
     };
-    show(numbered(4).conform(&[float.clone()]).unwrap_err());
+    show(
+        numbered(4)
+            .conform(std::slice::from_ref(&float))
+            .unwrap_err(),
+    );
     let bytes = Tensor::from_vec(vec![4, 2], vec![0_u8; 8]);
     show(
         make(vec![("x", bytes)], None)
