@@ -7,7 +7,9 @@ use std::{
     sync::Once,
 };
 
-use abi_stable::{StableAbi, std_types::RErr, std_types::ROk, std_types::RResult, std_types::RString};
+use abi_stable::{
+    StableAbi, std_types::RErr, std_types::ROk, std_types::RResult, std_types::RString,
+};
 
 /// What kind of thing went wrong. Open: a code that this version does not name means [`ErrorCode::OTHER`].
 #[repr(transparent)]

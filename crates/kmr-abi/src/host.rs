@@ -1,11 +1,15 @@
 //! What the host offers to a plugin during a call.
-// The sabi_trait macro writes items that its documentation comments do not reach.
-#![allow(missing_docs, clippy::all)]
+#![allow(
+    missing_docs,
+    non_local_definitions,
+    clippy::all,
+    reason = "sabi_trait and the StableAbi derive write items that the comments here do not reach"
+)]
 
 use abi_stable::{
     StableAbi, sabi_trait,
     sabi_types::RRef,
-    std_types::{ROption, RBox, RSlice, RStr, RString, RVec},
+    std_types::{RBox, ROption, RSlice, RStr, RString, RVec},
 };
 
 use crate::{AbiResult, BorrowedTensor, OutputBufferBox, SharedTensorBox, TensorDescription};

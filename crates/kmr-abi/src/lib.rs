@@ -32,8 +32,8 @@ pub use abi_stable;
 
 pub use error::{AbiResult, ErrorCode, PluginError, guard};
 pub use host::{
-    Batch, BatchIterator, BatchIterator_TO, BatchIteratorBox, CANDIDATE, Host, Host_TO, HostRef, REFERENCE,
-    Session, Session_TO, SessionBox,
+    Batch, BatchIterator, BatchIterator_TO, BatchIteratorBox, CANDIDATE, Host, Host_TO, HostRef,
+    REFERENCE, Session, Session_TO, SessionBox,
 };
 pub use plugin::{
     Environment, LogLevel, LogSink, LogSink_TO, LogSinkBox, Meter, Meter_TO, MeterBox, PluginRoot,
@@ -54,5 +54,5 @@ pub const METADATA_SECTION: &str = ".kmr";
 #[cfg(target_vendor = "apple")]
 pub const METADATA_SECTION: &str = "__kmr";
 
-/// The exported static from which a plugin's [`PluginRoot`] is reached, after a NUL for symbol look-up.
-pub const ROOT_SYMBOL: &str = abi_stable::library::ROOT_MODULE_LOADER_NAME_WITH_NUL;
+/// The exported static, an abi_stable `LibHeader`, from which a plugin's [`PluginRoot`] is reached.
+pub const ROOT_SYMBOL: &str = "kmr_plugin_root";

@@ -1,9 +1,16 @@
 //! What a plugin offers to the host.
-// The sabi_trait macro writes items that its documentation comments do not reach.
-#![allow(missing_docs, clippy::all)]
+#![allow(
+    missing_docs,
+    non_camel_case_types,
+    non_local_definitions,
+    clippy::all,
+    reason = "sabi_trait and the StableAbi derive write items that the comments here do not reach"
+)]
 
 use abi_stable::{
-    StableAbi, declare_root_module_statics, library::RootModule, package_version_strings, sabi_trait,
+    StableAbi, declare_root_module_statics,
+    library::RootModule,
+    package_version_strings, sabi_trait,
     sabi_types::VersionStrings,
     std_types::{RBox, RStr, RString, RVec},
 };

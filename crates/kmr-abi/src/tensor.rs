@@ -1,6 +1,10 @@
 //! Tensors that cross: shared inputs, host-allocated outputs, and views lent for a call.
-// The sabi_trait macro writes items that its documentation comments do not reach.
-#![allow(missing_docs, clippy::all)]
+#![allow(
+    missing_docs,
+    non_local_definitions,
+    clippy::all,
+    reason = "sabi_trait and the StableAbi derive write items that the comments here do not reach"
+)]
 
 use abi_stable::{
     StableAbi, sabi_trait,

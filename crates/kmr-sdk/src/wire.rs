@@ -1,0 +1,21 @@
+//! The documents that cross between host and plugins as JSON, used by both sides.
+//!
+//! They only grow: a reader ignores keys that it does not know.
+
+mod edit;
+mod metadata;
+mod request;
+mod rule;
+
+pub use edit::{EDIT_VERSION, EditRequest, Operation, Size};
+pub use metadata::{
+    Domain, Extension, KnobInfo, Locality, Measures, Metadata, MeterInfo, Per, PluginInfo,
+    PolicyInfo, Role, RuleInfo,
+};
+pub use request::{
+    BatchNorm, MeasureRequest, ObserveRequest, RunRequest, SessionRequest, Split, Statistic,
+};
+pub use rule::{
+    Action, Applied, Assignment, Change, KnobSetting, KnobSettings, MeterConfiguration, NoConfig,
+    PolicyConfiguration, RuleConfiguration, Target,
+};
