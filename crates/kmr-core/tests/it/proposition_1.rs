@@ -164,7 +164,8 @@ fn kinds() -> impl Strategy<Value = Kind> {
 
 fn toys() -> impl Strategy<Value = Toy> {
     let row = (1..4_usize).prop_flat_map(|values| {
-        let saves = proptest::collection::vec(-2.0..10.0_f64, values);
+        // Whole numbers, so that savings tie.
+        let saves = proptest::collection::vec((-2..10_i32).prop_map(f64::from), values);
         let loses = proptest::collection::vec(-0.01..0.05_f64, values);
         (proptest::bool::weighted(0.2), saves, loses, any::<bool>())
     });
@@ -437,20 +438,21 @@ fn check(case: &Case) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 3000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn proposition_1_holds_for_whatever_rules_meters_and_policies(case in cases()) {
         check(&case);
     }
 
-    /// Where every value saves something, no floor is in the way and the budget can be met at
-    /// all, every built-in policy meets it.
+    /// Where later values never cost more, no floor is in the way and the budget can be met at
+    /// all, every built-in policy meets it, also past values that save nothing.
     #[test]
     fn what_can_be_reached_is_reached(mut case in cases(), confirm in 0..4_usize) {
         case.toy.manner = Manner::Honest;
         case.objective.floor = None;
         case.options.max_steps = None;
+        case.options.on_no_progress = OnNoProgress::Skip;
         case.options.max_probes = 1000;
         for row in &mut case.toy.saves {
             row.iter_mut().for_each(|saved| *saved = saved.abs());
