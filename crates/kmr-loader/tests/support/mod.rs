@@ -1,0 +1,4 @@
+//! Builds plugins as their authors would, and a host for them.
+
+pub mod build;
+pub mod host;
