@@ -1,10 +1,9 @@
-//! Linux: libraries are loaded from sealed memory files.
+//! Linux.
 
 use std::{
     fs::File,
     io::{self, Write},
-    os::fd::AsRawFd,
-    path::PathBuf,
+    os::fd::{AsRawFd, OwnedFd},
 };
 
 use rustix::{
@@ -12,45 +11,56 @@ use rustix::{
     io::Errno,
 };
 
-use crate::{Platform, SealedFile, Storage, private_copy::private_copy};
+use crate::{Keep, Platform, SealedFile};
 
-pub(crate) struct Linux;
+pub struct Linux;
 
 impl Platform for Linux {
-    fn sealed_library(&self, library: &[u8], name: &str) -> io::Result<SealedFile> {
-        sealed_memory(library, name).or_else(|error| {
-            log::debug!("no sealed memory file ({error}); a private copy of {name} serves");
-            private_copy(library, name)
+    fn sealed_file(&self, name: &str, bytes: &[u8]) -> io::Result<SealedFile> {
+        let mut file = File::from(memory_file(name)?);
+        file.write_all(bytes)?;
+        fcntl_add_seals(
+            &file,
+            SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE | SealFlags::SEAL,
+        )?;
+        let descriptor = OwnedFd::from(file);
+        Ok(SealedFile {
+            path: format!("/proc/self/fd/{}", descriptor.as_raw_fd()).into(),
+            _keep: Keep::Memory(descriptor),
         })
     }
 }
 
-fn sealed_memory(library: &[u8], name: &str) -> io::Result<SealedFile> {
+fn memory_file(name: &str) -> io::Result<OwnedFd> {
+    // The kernel takes at most 249 bytes.
+    let end = name
+        .char_indices()
+        .map(|(at, _)| at)
+        .find(|&at| at > 200)
+        .unwrap_or(name.len());
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    // Kernels before 6.3 do not know NOEXEC_SEAL; later ones may insist on it (vm.memfd_noexec = 2). Mapping the
-    // file as a library does not need the mode bits that it takes away.
-    let descriptor = match memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL) {
-        Err(Errno::INVAL) => memfd_create(name, flags)?,
-        other => other?,
-    };
-    let mut file = File::from(descriptor);
-    file.write_all(library)?;
-    fcntl_add_seals(
-        &file,
-        SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE | SealFlags::SEAL,
-    )?;
-    let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
-    if !path.exists() {
-        return Err(io::Error::new(
-            io::ErrorKind::NotFound,
-            "/proc is not mounted",
-        ));
+    // Where memory files are not executable by default this must be asked for; older kernels do not know it.
+    match memfd_create(&name[..end], flags | MemfdFlags::EXEC) {
+        Err(Errno::INVAL) => Ok(memfd_create(&name[..end], flags)?),
+        other => Ok(other?),
     }
-    Ok(SealedFile {
-        path,
-        sealed: true,
-        _storage: Storage::Memory {
-            _descriptor: file.into(),
-        },
-    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, OpenOptions};
+
+    use super::*;
+
+    #[test]
+    fn nobody_can_change_a_sealed_file() {
+        let sealed = Linux
+            .sealed_file(&"long name ".repeat(40), b"library")
+            .unwrap();
+        assert_eq!(fs::read(sealed.path()).unwrap(), b"library");
+        let mut file = OpenOptions::new().write(true).open(sealed.path()).unwrap();
+        assert!(file.write_all(b"x").is_err());
+        assert!(file.set_len(0).is_err());
+        assert_eq!(fs::read(sealed.path()).unwrap(), b"library");
+    }
 }
