@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 
-use crate::aligned::AlignedBytes;
+use crate::{aligned::AlignedBytes, current};
 
 /// Files from this many bytes on are mapped by [`map_file`]; smaller ones are read into memory.
 pub const MAPPED_FROM: u64 = 64 << 20;
@@ -47,7 +47,7 @@ fn contents(path: &Path, mapped_from: u64) -> io::Result<Bytes> {
     }
     let length = metadata.len();
     if length >= mapped_from {
-        return map(&file);
+        return current().map(path);
     }
     let length = usize::try_from(length).map_err(|_| io::ErrorKind::FileTooLarge)?;
     Ok(AlignedBytes::read_exact(&mut file, length)?.into_bytes())
@@ -61,16 +61,6 @@ fn stream(file: File) -> io::Result<Bytes> {
         return Err(io::ErrorKind::FileTooLarge.into());
     }
     Ok(AlignedBytes::copy_of(&content).into_bytes())
-}
-
-#[expect(
-    unsafe_code,
-    reason = "a mapping shares memory with whoever writes the file"
-)]
-fn map(file: &File) -> io::Result<Bytes> {
-    // SAFETY: the mapping is read-only, and `map_file` documents that the file must not change while it is in use.
-    let mapping = unsafe { memmap2::Mmap::map(file)? };
-    Ok(Bytes::from_owner(mapping))
 }
 
 #[cfg(test)]

@@ -1,9 +1,12 @@
 //! What kmr needs of the operating system, behind one trait.
 //!
 //! Everything that differs from system to system is a method of [`Platform`] whose default body works
-//! anywhere; a system that can do better overrides it in a module of its own. [`current`] is the one to use.
+//! anywhere; a system that can do better overrides it in a module of its own. [`current`] is the one to use, or
+//! the functions beside it, which ask it.
 
+mod aligned;
 mod cpu;
+mod file;
 #[cfg(target_os = "linux")]
 mod linux;
 mod portable;
@@ -16,6 +19,8 @@ use std::{
 };
 
 use bytes::Bytes;
+
+pub use file::{MAPPED_FROM, map_file, read_file};
 
 /// The system that this program runs on.
 pub fn current() -> &'static dyn Platform {
@@ -44,6 +49,9 @@ pub trait Platform: Send + Sync {
 
     /// Puts `bytes` into a file of its own that nobody can change any more, and that a dynamic linker can
     /// load. `name` is for people who look at the process.
+    ///
+    /// A dynamic linker recognizes libraries by their path, and the path of a dropped file may be used again: keep
+    /// the file for as long as the library is loaded.
     ///
     /// # Errors
     /// If there is no room, or no place for such a file.
@@ -103,5 +111,66 @@ impl SealedFile {
     /// The path. It may be one that only this process understands.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+}
+
+/// Puts a shared library where nobody can change it any more: [`Platform::sealed_file`] of the [`current`] system.
+///
+/// # Errors
+/// If there is no room, or no place for such a file.
+pub fn sealed_library(library: &[u8], name: &str) -> io::Result<SealedFile> {
+    current().sealed_file(name, library)
+}
+
+/// The file name of a shared library: `libkmr_prune.so` for `kmr_prune`.
+pub fn library_file_name(stem: &str) -> String {
+    current().library_file_name(stem)
+}
+
+/// Whether a file is named as a shared library is on this system.
+pub fn is_library_file_name(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str());
+    let stem = name
+        .and_then(|name| name.strip_prefix(std::env::consts::DLL_PREFIX))
+        .and_then(|rest| rest.strip_suffix(std::env::consts::DLL_SUFFIX));
+    stem.is_some_and(|stem| !stem.is_empty())
+}
+
+/// The processor's kind and the instruction sets that numerics depend on: `x86_64 avx avx2 fma`.
+///
+/// Two machines with the same text take the same code paths, so their results compare bit by bit.
+pub fn instruction_set() -> String {
+    current().cpu_features()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn library_names_round_trip() {
+        let name = library_file_name("kmr_prune");
+        assert!(is_library_file_name(Path::new(&name)));
+        assert!(!is_library_file_name(Path::new("notes.txt")));
+        assert!(!is_library_file_name(Path::new("lib.so")));
+        if cfg!(target_os = "linux") {
+            assert_eq!(name, "libkmr_prune.so");
+            assert!(!is_library_file_name(Path::new("kmr_prune.so")));
+        }
+    }
+
+    #[test]
+    fn sealed_libraries_have_paths_of_their_own() {
+        let first = sealed_library(b"first", "libfirst.so").unwrap();
+        let second = sealed_library(b"second", "libsecond.so").unwrap();
+        assert_ne!(first.path(), second.path());
+        assert_eq!(std::fs::read(first.path()).unwrap(), b"first");
+        assert_eq!(std::fs::read(second.path()).unwrap(), b"second");
+    }
+
+    #[test]
+    fn the_architecture_comes_first() {
+        let text = instruction_set();
+        assert_eq!(text.split(' ').next(), Some(std::env::consts::ARCH));
     }
 }

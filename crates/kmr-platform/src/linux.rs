@@ -39,8 +39,9 @@ fn memory_file(name: &str) -> io::Result<OwnedFd> {
         .find(|&at| at > 200)
         .unwrap_or(name.len());
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    // Where memory files are not executable by default this must be asked for; older kernels do not know it.
-    match memfd_create(&name[..end], flags | MemfdFlags::EXEC) {
+    // Kernels before 6.3 do not know NOEXEC_SEAL, later ones may insist on it (vm.memfd_noexec = 2). A library is
+    // mapped, not executed, so it can do without the mode bits.
+    match memfd_create(&name[..end], flags | MemfdFlags::NOEXEC_SEAL) {
         Err(Errno::INVAL) => Ok(memfd_create(&name[..end], flags)?),
         other => Ok(other?),
     }
