@@ -1,0 +1,363 @@
+//! One run through a plan.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
+
+use kmr_model::{Dimension, Tensor};
+
+use super::{
+    Call, Network, Value, ValueId, lock,
+    plan::{Key, Plan, Step},
+    value::is_tracked,
+};
+use crate::{BatchNorm, ComputeError, ErrorKind, Feeds, Mode, operators};
+
+/// Values of one execution, by id.
+type Values = HashMap<ValueId, Value>;
+
+pub fn forward(
+    network: &Network,
+    feeds: &Feeds,
+    outputs: &[&str],
+    mode: Mode,
+) -> Result<Vec<Tensor>, ComputeError> {
+    let (values, asked) = prepare(network, feeds, outputs)?;
+    let key = Key {
+        fed: values.keys().copied().collect(),
+        outputs: asked.clone(),
+        trainable: BTreeSet::new(),
+        merge: mode.batch_norm == BatchNorm::Running,
+    };
+    let mut values = run(network, &key, values, mode, |_, value| value)?;
+    // The last asker of a value takes it, so that it need not be copied.
+    let mut results = Vec::with_capacity(asked.len());
+    for (position, id) in asked.iter().enumerate() {
+        let value = if asked[position + 1..].contains(id) {
+            values.get(id).cloned()
+        } else {
+            values.remove(id)
+        };
+        results.push(take(network, *id, value)?.into_tensor());
+    }
+    Ok(results)
+}
+
+/// The fed values, checked, and the ids of the asked ones.
+pub fn prepare(
+    network: &Network,
+    feeds: &Feeds,
+    outputs: &[&str],
+) -> Result<(Values, Vec<ValueId>), ComputeError> {
+    let mut values = Values::new();
+    for (name, tensor) in feeds {
+        let id = network.find(name)?;
+        check_feed(network, id, tensor)?;
+        values.insert(id, Value::from_tensor(tensor.clone()));
+    }
+    let asked = if outputs.is_empty() {
+        network.outputs.clone()
+    } else {
+        outputs
+            .iter()
+            .map(|name| network.find(name))
+            .collect::<Result<_, _>>()?
+    };
+    Ok((values, asked))
+}
+
+fn check_feed(network: &Network, id: ValueId, tensor: &Tensor) -> Result<(), ComputeError> {
+    let place = || format!("input `{}`", network.names[id]);
+    let Some(declared) = network.declared.get(&id) else {
+        return Ok(());
+    };
+    if let Some(dtype) = declared.dtype
+        && dtype != tensor.dtype()
+    {
+        let message = format!("is declared as {dtype}; fed was {}", tensor.dtype());
+        return Err(ComputeError::new(ErrorKind::Shape, place(), message));
+    }
+    if let Some(shape) = &declared.shape {
+        let fits = shape.len() == tensor.shape().len()
+            && shape
+                .iter()
+                .zip(tensor.shape())
+                .all(|(want, got)| match want {
+                    Dimension::Fixed(size) => size == got,
+                    _ => true,
+                });
+        if !fits {
+            let shape: Vec<String> = shape.iter().map(ToString::to_string).collect();
+            let message = format!(
+                "is declared as [{}]; fed was {:?}",
+                shape.join(", "),
+                tensor.shape()
+            );
+            return Err(ComputeError::new(ErrorKind::Shape, place(), message));
+        }
+    }
+    Ok(())
+}
+
+/// A value that an execution must have left behind.
+pub fn take(network: &Network, id: ValueId, value: Option<Value>) -> Result<Value, ComputeError> {
+    let value = value.or_else(|| constant(network, id));
+    value.ok_or_else(|| {
+        ComputeError::new(
+            ErrorKind::Internal,
+            format!("value `{}`", network.names[id]),
+            "was not computed",
+        )
+    })
+}
+
+/// Runs the plan of `key`; `watch` sees, and may replace, each value that a node makes.
+pub fn run(
+    network: &Network,
+    key: &Key,
+    mut values: Values,
+    mode: Mode,
+    mut watch: impl FnMut(ValueId, Value) -> Value,
+) -> Result<Values, ComputeError> {
+    let plan = plan(network, key);
+    if let Some(&missing) = plan.missing.first() {
+        return Err(ComputeError::new(
+            ErrorKind::Name,
+            format!("input `{}`", network.names[missing]),
+            "is not fed",
+        ));
+    }
+    for &position in &plan.constants {
+        fold(network, position, mode)?;
+    }
+    for step in &plan.steps {
+        let done = if step.nodes.len() > 1 {
+            merged(network, step, &mut values)?
+        } else {
+            false
+        };
+        if !done {
+            for &position in &step.nodes {
+                node(network, key, position, step, &mut values, mode, &mut watch)?;
+            }
+        }
+        for dropped in &step.dropped {
+            values.remove(dropped);
+        }
+    }
+    Ok(values)
+}
+
+fn plan(network: &Network, key: &Key) -> Arc<Plan> {
+    let mut plans = lock(&network.plans);
+    if let Some(plan) = plans.get(key) {
+        return plan.clone();
+    }
+    // Keys follow the caller's questions; a run asks few kinds of them.
+    if plans.len() >= 256 {
+        plans.clear();
+    }
+    let plan = Arc::new(Plan::new(network, key));
+    plans.insert(key.clone(), plan.clone());
+    plan
+}
+
+/// An initializer or the output of a folded node.
+fn constant(network: &Network, id: ValueId) -> Option<Value> {
+    let mut constants = lock(&network.constants);
+    if let Some(value) = constants.get(&id) {
+        return Some(value.clone());
+    }
+    let value = Value::from_tensor((**network.initial[id].as_ref()?).clone());
+    constants.insert(id, value.clone());
+    Some(value)
+}
+
+/// Executes a node whose inputs are constant, once.
+fn fold(network: &Network, position: usize, mode: Mode) -> Result<(), ComputeError> {
+    let prepared = &network.nodes[position];
+    let known = |id: &ValueId| lock(&network.constants).contains_key(id);
+    if prepared.outputs.iter().flatten().all(known) {
+        return Ok(());
+    }
+    let inputs = prepared.inputs.iter();
+    let inputs = inputs.map(|id| id.and_then(|id| constant(network, id)));
+    let inputs = inputs.collect();
+    let outputs = execute(
+        network,
+        position,
+        Call::new(&prepared.node, network.opset, mode, inputs),
+    )?;
+    let mut constants = lock(&network.constants);
+    for (id, value) in prepared.outputs.iter().zip(outputs) {
+        if let Some(id) = id {
+            constants.insert(*id, value);
+        }
+    }
+    Ok(())
+}
+
+/// Executes one node of a step.
+fn node(
+    network: &Network,
+    key: &Key,
+    position: usize,
+    step: &Step,
+    values: &mut Values,
+    mode: Mode,
+    watch: &mut impl FnMut(ValueId, Value) -> Value,
+) -> Result<(), ComputeError> {
+    let prepared = &network.nodes[position];
+    let inputs: Vec<Option<Value>> = prepared
+        .inputs
+        .iter()
+        .map(|id| id.and_then(|id| values.get(&id).cloned().or_else(|| constant(network, id))))
+        .collect();
+    // Whoever holds a buffer alone may reuse it.
+    if step.nodes.len() == 1 {
+        for id in prepared.inputs.iter().flatten() {
+            if step.dropped.contains(id) {
+                values.remove(id);
+            }
+        }
+    }
+    let mut call = Call::new(&prepared.node, network.opset, mode, inputs);
+    // Constants are never among the values of one execution.
+    let mut weights = prepared.inputs.iter().skip(1).flatten();
+    if prepared.node.is("Conv") && weights.all(|id| !values.contains_key(id)) {
+        call.packed = Some(&prepared.packed);
+    }
+    let outputs = execute(network, position, call)?;
+    for (id, value) in prepared.outputs.iter().zip(outputs) {
+        if let Some(id) = id
+            && !key.fed.contains(id)
+        {
+            values.insert(*id, watch(*id, value));
+        }
+    }
+    Ok(())
+}
+
+/// Executes a step of several nodes at once; `false` where it must go node by node.
+fn merged(network: &Network, step: &Step, values: &mut Values) -> Result<bool, ComputeError> {
+    let first = &network.nodes[step.nodes[0]];
+    let float = |id: ValueId| match values.get(&id).cloned().or_else(|| constant(network, id)) {
+        Some(Value::Float(float)) => Some(float),
+        _ => None,
+    };
+    let mut finish = operators::Fused::default();
+    let mut previous = first.outputs[0];
+    for &position in &step.nodes[1..] {
+        let prepared = &network.nodes[position];
+        match prepared.node.op_type() {
+            "BatchNormalization" => {
+                let parameters = prepared.inputs[1..].iter().flatten();
+                let parameters: Option<Vec<_>> = parameters.map(|&id| float(id)).collect();
+                let Some(parameters) = parameters else {
+                    return Ok(false);
+                };
+                let epsilon = prepared.node.float("epsilon").unwrap_or(1e-5);
+                finish.affine = operators::running_affine(parameters, epsilon);
+                if finish.affine.is_none() {
+                    return Ok(false);
+                }
+            }
+            "Add" => {
+                let other = prepared.inputs.iter().find(|&&id| id != previous);
+                let Some(add) = other.copied().flatten().and_then(float) else {
+                    return Ok(false);
+                };
+                finish.add = Some(add);
+            }
+            _ => finish.relu = true,
+        }
+        previous = prepared.outputs[0];
+    }
+    let inputs: Vec<Option<Value>> = first
+        .inputs
+        .iter()
+        .map(|id| id.and_then(float).map(Value::Float))
+        .collect();
+    if inputs
+        .iter()
+        .zip(&first.inputs)
+        .any(|(value, id)| value.is_some() != id.is_some())
+    {
+        return Ok(false);
+    }
+    let mut call = Call::new(&first.node, network.opset, Mode::default(), inputs);
+    let mut weights = first.inputs.iter().skip(1).flatten();
+    if weights.all(|id| !values.contains_key(id)) {
+        call.packed = Some(&first.packed);
+    }
+    let result = guarded(network, step.nodes[0], || {
+        operators::fused_convolution(&mut call, finish)
+    })?;
+    match (result, previous) {
+        (Some(result), Some(id)) => {
+            values.insert(id, Value::Float(result));
+            Ok(true)
+        }
+        _ => Ok(false),
+    }
+}
+
+/// Executes an operator, and checks what it returns.
+fn execute(
+    network: &Network,
+    position: usize,
+    mut call: Call<'_>,
+) -> Result<Vec<Value>, ComputeError> {
+    let prepared = &network.nodes[position];
+    let operator = match &prepared.operator {
+        Ok(operator) => operator,
+        Err(refusal) => return Err(refusal.clone().into()),
+    };
+    let outputs = guarded(network, position, || (operator.run)(&mut call))?;
+    let named = prepared.outputs.iter().rposition(Option::is_some);
+    if let Some(last) = named
+        && outputs.len() <= last
+    {
+        return Err(call.unsupported(format!("output {last} is not computed here")));
+    }
+    let Some(narrow) = call.narrow() else {
+        return Ok(outputs);
+    };
+    outputs
+        .into_iter()
+        .map(|value| match value {
+            Value::Float(float) if is_tracked(&float) => {
+                Err(call.unsupported(format!("has no derivative through {narrow}")))
+            }
+            Value::Float(_) => operators::cast(&value.into_tensor(), narrow)
+                .map(Value::Host)
+                .map_err(|message| call.wrong(message)),
+            host => Ok(host),
+        })
+        .collect()
+}
+
+/// Turns a panic inside an operator into an error that names the node.
+///
+/// Operators check what they pass on; this is for what a library refuses without saying so before.
+fn guarded<R>(
+    network: &Network,
+    position: usize,
+    run: impl FnOnce() -> Result<R, ComputeError>,
+) -> Result<R, ComputeError> {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+        let message = panic
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or_else(|| panic.downcast_ref::<&str>().copied())
+            .unwrap_or("no reason given");
+        let node = &network.nodes[position].node;
+        Err(ComputeError::new(
+            ErrorKind::Internal,
+            format!("node `{}` ({})", node.label(), node.op_type()),
+            format!("failed: {message}"),
+        ))
+    })
+}

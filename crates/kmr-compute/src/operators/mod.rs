@@ -1,0 +1,76 @@
+//! The operators, one file per family.
+//!
+//! A new operator is a function over a [`Call`] and a line in its family's `OPERATORS`; a new family is
+//! a file and a line in [`families`].
+
+mod activation;
+mod arithmetic;
+mod cast;
+mod comparison;
+mod constant;
+mod convolution;
+mod gather;
+mod layout;
+mod matrix;
+mod normalization;
+mod pooling;
+mod quantization;
+mod reduction;
+mod strided;
+
+use std::{collections::HashMap, sync::LazyLock};
+
+use kmr_model::Node;
+
+use crate::interpreter::{Call, Outputs};
+
+pub(crate) use cast::cast;
+pub(crate) use convolution::{Fused, fused as fused_convolution};
+pub(crate) use normalization::running_affine;
+
+/// An operator that can be executed.
+pub(crate) struct Operator {
+    name: &'static str,
+    /// `""` for ONNX's own.
+    domain: &'static str,
+    pub run: fn(&mut Call<'_>) -> Outputs,
+}
+
+/// An operator of ONNX's own domain.
+const fn onnx(name: &'static str, run: fn(&mut Call<'_>) -> Outputs) -> Operator {
+    Operator {
+        name,
+        domain: "",
+        run,
+    }
+}
+
+fn families() -> [&'static [Operator]; 13] {
+    [
+        activation::OPERATORS,
+        arithmetic::OPERATORS,
+        cast::OPERATORS,
+        comparison::OPERATORS,
+        constant::OPERATORS,
+        convolution::OPERATORS,
+        gather::OPERATORS,
+        layout::OPERATORS,
+        matrix::OPERATORS,
+        normalization::OPERATORS,
+        pooling::OPERATORS,
+        quantization::OPERATORS,
+        reduction::OPERATORS,
+    ]
+}
+
+/// The operator of `node`, if it can be executed.
+pub(crate) fn find(node: &Node) -> Option<&'static Operator> {
+    static REGISTRY: LazyLock<HashMap<(&str, &str), &Operator>> = LazyLock::new(|| {
+        families()
+            .into_iter()
+            .flatten()
+            .map(|operator| ((operator.domain, operator.name), operator))
+            .collect()
+    });
+    REGISTRY.get(&(node.domain(), node.op_type())).copied()
+}
