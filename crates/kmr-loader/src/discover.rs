@@ -83,7 +83,10 @@ mod tests {
     }
 
     fn names(plugins: &[PluginFile]) -> Vec<&str> {
-        plugins.iter().map(|plugin| plugin.metadata().plugin.name.as_str()).collect()
+        plugins
+            .iter()
+            .map(|plugin| plugin.metadata().plugin.name.as_str())
+            .collect()
     }
 
     #[test]
@@ -92,7 +95,11 @@ mod tests {
         let place = |name: &str| folder.path().join(name);
         fs::write(place("libsecond.so"), plugin_bytes("second")).unwrap();
         fs::write(place("libfirst.so"), plugin_bytes("first")).unwrap();
-        fs::write(place("libother.so"), tiny_library(NATIVE_MACHINE, ".text", b"")).unwrap();
+        fs::write(
+            place("libother.so"),
+            tiny_library(NATIVE_MACHINE, ".text", b""),
+        )
+        .unwrap();
         fs::write(place("libtext.so"), "no library").unwrap();
         fs::write(place("notes.txt"), "no library either").unwrap();
         fs::create_dir(place("libfolder.so")).unwrap();

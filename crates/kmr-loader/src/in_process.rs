@@ -158,14 +158,22 @@ impl Plugin for InProcess {
         Ok(Box::new(rule))
     }
 
-    fn meter(&self, id: &str, configuration: &MeterConfiguration) -> Result<Box<dyn MeterInstance>> {
+    fn meter(
+        &self,
+        id: &str,
+        configuration: &MeterConfiguration,
+    ) -> Result<Box<dyn MeterInstance>> {
         let meter = self.make("meter", id, configuration, |root, configuration| {
             root.make_meter()(id.into(), configuration.into())
         })?;
         Ok(Box::new(meter))
     }
 
-    fn policy(&self, id: &str, configuration: &PolicyConfiguration) -> Result<Box<dyn PolicyInstance>> {
+    fn policy(
+        &self,
+        id: &str,
+        configuration: &PolicyConfiguration,
+    ) -> Result<Box<dyn PolicyInstance>> {
         let policy = self.make("policy", id, configuration, |root, configuration| {
             root.make_policy()(id.into(), configuration.into())
         })?;
@@ -258,7 +266,8 @@ impl PolicyInstance for Instance<PolicyBox> {
 
 /// A document for the other side.
 fn document(value: &impl Serialize) -> String {
-    serde_json::to_string(value).expect("documents have text keys and nothing that cannot be written")
+    serde_json::to_string(value)
+        .expect("documents have text keys and nothing that cannot be written")
 }
 
 #[cfg(test)]

@@ -57,7 +57,11 @@ fn parse(bytes: &[u8]) -> Result<File<'_>, Defect> {
         let is_text = start.utf8_chunks().next().is_some_and(|chunk| {
             chunk.valid().len() + 3 >= start.len() && !chunk.valid().contains('\0')
         });
-        let what = if is_text { "a text file" } else { "something else" };
+        let what = if is_text {
+            "a text file"
+        } else {
+            "something else"
+        };
         return Err(Defect::Damaged(format!(
             "the file is no shared library but {what}"
         )));

@@ -1,10 +1,6 @@
 //! Where the log records of plugins go.
 
-use kmr_abi::{
-    AbiResult, LogLevel, LogSink,
-    abi_stable::std_types::RStr,
-    guard,
-};
+use kmr_abi::{AbiResult, LogLevel, LogSink, abi_stable::std_types::RStr, guard};
 use log::{Level, LevelFilter};
 
 /// Passes a plugin's log records on to this process's logger, under the plugin's name.

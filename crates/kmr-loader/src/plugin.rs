@@ -41,13 +41,18 @@ pub trait Plugin: Send + Sync {
     ///
     /// # Errors
     /// See [`Plugin`].
-    fn meter(&self, id: &str, configuration: &MeterConfiguration) -> Result<Box<dyn MeterInstance>>;
+    fn meter(&self, id: &str, configuration: &MeterConfiguration)
+    -> Result<Box<dyn MeterInstance>>;
 
     /// Makes the policy `id`.
     ///
     /// # Errors
     /// See [`Plugin`].
-    fn policy(&self, id: &str, configuration: &PolicyConfiguration) -> Result<Box<dyn PolicyInstance>>;
+    fn policy(
+        &self,
+        id: &str,
+        configuration: &PolicyConfiguration,
+    ) -> Result<Box<dyn PolicyInstance>>;
 }
 
 /// One configured rule of a plugin.

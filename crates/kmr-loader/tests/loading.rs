@@ -17,10 +17,14 @@ use kmr_sdk::wire::{Action, MeasureRequest, MeterConfiguration, RuleConfiguratio
 use serde_json::json;
 use support::{build::build, host::RecordingHost};
 
-static MISBEHAVING: LazyLock<PathBuf> = LazyLock::new(|| build("fixtures/misbehaving", "misbehaving"));
+static MISBEHAVING: LazyLock<PathBuf> =
+    LazyLock::new(|| build("fixtures/misbehaving", "misbehaving"));
 
 fn load(path: &Path) -> InProcess {
-    PluginFile::open(path).unwrap().load(NonZeroUsize::MIN).unwrap()
+    PluginFile::open(path)
+        .unwrap()
+        .load(NonZeroUsize::MIN)
+        .unwrap()
 }
 
 fn configured(config: serde_json::Value) -> RuleConfiguration {
@@ -55,16 +59,41 @@ fn metadata_and_hash_are_read_without_running_code() {
     let file = PluginFile::open(&MISBEHAVING).unwrap();
     let metadata = file.metadata();
     assert_eq!(metadata.plugin.name, "misbehaving");
-    let offers: Vec<_> = metadata.extensions.iter().map(|e| (e.kind(), e.id())).collect();
-    assert_eq!(offers, [("rule", "misbehave"), ("meter", "not_a_number"), ("policy", "give_up")]);
+    let offers: Vec<_> = metadata
+        .extensions
+        .iter()
+        .map(|e| (e.kind(), e.id()))
+        .collect();
+    assert_eq!(
+        offers,
+        [
+            ("rule", "misbehave"),
+            ("meter", "not_a_number"),
+            ("policy", "give_up")
+        ]
+    );
     assert_eq!(file.sha256().len(), 64);
-    assert_ne!(open_changed(|bytes| bytes.push(0)).unwrap().sha256(), file.sha256());
+    assert_ne!(
+        open_changed(|bytes| bytes.push(0)).unwrap().sha256(),
+        file.sha256()
+    );
 }
 
 #[test]
 fn a_library_cut_short_anywhere_is_damaged() {
     let length = fs::read(&*MISBEHAVING).unwrap().len();
-    for kept in [0, 1, 4, 16, 63, 64, 1000, length / 2, length - 4096, length - 1] {
+    for kept in [
+        0,
+        1,
+        4,
+        16,
+        63,
+        64,
+        1000,
+        length / 2,
+        length - 4096,
+        length - 1,
+    ] {
         let error = error(open_changed(|bytes| bytes.truncate(kept)));
         assert_eq!(error.kind(), ErrorKind::Damaged, "{kept}: {error}");
     }
@@ -72,7 +101,9 @@ fn a_library_cut_short_anywhere_is_damaged() {
 
 #[test]
 fn a_library_for_another_machine_is_incompatible() {
-    let error = error(open_changed(|bytes| bytes[18..20].copy_from_slice(&[22, 0])));
+    let error = error(open_changed(|bytes| {
+        bytes[18..20].copy_from_slice(&[22, 0])
+    }));
     assert_eq!(error.kind(), ErrorKind::Incompatible);
     assert!(error.message().contains("s390"), "{error}");
 }
@@ -118,17 +149,31 @@ fn panics_become_errors_with_their_place() {
     let panicked = |error: LoaderError, place: &str| {
         assert_eq!(error.kind(), ErrorKind::Failed);
         let failure = error.failure().unwrap();
-        assert_eq!((failure.code, failure.plugin.as_str()), (ErrorCode::PANIC, "misbehaving"));
-        assert!(failure.message.ends_with(&format!("told to panic in {place}")), "{failure:?}");
+        assert_eq!(
+            (failure.code, failure.plugin.as_str()),
+            (ErrorCode::PANIC, "misbehaving")
+        );
+        assert!(
+            failure
+                .message
+                .ends_with(&format!("told to panic in {place}")),
+            "{failure:?}"
+        );
         assert!(failure.location.starts_with("src/lib.rs:"), "{failure:?}");
         assert!(error.message().contains(" at src/lib.rs:"), "{error}");
     };
-    panicked(error(plugin.rule("misbehave", &configured(json!({"panic_in": "new"})))), "new");
+    panicked(
+        error(plugin.rule("misbehave", &configured(json!({"panic_in": "new"})))),
+        "new",
+    );
     let mut in_targets = rule(&plugin, json!({"panic_in": "targets"}));
     panicked(error(in_targets.targets(host.lend())), "targets");
     let mut in_apply = rule(&plugin, json!({"panic_in": "apply"}));
     in_apply.targets(host.lend()).unwrap();
-    panicked(error(in_apply.apply(host.lend(), &Action::default())), "apply");
+    panicked(
+        error(in_apply.apply(host.lend(), &Action::default())),
+        "apply",
+    );
 
     let poisoned = error(in_apply.targets(host.lend()));
     assert_eq!(poisoned.failure().unwrap().code, ErrorCode::POISONED);
@@ -149,7 +194,9 @@ fn log_records_of_a_plugin_reach_the_host() {
     Records::install();
     let plugin = load(&MISBEHAVING);
     let host = RecordingHost::default();
-    rule(&plugin, json!({})).apply(host.lend(), &Action::default()).unwrap();
+    rule(&plugin, json!({}))
+        .apply(host.lend(), &Action::default())
+        .unwrap();
     assert!(Records::any("plugin misbehaving", "applying"));
 }
 
@@ -169,14 +216,19 @@ fn a_failure_after_an_edit_says_where() {
 fn a_configuration_that_the_plugin_refuses_is_a_failure() {
     let plugin = load(&MISBEHAVING);
     let error = error(plugin.rule("misbehave", &configured(json!({"unknown": 1}))));
-    assert_eq!(error.failure().unwrap().code, ErrorCode::INVALID_CONFIGURATION);
+    assert_eq!(
+        error.failure().unwrap().code,
+        ErrorCode::INVALID_CONFIGURATION
+    );
 }
 
 #[test]
 fn meters_and_policies_cross_too() {
     let plugin = load(&MISBEHAVING);
     let host = RecordingHost::default();
-    let mut meter = plugin.meter("not_a_number", &MeterConfiguration::default()).unwrap();
+    let mut meter = plugin
+        .meter("not_a_number", &MeterConfiguration::default())
+        .unwrap();
     let request = MeasureRequest {
         split: Split::Evaluation,
         limit: None,
@@ -204,7 +256,11 @@ fn two_files_are_two_plugins() {
         applied.unwrap().notes
     };
     assert_eq!([applied(&plugins[0]), applied(&plugins[0])], [["1"], ["2"]]);
-    assert_eq!(applied(&plugins[1]), ["1"], "the second plugin has statics of its own");
+    assert_eq!(
+        applied(&plugins[1]),
+        ["1"],
+        "the second plugin has statics of its own"
+    );
 }
 
 #[test]
@@ -217,7 +273,9 @@ fn the_file_may_be_overwritten_once_it_is_open() {
     let plugin = file.load(NonZeroUsize::MIN).unwrap();
     fs::remove_file(&path).unwrap();
     let host = RecordingHost::default();
-    rule(&plugin, json!({})).apply(host.lend(), &Action::default()).unwrap();
+    rule(&plugin, json!({}))
+        .apply(host.lend(), &Action::default())
+        .unwrap();
 }
 
 /// Keeps the log records of this process.
@@ -234,7 +292,9 @@ impl Records {
 
     fn any(target: &str, text: &str) -> bool {
         let records = RECORDS.0.lock().unwrap();
-        records.iter().any(|(t, x)| t.starts_with(target) && x.contains(text))
+        records
+            .iter()
+            .any(|(t, x)| t.starts_with(target) && x.contains(text))
     }
 }
 

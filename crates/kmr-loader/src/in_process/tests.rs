@@ -1,7 +1,7 @@
 //! Plugins written straight against the contract, without the manners of the SDK.
 
 use kmr_abi::{
-    Meter_TO, Policy_TO, PluginRoot, Rule_TO,
+    Meter_TO, PluginRoot, Policy_TO, Rule_TO,
     abi_stable::{
         prefix_type::PrefixTypeTrait,
         std_types::{RErr, ROk, RStr, RVec},
@@ -34,7 +34,12 @@ impl kmr_abi::Meter for Echo {
         ROk(kmr_abi::Reading {
             value: if whole { 0.5 } else { f64::NAN },
             scores: RVec::from(vec![0.0, 1.0]),
-            details: if self.0.contains("list") { "[]" } else { r#"{"classes":2}"# }.into(),
+            details: if self.0.contains("list") {
+                "[]"
+            } else {
+                r#"{"classes":2}"#
+            }
+            .into(),
         })
     }
 }
@@ -81,7 +86,13 @@ fn plugin() -> InProcess {
     let path = folder.path().join("libraw.so");
     let library = tiny_library(NATIVE_MACHINE, ".kmr", metadata.to_string().as_bytes());
     std::fs::write(&path, library).unwrap();
-    let root = PluginRoot { info, start, make_rule, make_meter, make_policy };
+    let root = PluginRoot {
+        info,
+        start,
+        make_rule,
+        make_meter,
+        make_policy,
+    };
     InProcess(Arc::new(Loaded {
         file: PluginFile::open(&path).unwrap(),
         root: root.leak_into_prefix(),
@@ -102,7 +113,11 @@ fn answers_are_read_as_documents() {
     for garbage in ["", "garbage", "{}", r#"[{"knob":1}]"#, "[]]"] {
         let error = rule(garbage).targets(host.lend()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Failed);
-        assert!(error.message().starts_with("plugin `raw`: `targets` of rule `echo` answered"));
+        assert!(
+            error
+                .message()
+                .starts_with("plugin `raw`: `targets` of rule `echo` answered")
+        );
         assert!(error.help().is_some());
     }
 }
@@ -130,18 +145,29 @@ fn readings_are_checked() {
     };
     let whole: MeasureRequest = serde_json::from_value(json!({"split": "evaluation"})).unwrap();
     let reading = meter(json!({})).measure(host.lend(), &whole).unwrap();
-    assert_eq!((reading.value, reading.scores.as_slice()), (0.5, [0.0, 1.0].as_slice()));
+    assert_eq!(
+        (reading.value, reading.scores.as_slice()),
+        (0.5, [0.0, 1.0].as_slice())
+    );
     assert_eq!(reading.details["classes"], 2);
-    let part = MeasureRequest { limit: Some(1), ..whole.clone() };
+    let part = MeasureRequest {
+        limit: Some(1),
+        ..whole.clone()
+    };
     let nan = meter(json!({})).measure(host.lend(), &part).unwrap_err();
     assert!(nan.message().contains("NaN"), "{nan}");
-    let list = meter(json!({"list": true})).measure(host.lend(), &whole).unwrap_err();
+    let list = meter(json!({"list": true}))
+        .measure(host.lend(), &whole)
+        .unwrap_err();
     assert!(list.message().contains("no JSON object"), "{list}");
 }
 
 #[test]
 fn what_the_metadata_does_not_name_is_missing() {
-    let error = plugin().rule("half", &RuleConfiguration::default()).err().unwrap();
+    let error = plugin()
+        .rule("half", &RuleConfiguration::default())
+        .err()
+        .unwrap();
     assert_eq!(error.kind(), ErrorKind::Missing);
     assert_eq!(error.message(), "plugin `raw` has no rule `half`");
     assert_eq!(error.help(), Some("it offers `echo`"));

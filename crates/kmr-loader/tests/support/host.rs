@@ -32,7 +32,10 @@ impl RecordingHost {
 }
 
 fn nothing<T>(what: &str) -> AbiResult<T> {
-    RErr(PluginError::new(ErrorCode::UNSUPPORTED, format!("this host has no {what}")))
+    RErr(PluginError::new(
+        ErrorCode::UNSUPPORTED,
+        format!("this host has no {what}"),
+    ))
 }
 
 impl Host for RecordingHost {
