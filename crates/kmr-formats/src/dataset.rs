@@ -198,7 +198,7 @@ impl Dataset {
 
     /// A run of samples that shares this data set's memory. The range lies within the samples
     /// and is not empty.
-    pub(crate) fn slice(self, range: Range<usize>) -> Self {
+    pub fn slice(self, range: Range<usize>) -> Self {
         let inputs = self.inputs.iter();
         Self {
             inputs: inputs
@@ -214,7 +214,7 @@ impl Dataset {
     }
 
     /// The samples at these positions, copied.
-    pub(crate) fn gather(self, positions: &[usize]) -> Self {
+    pub fn gather(self, positions: &[usize]) -> Self {
         let inputs = self.inputs.iter();
         Self {
             inputs: inputs

@@ -17,6 +17,12 @@ pub fn sha256(bytes: &[u8]) -> Sha256 {
     Sha256(digest.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
+impl From<String> for Sha256 {
+    fn from(hexadecimal: String) -> Self {
+        Self(hexadecimal)
+    }
+}
+
 impl fmt::Display for Sha256 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

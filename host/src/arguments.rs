@@ -1,0 +1,153 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::terminal::ColorChoice;
+
+/// Makes a trained model fit a budget.
+#[derive(Debug, Parser)]
+#[command(name = "kmr", version, about, propagate_version = true)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// Options of every command.
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// Options of every command.
+#[derive(Debug, Args)]
+pub struct Common {
+    /// Print the result, or the error, as JSON on standard output
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Color messages
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    pub color: ColorChoice,
+    /// Log more; repeat for still more
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// Show no progress and log errors alone
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    /// Threads to compute with [default: one per core]
+    #[arg(long, global = true, env = "KMR_THREADS", value_name = "N")]
+    pub threads: Option<usize>,
+    /// A plugin, or a folder of plugins, to look in first; repeatable
+    #[arg(long = "plugin-path", global = true, value_name = "PATH")]
+    pub plugin_paths: Vec<PathBuf>,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Bring a model within a budget, as a manifest says
+    Run(Run),
+    /// Print every cost of a model
+    Measure(Measure),
+    /// Run a model on arrays
+    Infer(Infer),
+    /// Read a model and write it again
+    Convert(Convert),
+    /// Look at plugins
+    #[command(subcommand)]
+    Plugin(Plugin),
+    /// Look at manifests
+    #[command(subcommand)]
+    Manifest(Manifest),
+}
+
+/// `kmr run`
+#[derive(Debug, Args)]
+pub struct Run {
+    /// The manifest
+    pub manifest: PathBuf,
+    /// The folder for the model, its report and the journal
+    #[arg(long, value_name = "DIR", default_value = "run")]
+    pub out: PathBuf,
+    /// Leave out the rule with this id; repeatable
+    #[arg(long, value_name = "ID")]
+    pub disable: Vec<String>,
+}
+
+/// `kmr measure`
+#[derive(Debug, Args)]
+pub struct Measure {
+    /// The model
+    pub model: PathBuf,
+    /// The shape of an input whose dimensions are open, as `image=1,3,224,224`; open dimensions are 1 otherwise
+    #[arg(long = "input", value_name = "NAME=SHAPE", value_parser = named_shape)]
+    pub inputs: Vec<(String, Vec<usize>)>,
+    /// Print the costs of every layer too
+    #[arg(long)]
+    pub layers: bool,
+}
+
+/// `kmr infer`
+#[derive(Debug, Args)]
+pub struct Infer {
+    /// The model
+    pub model: PathBuf,
+    /// Arrays named like the model's inputs, samples first (npz)
+    #[arg(long, value_name = "NPZ")]
+    pub inputs: PathBuf,
+    /// Where the named results go (npz)
+    #[arg(long, value_name = "NPZ")]
+    pub outputs: PathBuf,
+    /// A value to put out, also an inner one; repeatable [default: the model's outputs]
+    #[arg(long = "value", value_name = "NAME")]
+    pub values: Vec<String>,
+    /// Samples to compute at a time
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    pub batch: u32,
+    /// What uint8 arrays are multiplied with for float32 inputs, as `1/255`
+    #[arg(long, value_name = "FACTOR")]
+    pub scale: Option<String>,
+}
+
+/// `kmr convert`
+#[derive(Debug, Args)]
+pub struct Convert {
+    /// The model to read
+    pub input: PathBuf,
+    /// The file to write
+    pub output: PathBuf,
+}
+
+/// `kmr plugin`
+#[derive(Debug, Subcommand)]
+pub enum Plugin {
+    /// List the plugins that are found and what they offer
+    List,
+    /// Show what a plugin says of itself, without running it
+    Inspect {
+        /// The shared library
+        library: PathBuf,
+    },
+}
+
+/// `kmr manifest`
+#[derive(Debug, Subcommand)]
+pub enum Manifest {
+    /// Check a manifest, its files and the plugins that it asks for
+    Check {
+        /// The manifest
+        manifest: PathBuf,
+    },
+    /// Print the JSON Schema of manifests
+    Schema,
+}
+
+fn named_shape(text: &str) -> Result<(String, Vec<usize>), String> {
+    let malformed = || format!("`{text}` is not of the form NAME=SIZE,SIZE,...");
+    let (name, sizes) = text.split_once('=').ok_or_else(malformed)?;
+    let shape = sizes
+        .split(',')
+        .map(|size| size.trim().parse::<usize>().ok().filter(|&size| size > 0))
+        .collect::<Option<Vec<_>>>()
+        .ok_or_else(malformed)?;
+    Ok((name.to_owned(), shape))
+}

@@ -1,0 +1,94 @@
+//! `kmr infer`: runs a model on arrays.
+
+use std::collections::BTreeMap;
+
+use kmr_compute::{Engine, Feeds, Interpreter, Mode};
+use kmr_formats::{Dataset, Scale, read_npz, write_npz};
+use kmr_model::Tensor;
+
+use crate::{
+    arguments::{Common, Infer},
+    exit,
+    failure::Failure,
+    files,
+    pipeline::{expected_inputs, format_failure},
+};
+
+pub fn execute(arguments: &Infer, common: &Common) -> Result<u8, Failure> {
+    let model = files::read_model(&arguments.model)?;
+    let place = || arguments.model.display().to_string();
+    let mut arrays = read_npz(&arguments.inputs).map_err(|error| format_failure(&error))?;
+    arrays.shift_remove("labels");
+    let scale = arguments.scale.as_deref().map(parse_scale).transpose()?;
+    let mut data = Dataset::new(&arguments.inputs, arrays, None, scale).map_err(|error| format_failure(&error))?;
+    data.conform(&expected_inputs(&model)?).map_err(|error| format_failure(&error))?;
+    let names: Vec<String> = if arguments.values.is_empty() {
+        model.graph.outputs.iter().map(|output| output.name().to_owned()).collect()
+    } else {
+        arguments.values.clone()
+    };
+    let asked: Vec<&str> = names.iter().map(String::as_str).collect();
+    let program = Interpreter::new()
+        .load(&model)
+        .map_err(|error| Failure::new(exit::INPUT, error.to_string()).at(place()))?;
+    let batch = arguments.batch as usize;
+    let mut results: BTreeMap<usize, Vec<Tensor>> = BTreeMap::new();
+    for start in (0..data.len()).step_by(batch) {
+        let feeds: Feeds = data.batch(start..start + batch).into_iter().collect();
+        let outputs = program.forward(&feeds, &asked, Mode::default()).map_err(|error| {
+            let failure = Failure::new(exit::INPUT, error.to_string()).at(place());
+            match error.help() {
+                Some(help) => failure.help(help),
+                None => failure,
+            }
+        })?;
+        for (position, output) in outputs.into_iter().enumerate() {
+            results.entry(position).or_default().push(output);
+        }
+    }
+    let mut named: Vec<(&str, Tensor)> = Vec::new();
+    for (name, parts) in names.iter().zip(results.into_values()) {
+        named.push((name, joined(name, &parts, batch, data.len())?));
+    }
+    write_npz(&arguments.outputs, named.iter().map(|(name, tensor)| (*name, tensor)))
+        .map_err(|error| Failure::new(exit::USAGE, error.to_string()).help("choose another file with `--outputs`"))?;
+    if !common.quiet {
+        eprintln!("wrote {} ({} samples)", arguments.outputs.display(), data.len());
+    }
+    if common.json {
+        let shapes: serde_json::Map<_, _> =
+            named.iter().map(|(name, tensor)| ((*name).to_owned(), tensor.shape().into())).collect();
+        println!("{:#}", serde_json::json!({"schema": 1, "path": arguments.outputs, "arrays": shapes}));
+    }
+    Ok(exit::SUCCESS)
+}
+
+fn parse_scale(text: &str) -> Result<Scale, Failure> {
+    let (numerator, denominator) = text.split_once('/').unwrap_or((text, "1"));
+    let number = |text: &str| text.trim().parse::<f64>().ok().filter(|value| value.is_finite() && *value != 0.0);
+    match (number(numerator), number(denominator)) {
+        (Some(numerator), Some(denominator)) => Ok(Scale { numerator, denominator }),
+        _ => Err(Failure::new(exit::USAGE, format!("`{text}` is no factor")).help("write a number or a fraction, as `1/255`")),
+    }
+}
+
+/// The batches' results as one tensor along the axis of samples.
+fn joined(name: &str, parts: &[Tensor], batch: usize, samples: usize) -> Result<Tensor, Failure> {
+    let (Some(first), Some(last)) = (parts.first(), parts.last()) else {
+        return Err(Failure::new(exit::INTERNAL, format!("no result for `{name}`")));
+    };
+    if parts.len() == 1 {
+        return Ok(first.clone());
+    }
+    let per_sample = first.shape().first() == Some(&batch)
+        && parts.iter().all(|part| part.shape().get(1..) == first.shape().get(1..))
+        && last.shape().first() == Some(&(samples - (parts.len() - 1) * batch));
+    if !per_sample {
+        let message = format!("`{name}` has no axis of samples: its shape is {:?} for {batch} samples", first.shape());
+        return Err(Failure::new(exit::USAGE, message).help("compute all samples at once with a larger `--batch`"));
+    }
+    let mut shape = first.shape().to_vec();
+    shape[0] = samples;
+    let bytes: Vec<u8> = parts.iter().flat_map(|part| part.bytes().iter().copied()).collect();
+    Tensor::new(first.dtype(), shape, bytes.into()).map_err(|error| Failure::new(exit::INTERNAL, error.to_string()))
+}

@@ -1,0 +1,23 @@
+//! `kmr manifest`: checks manifests and describes them.
+
+use crate::{
+    arguments::{Common, Manifest},
+    exit,
+    failure::Failure,
+    pipeline,
+};
+
+pub fn execute(arguments: &Manifest, common: &Common) -> Result<u8, Failure> {
+    match arguments {
+        Manifest::Schema => println!("{:#}", kmr_manifest::schema()),
+        Manifest::Check { manifest } => {
+            pipeline::Plan::read(manifest, &[], &common.plugin_paths)?;
+            if common.json {
+                println!("{:#}", serde_json::json!({"schema": 1, "valid": true}));
+            } else {
+                println!("{} is valid", manifest.display());
+            }
+        }
+    }
+    Ok(exit::SUCCESS)
+}

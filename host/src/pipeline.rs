@@ -1,0 +1,24 @@
+//! `kmr run`, in parts: what is planned, the data, the services for plugins, the search and its end.
+
+mod catalog;
+mod context;
+mod data;
+mod finish;
+mod forward;
+mod journal;
+mod observation;
+mod plan;
+mod policy;
+mod services;
+mod session;
+mod subject;
+mod transaction;
+
+pub use catalog::{discover, loader_failure, plugin_folders};
+pub use context::Context;
+pub use data::{Splits, expected_inputs, format_failure};
+pub use finish::{Finish, finish};
+pub use journal::Recorder;
+pub use plan::Plan;
+pub use policy::{Chosen, choose};
+pub use subject::{Subject, SubjectFailure};

@@ -1,0 +1,130 @@
+//! The splits of the data: read, fitted to the model, and proved to be apart.
+
+use std::sync::Arc;
+
+use kmr_formats::{Dataset, DatasetSource, ExpectedInput, Format, FormatError, Scale, overlap};
+use kmr_manifest::{DataFormat, DataSource, Manifest};
+use kmr_model::{Dimension, Model};
+
+use crate::{exit, failure::Failure};
+
+/// The data of a run.
+pub struct Splits {
+    /// What rules may read.
+    pub calibration: Option<Arc<Dataset>>,
+    /// What the search judges its candidates by.
+    pub search: Arc<Dataset>,
+    /// What the final floor is judged by, and nothing else.
+    pub holdout: Option<Arc<Dataset>>,
+}
+
+impl Splits {
+    /// Reads every split that the manifest gives.
+    pub fn read(manifest: &Manifest, model: &Model) -> Result<Self, Failure> {
+        let expected = expected_inputs(model)?;
+        let mut splits: Vec<(&str, Arc<Dataset>)> = Vec::new();
+        for (name, source) in manifest.data.splits() {
+            let mut dataset = read(manifest, source).map_err(|error| format_failure(&error))?;
+            dataset.conform(&expected).map_err(|error| format_failure(&error))?;
+            splits.push((name, Arc::new(dataset)));
+        }
+        for (position, (name, dataset)) in splits.iter().enumerate() {
+            for (earlier, other) in &splits[..position] {
+                if let Some((there, here)) = overlap(other, dataset) {
+                    return Err(overlap_failure(manifest, (earlier, other, there), (name, dataset, here)));
+                }
+            }
+        }
+        let mut take = |wanted: &str| {
+            let position = splits.iter().position(|(name, _)| *name == wanted)?;
+            Some(splits.swap_remove(position).1)
+        };
+        Ok(Self {
+            calibration: take("calibration"),
+            search: take("search").ok_or_else(|| Failure::new(exit::INTERNAL, "the search split is lost"))?,
+            holdout: take("holdout"),
+        })
+    }
+}
+
+fn read(manifest: &Manifest, source: &DataSource) -> Result<Dataset, FormatError> {
+    let data = &manifest.data;
+    DatasetSource {
+        path: source.path.value.clone(),
+        labels_path: source.labels.as_ref().map(|path| path.value.clone()),
+        format: source.format.map(|format| match format {
+            DataFormat::Npz => Format::Npz,
+            DataFormat::Idx => Format::Idx,
+            DataFormat::Npy => Format::Npy,
+        }),
+        labels_name: data.labels.value.clone(),
+        shuffle: source.shuffle,
+        skip: source.skip,
+        take: source.take,
+        scale: data.scale.as_ref().map(|scale| Scale {
+            numerator: scale.value.numerator,
+            denominator: scale.value.denominator,
+        }),
+    }
+    .read()
+}
+
+/// What the model takes, samples along the first axis.
+pub fn expected_inputs(model: &Model) -> Result<Vec<ExpectedInput>, Failure> {
+    let feeds = model.graph.feeds();
+    feeds
+        .map(|input| {
+            let (Some(dtype), Some(shape)) = (input.dtype(), input.shape()) else {
+                let message = format!("input `{}` declares no tensor type and shape", input.name());
+                return Err(Failure::new(exit::INPUT, message).help("export the model with typed inputs"));
+            };
+            let Some((_, sample)) = shape.split_first() else {
+                let message = format!("input `{}` is a single number; samples need an axis", input.name());
+                return Err(Failure::new(exit::INPUT, message).help("export the model with a batch axis"));
+            };
+            Ok(ExpectedInput {
+                name: input.name().to_owned(),
+                dtype,
+                sample_shape: sample
+                    .iter()
+                    .map(|dimension| match dimension {
+                        Dimension::Fixed(size) => Some(*size),
+                        _ => None,
+                    })
+                    .collect(),
+            })
+        })
+        .collect()
+}
+
+/// A data file that cannot be used.
+pub fn format_failure(error: &FormatError) -> Failure {
+    let failure = Failure::new(exit::INPUT, error.to_string()).at(error.file().display().to_string());
+    match error.way_out() {
+        "" => failure,
+        help => failure.help(help),
+    }
+}
+
+fn overlap_failure(
+    manifest: &Manifest,
+    (first, first_data, there): (&str, &Dataset, usize),
+    (second, second_data, here): (&str, &Dataset, usize),
+) -> Failure {
+    let place = |dataset: &Dataset, position| dataset.place_in_file(position).unwrap_or(position);
+    let message = format!(
+        "the splits `{first}` and `{second}` overlap: sample {} of {} is sample {} of {}",
+        place(first_data, there),
+        first_data.path().display(),
+        place(second_data, here),
+        second_data.path().display(),
+    );
+    let span = manifest.data.splits().find(|(name, _)| *name == second).map(|(_, source)| source.span.clone());
+    kmr_manifest::Error::from(manifest.problem(
+        kmr_manifest::ErrorKind::Value,
+        span.unwrap_or(0..0),
+        message,
+        "give each split samples of its own; `skip` and `take` cut a file into ranges",
+    ))
+    .into()
+}

@@ -1,0 +1,378 @@
+//! The end of a run: the holdout's verdict, the artifact, its proof, and the report.
+
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
+
+use bytes::Bytes;
+use kmr_compute::Feeds;
+use kmr_core::{
+    Conclusion, Outcome as Found, PipelineConclusion, SubjectError,
+    statistics::{Comparison, non_inferiority},
+};
+use kmr_manifest::Floor;
+use kmr_model::{Model, cost};
+use kmr_run::{
+    ArtifactReport, BeforeAfter, BudgetReport, ChangeReport, FileReport, FloorTest, HoldoutReport, LayerReport,
+    Outcome, PluginReport, QualityReport, REPORT_SCHEMA, Report, RunFolder, SearchReport, sha256,
+};
+
+use super::{
+    catalog::COST_METERS,
+    context::Context,
+    forward::{BATCH, Forward},
+    journal::Recorder,
+    plan::Plan,
+    subject::{Candidate, Subject, SubjectFailure},
+};
+use crate::{exit, failure::Failure, files, table::number};
+
+/// What a finished search hands over.
+pub struct Finish<'r> {
+    /// What was asked for.
+    pub plan: &'r Plan,
+    /// What every part shares.
+    pub context: Arc<Context>,
+    /// The search's subject, at its best state.
+    pub subject: &'r mut Subject,
+    /// What was recorded.
+    pub recorder: Recorder,
+    /// How the search ended.
+    pub conclusion: PipelineConclusion,
+    /// The budget's limits: meter and value.
+    pub limits: Vec<(String, f64)>,
+    /// The run's folder.
+    pub folder: &'r RunFolder,
+    /// The model's file.
+    pub model: FileReport,
+    /// The manifest's file.
+    pub manifest: FileReport,
+    /// When the run began.
+    pub started: Instant,
+}
+
+/// Judges, writes and proves the result.
+pub fn finish(mut run: Finish<'_>) -> Result<Report, Failure> {
+    let original = run.subject.original();
+    let result = run.subject.current().clone();
+    let quality = run.quality(&original, &result)?;
+    let (outcome, message) = run.outcome(&quality);
+    let name = match outcome {
+        Outcome::Feasible => RunFolder::MODEL,
+        _ => RunFolder::BEST_EFFORT,
+    };
+    run.context.progress.now("writing and verifying the artifact");
+    let artifact = run.write(name, &result.model)?;
+    let before = run.costs(&original)?;
+    let after = run.costs(&result)?;
+    let limits: Vec<BudgetReport> = run
+        .limits
+        .iter()
+        .map(|(meter, limit)| {
+            let reached = after.get(meter).copied().unwrap_or(f64::NAN);
+            BudgetReport {
+                meter: meter.clone(),
+                limit: *limit,
+                reached,
+                met: reached <= *limit,
+            }
+        })
+        .collect();
+    if outcome == Outcome::Feasible && let Some(missed) = limits.iter().find(|limit| !limit.met) {
+        return Err(unverified(format!(
+            "the artifact reads {} {} where {} is allowed",
+            number(missed.reached),
+            missed.meter,
+            number(missed.limit)
+        )));
+    }
+    let report = Report {
+        schema: REPORT_SCHEMA,
+        kmr: env!("CARGO_PKG_VERSION").to_owned(),
+        outcome,
+        exit_code: exit_code(outcome),
+        message,
+        manifest: run.manifest.clone(),
+        model: run.model.clone(),
+        engine: engine(&run.context),
+        seed: run.context.seed,
+        budget: limits
+            .first()
+            .cloned()
+            .ok_or_else(|| Failure::new(exit::INTERNAL, "the budget has no limit"))?,
+        limits,
+        artifact,
+        meters: run.meters(&original, &result, &before, &after, &quality)?,
+        quality,
+        steps: std::mem::take(&mut run.recorder.steps),
+        layers: layers(&run.context, &result),
+        plugins: run
+            .subject
+            .plugins()
+            .iter()
+            .map(|plugin| PluginReport {
+                name: plugin.metadata().plugin.name.clone(),
+                version: plugin.metadata().plugin.version.clone(),
+                sha256: plugin.sha256().to_owned().into(),
+            })
+            .collect(),
+        seconds: run.started.elapsed().as_secs_f64(),
+    };
+    run.folder.write_report(&report)?;
+    Ok(report)
+}
+
+fn exit_code(outcome: Outcome) -> u8 {
+    match outcome {
+        Outcome::Feasible => exit::SUCCESS,
+        Outcome::Exhausted | Outcome::NoProgress => exit::BUDGET,
+        Outcome::QualityFloor => exit::QUALITY,
+        Outcome::Interrupted => exit::INTERRUPTED,
+    }
+}
+
+fn engine(context: &Context) -> String {
+    let identity = context.engine.identity();
+    format!("{} {} {}", identity.name, identity.version, identity.instruction_set)
+}
+
+fn unverified(message: String) -> Failure {
+    Failure::new(exit::VERIFICATION, format!("the artifact does not verify: {message}"))
+        .help("this is a defect of kmr or of the disk; the journal in the run's folder has every step")
+}
+
+fn measured<T>(result: Result<T, SubjectError<SubjectFailure>>) -> Result<T, Failure> {
+    result.map_err(|error| match error {
+        SubjectError::Failed(SubjectFailure(failure)) => failure,
+        SubjectError::Interrupted => Failure::new(exit::INTERRUPTED, "interrupted while the result was judged"),
+        SubjectError::Refused(message) => Failure::new(exit::PLUGIN_FAILED, message),
+    })
+}
+
+impl Finish<'_> {
+    /// Quality on the search split, and the verdict of the holdout.
+    fn quality(&mut self, original: &Candidate, result: &Candidate) -> Result<QualityReport, Failure> {
+        let meter = self.plan.resolved.quality.meter.clone();
+        let search = self.context.splits.search.clone();
+        self.context.progress.now("judging the result");
+        let before = measured(self.subject.read(&meter, original, &search, None))?;
+        let after = measured(self.subject.read(&meter, result, &search, None))?;
+        let floor = self.plan.resolved.quality.floor;
+        let search_report = SearchReport {
+            before: before.value,
+            after: after.value,
+            samples: search.len(),
+        };
+        let interrupted = self.conclusion.outcome == Found::Interrupted;
+        let holdout = match self.context.splits.holdout.clone().filter(|_| !interrupted) {
+            Some(data) => {
+                let before = measured(self.subject.read(&meter, original, &data, None))?;
+                let after = measured(self.subject.read(&meter, result, &data, None))?;
+                let before = self.subject.quality_of(&meter, &before, data.len());
+                let after = self.subject.quality_of(&meter, &after, data.len());
+                Some(self.verdict(&meter, &before, &after)?)
+            }
+            None => None,
+        };
+        Ok(QualityReport {
+            floor: match floor {
+                Floor::DropAtMost(drop) if drop.is_infinite() => "none".to_owned(),
+                Floor::DropAtMost(drop) => format!("a drop of at most {drop}"),
+                Floor::AtLeast(least) => format!("at least {least}"),
+            },
+            meter,
+            search: search_report,
+            holdout,
+        })
+    }
+
+    fn verdict(
+        &self,
+        meter: &str,
+        before: &kmr_core::Quality,
+        after: &kmr_core::Quality,
+    ) -> Result<HoldoutReport, Failure> {
+        let quality = &self.plan.resolved.quality;
+        let sign = self.subject.sign(meter);
+        // A floor of its own value is a drop from where the original stands on this very split.
+        let margin = match quality.floor {
+            Floor::DropAtMost(drop) => drop,
+            Floor::AtLeast(least) => before.value - sign * least,
+        };
+        let failed = |error: kmr_core::statistics::StatisticsError| Failure::new(exit::PLUGIN_FAILED, error.to_string());
+        let (mut lost, mut gained, mut test) = (0, 0, None);
+        let mut passed = after.value >= before.value - margin;
+        if !before.scores.is_empty() && before.scores.len() == after.scores.len() {
+            let comparison = Comparison::new(&before.scores, &after.scores).map_err(failed)?;
+            (lost, gained) = (comparison.lost, comparison.gained);
+            if margin.is_finite() && margin > 0.0 {
+                let tested = non_inferiority(&comparison, margin, quality.confidence).map_err(failed)?;
+                passed = tested.passed;
+                test = Some(FloorTest {
+                    margin,
+                    confidence: quality.confidence,
+                    upper_bound: tested.upper_bound,
+                });
+            }
+        }
+        Ok(HoldoutReport {
+            before: sign * before.value,
+            after: sign * after.value,
+            samples: after.samples,
+            lost,
+            gained,
+            test,
+            passed,
+        })
+    }
+
+    /// How the run ended, and in words.
+    fn outcome(&self, quality: &QualityReport) -> (Outcome, String) {
+        let words = self.conclusion.stages.last().map(Conclusion::describe).unwrap_or_default();
+        match &self.conclusion.outcome {
+            Found::Feasible => match &quality.holdout {
+                Some(holdout) if !holdout.passed => (Outcome::QualityFloor, holdout_words(quality, holdout)),
+                _ => (Outcome::Feasible, words),
+            },
+            Found::Exhausted { .. } => (Outcome::Exhausted, format!("no action is left; {words}")),
+            Found::NoProgress { .. } => (Outcome::NoProgress, format!("an action did not lower the cost; {words}")),
+            Found::QualityFloor { .. } => {
+                (Outcome::QualityFloor, format!("every further action breaks the quality floor; {words}"))
+            }
+            Found::Interrupted => (Outcome::Interrupted, format!("interrupted; {words}")),
+        }
+    }
+
+    /// Writes the model, reads it again, and proves that the file is the model in memory.
+    fn write(&self, name: &str, model: &Model) -> Result<ArtifactReport, Failure> {
+        let bytes = model.encode_to_vec();
+        let path = self.folder.write_artifact(name, &bytes)?;
+        let written = files::read(&path)?;
+        if written != bytes {
+            return Err(unverified(format!("{} is not what was written to it", path.display())));
+        }
+        if written.len() as u64 != model.encoded_len() {
+            return Err(unverified(format!(
+                "{} has {} bytes where {} were counted",
+                path.display(),
+                written.len(),
+                model.encoded_len()
+            )));
+        }
+        self.same_answers(model, written.clone())?;
+        Ok(ArtifactReport {
+            path: name.to_owned(),
+            bytes: written.len() as u64,
+            sha256: sha256(&written),
+        })
+    }
+
+    /// The model read from `written` answers like `model`, to the last bit.
+    fn same_answers(&self, model: &Model, written: Bytes) -> Result<(), Failure> {
+        let read = Model::decode(written).map_err(|error| unverified(error.to_string()))?;
+        let engine = &self.context.engine;
+        let load = |model: &Model| engine.load(model).map_err(|error| unverified(error.to_string()));
+        let data = self.context.splits.search.clone();
+        let forward = Forward {
+            program: Arc::from(load(model)?),
+            data: data.clone(),
+            cache: None,
+        };
+        let feeds: Feeds = forward.feeds(0..BATCH.min(data.len()));
+        let answer = |program: &dyn kmr_compute::Program| {
+            let answers = program.forward(&feeds, &[], kmr_compute::Mode::default());
+            answers.map_err(|error| unverified(error.to_string()))
+        };
+        if answer(&*forward.program)? != answer(&*load(&read)?)? {
+            return Err(unverified("the file answers otherwise than the model in memory".to_owned()));
+        }
+        Ok(())
+    }
+
+    fn costs(&mut self, candidate: &Candidate) -> Result<kmr_core::Costs, Failure> {
+        measured(self.subject.costs(candidate))
+    }
+
+    /// Every meter of the run, and the host's own, before and after.
+    fn meters(
+        &mut self,
+        original: &Candidate,
+        result: &Candidate,
+        before: &kmr_core::Costs,
+        after: &kmr_core::Costs,
+        quality: &QualityReport,
+    ) -> Result<BTreeMap<String, BeforeAfter>, Failure> {
+        let mut meters = BTreeMap::new();
+        for (id, before) in before {
+            let unit = COST_METERS.iter().find(|(name, _)| name == id).map_or("", |(_, unit)| unit);
+            let after = after.get(id).copied().unwrap_or(f64::NAN);
+            let reading = BeforeAfter {
+                before: *before,
+                after,
+                unit: unit.to_owned(),
+            };
+            meters.insert(id.clone(), reading);
+        }
+        let search = self.context.splits.search.clone();
+        for meter in self.plan.resolved.meters.clone() {
+            let id = meter.offer.id;
+            if meters.contains_key(&id) {
+                continue;
+            }
+            let (before, after) = if id == quality.meter {
+                (quality.search.before, quality.search.after)
+            } else {
+                let before = measured(self.subject.read(&id, original, &search, None))?;
+                let after = measured(self.subject.read(&id, result, &search, None))?;
+                (before.value, after.value)
+            };
+            let unit = meter.offer.unit;
+            meters.insert(id, BeforeAfter { before, after, unit });
+        }
+        Ok(meters)
+    }
+}
+
+fn holdout_words(quality: &QualityReport, holdout: &HoldoutReport) -> String {
+    let numbers = format!("{} went from {:.4} to {:.4}", quality.meter, holdout.before, holdout.after);
+    match &holdout.test {
+        Some(test) => format!(
+            "the budget is met, but the holdout does not prove the floor: {numbers} on {} samples, \
+             which allows a drop of {:.4} at confidence {}; the floor is {}",
+            holdout.samples, test.upper_bound, test.confidence, quality.floor
+        ),
+        None => format!("the budget is met, but the holdout breaks the floor: {numbers}; the floor is {}", quality.floor),
+    }
+}
+
+/// Layers with parameters or changes, before and after.
+fn layers(context: &Context, result: &Candidate) -> Vec<LayerReport> {
+    let costs = |model: &Model| cost::Costs::of(model, &context.feed_shapes).map(|costs| costs.layers).unwrap_or_default();
+    let before = costs(&context.reference);
+    let after = costs(&result.model);
+    let reading = |before: f64, after: f64| BeforeAfter {
+        before,
+        after,
+        unit: String::new(),
+    };
+    let reports = before.iter().map(|layer| {
+        let now = after.iter().find(|other| other.node == layer.node);
+        let macs = |layer: Option<&cost::LayerCost>| layer.and_then(|layer| layer.macs).unwrap_or(0) as f64;
+        let changes = result.changes.iter().filter(|(_, change)| change.layer == layer.node);
+        LayerReport {
+            layer: layer.label.clone(),
+            operator: layer.op_type.clone(),
+            changes: changes
+                .map(|(rule, change)| ChangeReport {
+                    rule: rule.clone(),
+                    what: change.what.clone(),
+                    before: change.before.clone(),
+                    after: change.after.clone(),
+                })
+                .collect(),
+            params: reading(layer.params as f64, now.map_or(0.0, |layer| layer.params as f64)),
+            macs: reading(macs(Some(layer)), macs(now)),
+        }
+    });
+    reports
+        .filter(|layer| layer.params.before > 0.0 || layer.macs.before > 0.0 || !layer.changes.is_empty())
+        .collect()
+}

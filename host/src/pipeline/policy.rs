@@ -1,0 +1,121 @@
+//! Who chooses: the host's policies and those of plugins.
+
+use kmr_core::{Ask, Greedy, History, Policy, PolicyError, Scheduled};
+use kmr_loader::{Plugin, PolicyInstance};
+use kmr_manifest::Resolved;
+use kmr_sdk::wire::PolicyConfiguration;
+use serde::Deserialize;
+
+use super::{catalog::loader_failure, plan};
+use crate::{exit, failure::Failure};
+
+/// A policy and the meter that it looks at while it ranks.
+pub struct Chosen {
+    /// The meter of cheap comparisons; none means the quality meter.
+    pub proxy_meter: Option<String>,
+    make: Box<dyn Fn(&[Box<dyn Plugin>]) -> Result<Box<dyn Policy>, Failure>>,
+}
+
+impl Chosen {
+    /// A new policy for a stage.
+    pub fn policy(&self, plugins: &[Box<dyn Plugin>]) -> Result<Box<dyn Policy>, Failure> {
+        (self.make)(plugins)
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct GreedyConfig {
+    proxy: ProxyConfig,
+    confirm: usize,
+    jump: bool,
+    reuse: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct ProxyConfig {
+    meter: Option<String>,
+    samples: usize,
+}
+
+impl Default for GreedyConfig {
+    fn default() -> Self {
+        let greedy = Greedy::default();
+        Self {
+            proxy: ProxyConfig::default(),
+            confirm: greedy.confirm,
+            jump: greedy.jump,
+            reuse: greedy.reuse,
+        }
+    }
+}
+
+impl Default for ProxyConfig {
+    fn default() -> Self {
+        Self {
+            meter: None,
+            samples: Greedy::default().proxy_samples,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NoConfig {}
+
+/// The policy that the manifest asks for.
+pub fn choose(resolved: &Resolved) -> Result<Chosen, Failure> {
+    let policy = &resolved.policy;
+    let id = policy.offer.id.clone();
+    let config = policy.config.clone();
+    let invalid = |error: serde_json::Error| {
+        Failure::new(exit::MANIFEST, format!("the settings of policy `{id}` are invalid: {error}"))
+            .help("see `[policy]` in the manifest")
+    };
+    match (&policy.offer.plugin, id.as_str()) {
+        (None, "scheduled") => {
+            let _: NoConfig = serde_json::from_value(config).map_err(invalid)?;
+            Ok(Chosen {
+                proxy_meter: None,
+                make: Box::new(|_| Ok(Box::new(Scheduled::Lockstep))),
+            })
+        }
+        (None, _) => {
+            let config: GreedyConfig = serde_json::from_value(config).map_err(invalid)?;
+            let greedy = Greedy {
+                proxy_samples: config.proxy.samples,
+                confirm: config.confirm,
+                jump: config.jump,
+                reuse: config.reuse,
+            };
+            Ok(Chosen {
+                proxy_meter: config.proxy.meter,
+                make: Box::new(move |_| Ok(Box::new(greedy.clone()))),
+            })
+        }
+        (Some(plugin), _) => {
+            let configuration = PolicyConfiguration {
+                config: config.as_object().cloned().unwrap_or_default(),
+                seed: policy.seed,
+            };
+            let plugin = plugin.clone();
+            Ok(Chosen {
+                proxy_meter: None,
+                make: Box::new(move |plugins| {
+                    let made = plan::plugin(plugins, &plugin)?.policy(&id, &configuration);
+                    Ok(Box::new(Foreign(made.map_err(|error| loader_failure(&error))?)))
+                }),
+            })
+        }
+    }
+}
+
+/// A plugin's policy.
+struct Foreign(Box<dyn PolicyInstance>);
+
+impl Policy for Foreign {
+    fn next(&mut self, history: &History) -> Result<Ask, PolicyError> {
+        self.0.next(history).map_err(|error| PolicyError::new(error.to_string()))
+    }
+}

@@ -1,0 +1,327 @@
+//! The host, as plugins see it during one call.
+
+use std::{ops::Range, sync::Arc};
+
+use bytes::Bytes;
+use kmr_abi::{
+    AbiResult, Batch, BatchIterator, BatchIterator_TO, BatchIteratorBox, CANDIDATE, ErrorCode, Host, Host_TO, HostRef,
+    OutputBuffer_TO, OutputBufferBox, PluginError, REFERENCE, SessionBox, SharedTensor, SharedTensor_TO,
+    SharedTensorBox, TensorDescription,
+    abi_stable::{
+        erased_types::TD_Opaque,
+        sabi_types::RRef,
+        std_types::{RNone, ROption, RSlice, RSome, RStr, RVec},
+    },
+    guard,
+};
+use kmr_compute::{ComputeError, Program};
+use kmr_formats::Dataset;
+use kmr_model::{Model, Tensor};
+use kmr_sdk::{
+    Error,
+    tensors::{describe, read_description},
+    wire::{EditRequest, ObserveRequest, RunRequest, SessionRequest, Split},
+};
+use serde::de::DeserializeOwned;
+
+use super::{
+    context::Context,
+    forward::{BATCH, Forward, ForwardCache},
+    session::DataSession,
+    transaction::Transaction,
+};
+
+/// Who is calling, and so what they may do.
+#[derive(Clone)]
+pub enum Caller {
+    /// A rule that looks for targets: it may read calibration data.
+    Targets,
+    /// A rule at work: it may edit, too.
+    Apply,
+    /// A meter: it may read the data that the candidate is judged by, and edit nothing.
+    Meter {
+        /// The data.
+        data: Arc<Dataset>,
+        /// The most samples of it.
+        limit: Option<usize>,
+        /// What the candidate answered to other meters.
+        answers: Arc<ForwardCache>,
+    },
+}
+
+/// The host's services for one call.
+pub struct Services {
+    context: Arc<Context>,
+    caller: Caller,
+    transaction: Transaction,
+}
+
+impl Services {
+    /// Services on `transaction`.
+    pub fn new(context: Arc<Context>, caller: Caller, transaction: Transaction) -> Self {
+        Self {
+            context,
+            caller,
+            transaction,
+        }
+    }
+
+    /// These services, lent to a plugin.
+    pub fn lend(&self) -> HostRef<'_> {
+        Host_TO::from_ptr(RRef::new(self), TD_Opaque)
+    }
+
+    fn model(&self, name: &str) -> Result<Model, PluginError> {
+        match name {
+            CANDIDATE => Ok(self.transaction.model()),
+            REFERENCE => Ok(self.context.reference.clone()),
+            other => Err(unknown_model(other)),
+        }
+    }
+
+    fn program(&self, name: &str) -> Result<Arc<dyn Program>, PluginError> {
+        match name {
+            CANDIDATE => self.transaction.program(&*self.context.engine).map_err(compute_error),
+            REFERENCE => Ok(self.context.reference_program.clone()),
+            other => Err(unknown_model(other)),
+        }
+    }
+
+    /// The data of a split and the number of samples that the caller may see of it.
+    fn data(&self, split: Split) -> Result<(Arc<Dataset>, usize), PluginError> {
+        match (split, &self.caller) {
+            (Split::Calibration, _) => {
+                let data = self.context.splits.calibration.clone().ok_or_else(|| {
+                    PluginError::new(
+                        ErrorCode::NOT_FOUND,
+                        "there is no calibration data; give the manifest `data.calibration`",
+                    )
+                })?;
+                let samples = data.len();
+                Ok((data, samples))
+            }
+            (Split::Evaluation, Caller::Meter { data, limit, .. }) => {
+                Ok((data.clone(), limit.unwrap_or(usize::MAX).min(data.len())))
+            }
+            (Split::Evaluation, _) => Err(PluginError::new(
+                ErrorCode::DENIED,
+                "a rule may read calibration data alone, not what it is judged by",
+            )),
+        }
+    }
+
+    fn cache(&self, request: &RunRequest) -> Option<Arc<ForwardCache>> {
+        match (&self.caller, request.split) {
+            (Caller::Meter { data, answers, .. }, Split::Evaluation) => Some(match request.model.as_str() {
+                REFERENCE => self.context.reference_answers(data),
+                _ => answers.clone(),
+            }),
+            _ => None,
+        }
+    }
+}
+
+impl Host for Services {
+    fn graph(&self, model: RStr<'_>) -> AbiResult<RVec<u8>> {
+        guard(|| Ok(self.model(model.as_str())?.encode_without_tensors().into()))
+    }
+
+    fn tensor(&self, model: RStr<'_>, name: RStr<'_>) -> AbiResult<SharedTensorBox> {
+        guard(|| {
+            let model = self.model(model.as_str())?;
+            let tensor = model.graph.tensor(name.as_str()).ok_or_else(|| {
+                PluginError::new(ErrorCode::NOT_FOUND, "the model has no such tensor").at(name.as_str())
+            })?;
+            Ok(share(name.as_str(), (**tensor).clone()))
+        })
+    }
+
+    fn output<'a>(&'a self, description: TensorDescription) -> AbiResult<OutputBufferBox<'a>> {
+        guard(|| {
+            let (dtype, shape) = read_description(&description).map_err(PluginError::from)?;
+            let buffer = self.transaction.buffer(dtype, shape)?;
+            Ok(OutputBuffer_TO::from_value(buffer, TD_Opaque))
+        })
+    }
+
+    fn edit(&self, operations: RStr<'_>, attachments: RSlice<'_, RVec<u8>>) -> AbiResult<()> {
+        guard(|| {
+            if !matches!(self.caller, Caller::Apply) {
+                return Err(PluginError::new(ErrorCode::DENIED, "only a rule's apply may edit the model"));
+            }
+            let request: EditRequest = parse(operations)?;
+            let attachments: Vec<&[u8]> = attachments.iter().map(RVec::as_slice).collect();
+            let patch = request.to_patch(&attachments, |number| self.transaction.take(number))?;
+            Ok(self.transaction.apply(&patch)?)
+        })
+    }
+
+    fn run<'a>(&'a self, request: RStr<'_>) -> AbiResult<BatchIteratorBox<'a>> {
+        guard(|| {
+            let request: RunRequest = parse(request)?;
+            let (data, samples) = self.data(request.split)?;
+            let end = request.limit.unwrap_or(usize::MAX).min(samples);
+            let batches = DataBatches {
+                forward: Forward {
+                    program: self.program(&request.model)?,
+                    data,
+                    cache: self.cache(&request),
+                },
+                names: self.output_names(&request)?,
+                outputs: request.outputs,
+                batch: request.batch.unwrap_or(BATCH).max(1),
+                next: 0,
+                end,
+                context: self.context.clone(),
+            };
+            Ok(BatchIterator_TO::from_value(batches, TD_Opaque))
+        })
+    }
+
+    fn observe(&self, request: RStr<'_>) -> AbiResult<RVec<SharedTensorBox>> {
+        guard(|| {
+            let request: ObserveRequest = parse(request)?;
+            let (data, samples) = self.data(Split::Calibration)?;
+            let samples = request.samples.unwrap_or(usize::MAX).min(samples);
+            let program = self.program(CANDIDATE)?;
+            let observed = super::observation::observe(&*program, &data, samples, &request)
+                .map_err(compute_error)?;
+            Ok(observed.into_iter().map(|(name, tensor)| share(&name, tensor)).collect())
+        })
+    }
+
+    fn open_session<'a>(&'a self, request: RStr<'_>) -> AbiResult<SessionBox<'a>> {
+        guard(|| {
+            let request: SessionRequest = parse(request)?;
+            let (data, samples) = self.data(request.split)?;
+            let model = self.model(&request.model)?;
+            let program = self.program(&request.model)?;
+            DataSession::open(request, model, program, data, samples)
+        })
+    }
+
+    fn progress(&self, fraction: f64, text: RStr<'_>) -> AbiResult<()> {
+        guard(|| {
+            let percent = fraction.clamp(0.0, 1.0) * 100.0;
+            self.context.progress.now(format!("{text} ({percent:.0} %)"));
+            Ok(())
+        })
+    }
+
+    fn cancelled(&self) -> AbiResult<bool> {
+        guard(|| Ok(self.context.is_interrupted()))
+    }
+
+    fn seed(&self) -> AbiResult<u64> {
+        guard(|| Ok(self.context.seed))
+    }
+
+    fn threads(&self) -> AbiResult<u64> {
+        guard(|| Ok(self.context.threads as u64))
+    }
+}
+
+impl Services {
+    fn output_names(&self, request: &RunRequest) -> Result<Vec<String>, PluginError> {
+        if !request.outputs.is_empty() {
+            return Ok(request.outputs.clone());
+        }
+        let model = self.model(&request.model)?;
+        Ok(model.graph.outputs.iter().map(|output| output.name().to_owned()).collect())
+    }
+}
+
+/// Batches computed as they are asked for.
+struct DataBatches {
+    forward: Forward,
+    outputs: Vec<String>,
+    /// The names of what comes out: `outputs`, or the model's where these are none.
+    names: Vec<String>,
+    batch: usize,
+    next: usize,
+    end: usize,
+    context: Arc<Context>,
+}
+
+impl BatchIterator for DataBatches {
+    fn next_batch(&mut self) -> AbiResult<ROption<Batch>> {
+        guard(|| {
+            if self.next >= self.end {
+                return Ok(RNone);
+            }
+            if self.context.is_interrupted() {
+                return Err(PluginError::new(ErrorCode::CANCELLED, "cancelled"));
+            }
+            let range = self.next..(self.next + self.batch).min(self.end);
+            let outputs = self.forward.outputs(&self.outputs, range.clone()).map_err(compute_error)?;
+            self.next = range.end;
+            let named = self.names.iter().zip(outputs);
+            Ok(RSome(batch(
+                &self.forward.data,
+                range,
+                named.map(|(name, tensor)| share(name, tensor)).collect(),
+            )))
+        })
+    }
+}
+
+/// The samples in `range` with `outputs` computed on them.
+pub fn batch(data: &Dataset, range: Range<usize>, outputs: RVec<SharedTensorBox>) -> Batch {
+    let inputs = data.batch(range.clone()).into_iter();
+    let labels = data.batch_labels(range.clone());
+    Batch {
+        size: range.len() as u64,
+        inputs: inputs.map(|(name, tensor)| share(&name, tensor)).collect(),
+        labels: match labels {
+            Some(labels) => RSome(share("labels", Tensor::from_vec(vec![labels.len()], labels.to_vec()))),
+            None => RNone,
+        },
+        outputs,
+    }
+}
+
+struct Held {
+    description: TensorDescription,
+    bytes: Bytes,
+}
+
+impl SharedTensor for Held {
+    fn description(&self) -> AbiResult<TensorDescription> {
+        guard(|| Ok(self.description.clone()))
+    }
+
+    fn bytes<'a>(&'a self) -> AbiResult<RSlice<'a, u8>> {
+        guard(|| Ok(RSlice::from_slice(&self.bytes)))
+    }
+}
+
+/// A handle to a tensor.
+pub fn share(name: &str, tensor: Tensor) -> SharedTensorBox {
+    let held = Held {
+        description: describe(name, tensor.dtype(), tensor.shape()),
+        bytes: tensor.bytes().clone(),
+    };
+    SharedTensor_TO::from_value(held, TD_Opaque)
+}
+
+fn parse<T: DeserializeOwned>(json: RStr<'_>) -> Result<T, PluginError> {
+    serde_json::from_str(json.as_str()).map_err(|error| PluginError::new(ErrorCode::INVALID_REQUEST, error.to_string()))
+}
+
+fn unknown_model(name: &str) -> PluginError {
+    PluginError::new(
+        ErrorCode::NOT_FOUND,
+        format!("there is no model `{name}`; there are `{CANDIDATE}` and `{REFERENCE}`"),
+    )
+}
+
+/// An execution's error, for a plugin.
+pub fn compute_error(error: ComputeError) -> PluginError {
+    let code = match error.kind() {
+        kmr_compute::ErrorKind::Unsupported => ErrorCode::UNSUPPORTED,
+        kmr_compute::ErrorKind::Name => ErrorCode::NOT_FOUND,
+        kmr_compute::ErrorKind::Shape => ErrorCode::SHAPE,
+        _ => ErrorCode::OTHER,
+    };
+    PluginError::from(Error::new(code, error.to_string()))
+}

@@ -1,0 +1,416 @@
+//! The model under reduction, as the formalism's loop sees it.
+
+use std::{collections::HashMap, sync::Arc};
+
+use kmr_core::{
+    Assignment, Costs, Fidelity, Knob, Quality, Role, Stage, StagedSubject, SubjectError,
+};
+use kmr_formats::Dataset;
+use kmr_loader::{LoaderError, MeterInstance, Plugin, RuleInstance};
+use kmr_manifest::Resolved;
+use kmr_model::{Model, cost, shapes};
+use kmr_sdk::{
+    ErrorCode,
+    wire::{self, Change, MeasureRequest, MeterConfiguration, RuleConfiguration, Split},
+};
+
+use super::{
+    catalog::{COST_METERS, loader_failure},
+    context::Context,
+    forward::ForwardCache,
+    plan::{self, Plan},
+    services::{Caller, Services},
+    transaction::Transaction,
+};
+use crate::{exit, failure::Failure};
+
+/// Why the search cannot go on.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.render(false))]
+pub struct SubjectFailure(pub Failure);
+
+impl From<Failure> for SubjectFailure {
+    fn from(failure: Failure) -> Self {
+        Self(failure)
+    }
+}
+
+/// A candidate that was made.
+pub struct Candidate {
+    /// The model.
+    pub model: Model,
+    /// What its rules did, with the rule's id; earlier stages' first.
+    pub changes: Vec<(String, Change)>,
+    answers: Arc<ForwardCache>,
+}
+
+/// A use of a rule in the present stage.
+struct StageRule {
+    id: String,
+    instance: Box<dyn RuleInstance>,
+    targets: Vec<wire::Target>,
+    /// Position of its first knob among the stage's knobs.
+    first_knob: usize,
+}
+
+struct QualityMeter {
+    instance: Box<dyn MeterInstance>,
+    /// -1 for meters of which less is better.
+    sign: f64,
+}
+
+/// The model under reduction.
+pub struct Subject {
+    context: Arc<Context>,
+    resolved: Resolved,
+    plugins: Vec<Box<dyn Plugin>>,
+    meters: HashMap<String, QualityMeter>,
+    /// Cost meters that come from plugins.
+    foreign_costs: Vec<String>,
+    quality_meter: String,
+    proxy_meter: String,
+    base: Arc<Candidate>,
+    rules: Vec<StageRule>,
+    knobs: Vec<Knob>,
+    made: HashMap<Assignment, Arc<Candidate>>,
+    current: Arc<Candidate>,
+}
+
+/// Candidates kept at hand; making one again is cheap beside measuring it.
+const KEPT: usize = 64;
+
+impl Subject {
+    /// The subject of a plan, before its first stage.
+    pub fn new(
+        context: Arc<Context>,
+        plan: &Plan,
+        plugins: Vec<Box<dyn Plugin>>,
+        proxy_meter: Option<&str>,
+    ) -> Result<Self, Failure> {
+        let resolved = plan.resolved.clone();
+        let mut meters = HashMap::new();
+        let mut foreign_costs = Vec::new();
+        for meter in &resolved.meters {
+            let (Some(name), Some(info)) = (&meter.offer.plugin, plan.meter_info(&meter.offer.id)) else {
+                continue;
+            };
+            let configuration: MeterConfiguration = configuration(&serde_json::json!({"config": meter.config}))?;
+            let instance = plan::plugin(&plugins, name)?
+                .meter(&meter.offer.id, &configuration)
+                .map_err(|error| loader_failure(&error))?;
+            let is_cost = info.measures == wire::Measures::Cost;
+            if is_cost {
+                foreign_costs.push(meter.offer.id.clone());
+            }
+            let sign = if is_cost || info.higher_is_better { 1.0 } else { -1.0 };
+            meters.insert(meter.offer.id.clone(), QualityMeter { instance, sign });
+        }
+        let base = Arc::new(Candidate {
+            model: context.reference.clone(),
+            changes: Vec::new(),
+            answers: Arc::default(),
+        });
+        let quality_meter = resolved.quality.meter.clone();
+        Ok(Self {
+            proxy_meter: proxy_meter.unwrap_or(&quality_meter).to_owned(),
+            quality_meter,
+            context,
+            resolved,
+            plugins,
+            meters,
+            foreign_costs,
+            current: base.clone(),
+            base,
+            rules: Vec::new(),
+            knobs: Vec::new(),
+            made: HashMap::new(),
+        })
+    }
+
+    /// The present state.
+    pub fn current(&self) -> &Arc<Candidate> {
+        &self.current
+    }
+
+    /// The original, as a candidate.
+    pub fn original(&self) -> Arc<Candidate> {
+        Arc::new(Candidate {
+            model: self.context.reference.clone(),
+            changes: Vec::new(),
+            answers: Arc::default(),
+        })
+    }
+
+    /// The plugins.
+    pub fn plugins(&self) -> &[Box<dyn Plugin>] {
+        &self.plugins
+    }
+
+    /// Every cost of a candidate: the host's own and those of plugins.
+    pub fn costs(&mut self, candidate: &Candidate) -> Result<Costs, SubjectError<SubjectFailure>> {
+        let counted = cost::Costs::of(&candidate.model, &self.context.feed_shapes)
+            .map_err(|error| SubjectError::Refused(error.to_string()))?;
+        let mut costs = Costs::new();
+        for (name, _) in COST_METERS {
+            // A model whose shapes cannot all be inferred still has a size; a budget on a meter that is
+            // missing is refused by the loop.
+            match counted.cost(name) {
+                Ok(cost) => drop(costs.insert(name.to_owned(), cost as f64)),
+                Err(error) => log::debug!("{name} is not known: {error}"),
+            }
+        }
+        for id in self.foreign_costs.clone() {
+            let data = self.context.splits.search.clone();
+            let reading = self.read(&id, candidate, &data, None)?;
+            costs.insert(id, reading.value);
+        }
+        Ok(costs)
+    }
+
+    /// The reading of meter `id`, in the meter's own direction and unit.
+    pub fn read(
+        &mut self,
+        id: &str,
+        candidate: &Candidate,
+        data: &Arc<Dataset>,
+        limit: Option<usize>,
+    ) -> Result<kmr_sdk::Reading, SubjectError<SubjectFailure>> {
+        let services = Services::new(
+            self.context.clone(),
+            Caller::Meter {
+                data: data.clone(),
+                limit,
+                answers: candidate.answers.clone(),
+            },
+            Transaction::new(candidate.model.clone()),
+        );
+        let meter = self
+            .meters
+            .get_mut(id)
+            .ok_or_else(|| SubjectFailure(Failure::new(exit::INTERNAL, format!("meter `{id}` was not made"))))?;
+        let request = MeasureRequest {
+            split: Split::Evaluation,
+            limit,
+        };
+        let reading = meter.instance.measure(services.lend(), &request);
+        reading.map_err(|error| subject_error(&error))
+    }
+
+    /// A reading as a quality, of which more is better, whatever the meter's own direction.
+    pub fn quality_of(&self, id: &str, reading: &kmr_sdk::Reading, samples: usize) -> Quality {
+        let sign = self.sign(id);
+        Quality {
+            value: sign * reading.value,
+            samples: if reading.scores.is_empty() { samples } else { reading.scores.len() },
+            scores: reading.scores.iter().map(|score| sign * score).collect(),
+        }
+    }
+
+    /// -1 for meters of which less is better, else 1.
+    pub fn sign(&self, id: &str) -> f64 {
+        self.meters.get(id).map_or(1.0, |meter| meter.sign)
+    }
+
+    /// The candidate at `assignment`.
+    fn make(&mut self, assignment: &Assignment) -> Result<Arc<Candidate>, SubjectError<SubjectFailure>> {
+        if assignment.as_slice().iter().all(|&value| value == 0) {
+            return Ok(self.base.clone());
+        }
+        if let Some(made) = self.made.get(assignment) {
+            return Ok(made.clone());
+        }
+        let mut model = self.base.model.clone();
+        let mut changes = self.base.changes.clone();
+        for rule in &mut self.rules {
+            let levels = &assignment.as_slice()[rule.first_knob..][..rule.targets.len()];
+            if levels.iter().all(|&level| level == 0) {
+                continue;
+            }
+            let assignments = rule.targets.iter().zip(levels).map(|(target, &level)| wire::Assignment {
+                knob: target.knob.clone(),
+                target: target.target.clone(),
+                value: target.values[level].clone(),
+            });
+            let action = wire::Action {
+                assignments: assignments.collect(),
+            };
+            let transaction = Transaction::new(model);
+            let services = Services::new(self.context.clone(), Caller::Apply, transaction.clone());
+            let applied = rule
+                .instance
+                .apply(services.lend(), &action)
+                .map_err(|error| subject_error(&error))?;
+            model = transaction.model();
+            self.context
+                .check(&model)
+                .map_err(|problem| SubjectError::Refused(format!("rule `{}` broke the model: {problem}", rule.id)))?;
+            for note in applied.notes {
+                log::info!("{}: {note}", rule.id);
+            }
+            changes.extend(applied.changes.into_iter().map(|change| (rule.id.clone(), change)));
+        }
+        let candidate = Arc::new(Candidate {
+            model,
+            changes,
+            answers: Arc::default(),
+        });
+        if self.made.len() >= KEPT {
+            self.made.clear();
+        }
+        self.made.insert(assignment.clone(), candidate.clone());
+        Ok(candidate)
+    }
+}
+
+impl Context {
+    /// Whether a candidate still is a model with the reference's interface.
+    fn check(&self, model: &Model) -> Result<(), String> {
+        model.graph.check().map_err(|error| error.to_string())?;
+        let after = shapes::infer(model, &self.feed_shapes).map_err(|error| error.to_string())?;
+        let before = shapes::infer(&self.reference, &self.feed_shapes).map_err(|error| error.to_string())?;
+        for output in &self.reference.graph.outputs {
+            let name = output.name();
+            if before.shape(name) != after.shape(name) {
+                return Err(format!(
+                    "output `{name}` has shape {:?} instead of {:?}",
+                    after.shape(name).unwrap_or_default(),
+                    before.shape(name).unwrap_or_default()
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a plugin's failure means for the search.
+fn subject_error(error: &LoaderError) -> SubjectError<SubjectFailure> {
+    match error.failure() {
+        Some(failure) if failure.code == ErrorCode::CANCELLED => SubjectError::Interrupted,
+        Some(failure) if !matches!(failure.code, ErrorCode::PANIC | ErrorCode::POISONED) => {
+            let place = if failure.location.is_empty() { String::new() } else { format!(" (at {})", failure.location) };
+            SubjectError::Refused(format!("plugin `{}`: {}{place}", failure.plugin, failure.message))
+        }
+        _ => SubjectError::Failed(SubjectFailure(loader_failure(error))),
+    }
+}
+
+fn configuration<T: serde::de::DeserializeOwned>(value: &serde_json::Value) -> Result<T, Failure> {
+    serde_json::from_value(value.clone())
+        .map_err(|error| Failure::new(exit::INTERNAL, format!("a configuration does not cross: {error}")))
+}
+
+impl kmr_core::Subject for Subject {
+    type Error = SubjectFailure;
+
+    fn knobs(&mut self) -> Result<Vec<Knob>, Self::Error> {
+        Ok(self.knobs.clone())
+    }
+
+    fn cost(&mut self, assignment: &Assignment) -> Result<Costs, SubjectError<Self::Error>> {
+        let candidate = self.make(assignment)?;
+        self.costs(&candidate)
+    }
+
+    fn quality(&mut self, assignment: &Assignment, fidelity: Fidelity) -> Result<Quality, SubjectError<Self::Error>> {
+        let candidate = self.make(assignment)?;
+        let meter = if fidelity.proxy { self.proxy_meter.clone() } else { self.quality_meter.clone() };
+        let data = self.context.splits.search.clone();
+        let samples = fidelity.samples.unwrap_or(usize::MAX).min(data.len());
+        let reading = self.read(&meter, &candidate, &data, fidelity.samples)?;
+        Ok(self.quality_of(&meter, &reading, samples))
+    }
+
+    fn adopt(&mut self, assignment: &Assignment) -> Result<(), Self::Error> {
+        self.current = self.make(assignment).map_err(|error| match error {
+            SubjectError::Failed(failure) => failure,
+            other => SubjectFailure(Failure::new(
+                exit::PLUGIN_FAILED,
+                format!("an accepted candidate could not be made again: {other}"),
+            )),
+        })?;
+        Ok(())
+    }
+
+    fn interrupted(&self) -> bool {
+        self.context.is_interrupted()
+    }
+}
+
+impl StagedSubject for Subject {
+    fn enter(&mut self, stage: &Stage) -> Result<(), Self::Error> {
+        let resolved = self.resolved.stages.iter().find(|resolved| resolved.name == stage.name);
+        let resolved = resolved
+            .ok_or_else(|| Failure::new(exit::INTERNAL, format!("stage `{}` is unknown", stage.name)))?
+            .clone();
+        self.rules.clear();
+        self.knobs.clear();
+        self.made.clear();
+        let roles: Vec<Role> = stage.rules.iter().map(|rule| rule.role).collect();
+        if roles.contains(&Role::Reduce) && roles.contains(&Role::Recover) {
+            let message = format!("stage `{}` mixes rules that reduce with rules that recover", stage.name);
+            let failure = Failure::new(exit::MANIFEST, message);
+            return Err(failure.help("give recovery a stage of its own").into());
+        }
+        for (rule, role) in resolved.rules.iter().zip(roles) {
+            let configuration: RuleConfiguration = configuration(&rule.configuration)?;
+            let mut instance = plan::plugin(&self.plugins, &rule.offer.plugin)?
+                .rule(&rule.offer.id, &configuration)
+                .map_err(|error| rule_failure(&rule.id, &error))?;
+            let transaction = Transaction::new(self.base.model.clone());
+            let services = Services::new(self.context.clone(), Caller::Targets, transaction);
+            let targets = instance.targets(services.lend()).map_err(|error| rule_failure(&rule.id, &error))?;
+            if targets.is_empty() {
+                log::warn!("rule `{}` finds nothing to change in this model", rule.id);
+            }
+            let first_knob = self.knobs.len();
+            for target in &targets {
+                self.knobs.push(knob(&rule.id, role, target)?);
+            }
+            self.rules.push(StageRule {
+                id: rule.id.clone(),
+                instance,
+                targets,
+                first_knob,
+            });
+        }
+        Ok(())
+    }
+
+    fn barrier(&mut self) -> Result<(), Self::Error> {
+        self.base = self.current.clone();
+        self.rules.clear();
+        self.knobs.clear();
+        self.made.clear();
+        Ok(())
+    }
+}
+
+/// A plugin's rule that cannot be made or finds no targets: the run cannot begin.
+fn rule_failure(rule: &str, error: &LoaderError) -> Failure {
+    match error.failure() {
+        Some(failure) => {
+            let place = if failure.location.is_empty() { String::new() } else { format!(" (at {})", failure.location) };
+            let message = format!("rule `{rule}` failed: {}{place}", failure.message);
+            Failure::new(exit::PLUGIN_FAILED, message)
+                .at(error.place().display().to_string())
+                .help(format!("leave the rule out with `--disable {rule}`, or change its `config`"))
+        }
+        None => loader_failure(error),
+    }
+}
+
+fn knob(rule: &str, role: Role, target: &wire::Target) -> Result<Knob, Failure> {
+    let values = target.values.iter().map(|value| serde_json::from_value(value.clone()));
+    let values = values.collect::<Result<Vec<kmr_core::Value>, _>>().map_err(|_| {
+        let message = format!(
+            "rule `{rule}` offers a value of knob `{}` on {} that is neither number, text nor flag",
+            target.knob, target.target
+        );
+        Failure::new(exit::PLUGIN_FAILED, message)
+    })?;
+    let mut knob = Knob::new(rule, &target.knob, &target.target, role, values);
+    if !target.label.is_empty() {
+        knob.label.clone_from(&target.label);
+    }
+    Ok(knob)
+}
