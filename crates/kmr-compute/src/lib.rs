@@ -11,6 +11,7 @@
 mod engine;
 mod error;
 mod interpreter;
+mod observe;
 mod operators;
 
 pub use engine::{
@@ -18,3 +19,4 @@ pub use engine::{
 };
 pub use error::{ComputeError, ErrorKind};
 pub use interpreter::Interpreter;
+pub use observe::{Observation, Statistic, observe};
