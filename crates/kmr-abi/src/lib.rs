@@ -24,13 +24,15 @@
 //! Requests and answers named "JSON" are UTF-8 documents whose shapes `kmr-sdk`'s `wire` module defines.
 
 mod error;
+mod guard;
 mod host;
 mod plugin;
 mod tensor;
 
 pub use abi_stable;
 
-pub use error::{AbiResult, ErrorCode, PluginError, guard};
+pub use error::{AbiResult, ErrorCode, PluginError};
+pub use guard::{DropGuarded, guard};
 pub use host::{
     Batch, BatchIterator, BatchIterator_TO, BatchIteratorBox, CANDIDATE, Host, Host_TO, HostRef,
     REFERENCE, Session, Session_TO, SessionBox,

@@ -1,92 +1,89 @@
-//! A loaded plugin, as the host sees it.
-//!
-//! These traits are all that the rest of the host knows of a plugin: whether its code runs in this process, in a
-//! worker process or behind the C header is an implementation's affair.
+//! A loaded plugin, wherever its code runs.
 
-use std::path::Path;
-
-use kmr_abi::HostRef;
 use kmr_sdk::{
-    Ask, History, Reading,
-    wire::{
-        Action, Applied, MeasureRequest, Metadata, MeterConfiguration, PolicyConfiguration,
-        RuleConfiguration, Target,
-    },
+    Action, Applied, Ask, History, MeasureRequest, Reading, Result, Target,
+    wire::{Metadata, MeterConfiguration, PolicyConfiguration, RuleConfiguration},
 };
 
-use crate::error::Result;
+use crate::HostServices;
 
-/// A loaded plugin.
+/// What a plugin is set up with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Environment {
+    /// The size of the plugin's thread pool, at least 1.
+    pub threads: usize,
+    /// The least important log records that are wanted. They arrive in this process's own `log`.
+    pub log_level: log::LevelFilter,
+}
+
+/// A plugin that is ready to make extensions.
 ///
-/// Every method that makes an extension fails with [`ErrorKind::Missing`](crate::ErrorKind::Missing) where the
-/// plugin's metadata names none of this id, and with [`ErrorKind::Failed`](crate::ErrorKind::Failed) where the plugin
-/// refuses the configuration or panics.
-pub trait Plugin: Send + Sync {
+/// The errors of a plugin's functions are the plugin's own; an answer that cannot be read is an error of code
+/// `OTHER`.
+pub trait LoadedPlugin: Send + Sync {
     /// What the plugin says about itself.
     fn metadata(&self) -> &Metadata;
-
-    /// The SHA-256 of the plugin's file, 64 lower-case hexadecimal digits.
-    fn sha256(&self) -> &str;
-
-    /// Where the plugin was found.
-    fn path(&self) -> &Path;
 
     /// Makes the rule `id`.
     ///
     /// # Errors
-    /// See [`Plugin`].
-    fn rule(&self, id: &str, configuration: &RuleConfiguration) -> Result<Box<dyn RuleInstance>>;
+    /// `NOT_FOUND` if the plugin has none, `INVALID_CONFIGURATION` if it refuses the configuration.
+    fn make_rule(
+        &self,
+        id: &str,
+        configuration: &RuleConfiguration,
+    ) -> Result<Box<dyn RuleInstance>>;
 
     /// Makes the meter `id`.
     ///
     /// # Errors
-    /// See [`Plugin`].
-    fn meter(&self, id: &str, configuration: &MeterConfiguration)
-    -> Result<Box<dyn MeterInstance>>;
+    /// As [`make_rule`](LoadedPlugin::make_rule).
+    fn make_meter(
+        &self,
+        id: &str,
+        configuration: &MeterConfiguration,
+    ) -> Result<Box<dyn MeterInstance>>;
 
     /// Makes the policy `id`.
     ///
     /// # Errors
-    /// See [`Plugin`].
-    fn policy(
+    /// As [`make_rule`](LoadedPlugin::make_rule).
+    fn make_policy(
         &self,
         id: &str,
         configuration: &PolicyConfiguration,
     ) -> Result<Box<dyn PolicyInstance>>;
 }
 
-/// One configured rule of a plugin.
-///
-/// Every method fails with [`ErrorKind::Failed`](crate::ErrorKind::Failed) where the plugin fails, panics or answers
-/// what cannot be read. After a panic every further call fails: make a new instance.
+/// A rule of a plugin.
 pub trait RuleInstance: Send {
-    /// Where the rule's knobs can be turned on the host's candidate.
+    /// Where its knobs can be turned.
     ///
     /// # Errors
-    /// See [`RuleInstance`].
-    fn targets(&mut self, host: HostRef<'_>) -> Result<Vec<Target>>;
+    /// Those of the rule.
+    fn targets(&mut self, host: &dyn HostServices) -> Result<Vec<Target>>;
 
-    /// Edits the host's candidate according to all of the rule's knob values.
+    /// Applies it. The host keeps the edits only if this succeeds.
     ///
     /// # Errors
-    /// See [`RuleInstance`]; what was edited before the failure is for the host to undo.
-    fn apply(&mut self, host: HostRef<'_>, action: &Action) -> Result<Applied>;
+    /// Those of the rule.
+    fn apply(&mut self, host: &dyn HostServices, action: &Action) -> Result<Applied>;
 }
 
-/// One configured meter of a plugin.
+/// A meter of a plugin.
 pub trait MeterInstance: Send {
-    /// Measures the host's candidate. The reading's value is a number, possibly infinite.
+    /// Measures the candidate.
     ///
     /// # Errors
-    /// As [`RuleInstance`]'s.
-    fn measure(&mut self, host: HostRef<'_>, request: &MeasureRequest) -> Result<Reading>;
+    /// Those of the meter.
+    fn measure(&mut self, host: &dyn HostServices, request: &MeasureRequest) -> Result<Reading>;
 }
 
-/// One configured policy of a plugin.
+/// A policy of a plugin.
 pub trait PolicyInstance: Send {
-    /// What to do after this history.
+    /// The next question or step.
     ///
     /// # Errors
-    /// As [`RuleInstance`]'s.
+    /// Those of the policy.
     fn next(&mut self, history: &History) -> Result<Ask>;
 }

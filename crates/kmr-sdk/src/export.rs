@@ -1,11 +1,9 @@
 //! The plugin's side of the contract, around what its author wrote: every entry runs inside the guard, and an
 //! instance that panicked is not called again.
 
-use std::mem::ManuallyDrop;
-
 use kmr_abi::{
-    AbiResult, Environment, ErrorCode, HostRef, Meter_TO, MeterBox, PluginRoot_Ref, Policy_TO,
-    PolicyBox, Rule_TO, RuleBox,
+    AbiResult, DropGuarded, Environment, ErrorCode, HostRef, Meter_TO, MeterBox, PluginRoot_Ref,
+    Policy_TO, PolicyBox, Rule_TO, RuleBox,
     abi_stable::{
         erased_types::TD_Opaque,
         library::{CheckTypeLayout, LibHeader, RootModuleResult},
@@ -21,16 +19,23 @@ use crate::{
     wire::{MeterConfiguration, PolicyConfiguration, RuleConfiguration},
 };
 
-/// A value of the author's whose functions are called one at a time, guarded.
+/// A value of the author's, whose functions and destructor run guarded.
 struct Guarded<T> {
-    value: ManuallyDrop<T>,
+    value: DropGuarded<T>,
     poisoned: bool,
 }
 
 impl<T> Guarded<T> {
     fn new(value: T) -> Self {
+        let value = DropGuarded::new(value, |error| {
+            log::error!(
+                "{} while it was dropped, at {}",
+                error.message,
+                error.location
+            );
+        });
         Self {
-            value: ManuallyDrop::new(value),
+            value,
             poisoned: false,
         }
     }
@@ -47,28 +52,6 @@ impl<T> Guarded<T> {
                 self.poisoned = true;
                 RErr(panic)
             }
-        }
-    }
-}
-
-impl<T> Drop for Guarded<T> {
-    #[allow(unsafe_code)]
-    fn drop(&mut self) {
-        let dropped = guard(|| {
-            // SAFETY: this is the only place that drops the value, and it is not used after.
-            unsafe { ManuallyDrop::drop(&mut self.value) };
-            Ok(())
-        });
-        if let RErr(error) = dropped {
-            // The logger is the author's choice of formatting too: keep its panics in as well.
-            let _ = guard(|| {
-                log::error!(
-                    "panicked while it was dropped: {} ({})",
-                    error.message,
-                    error.location
-                );
-                Ok(())
-            });
         }
     }
 }
