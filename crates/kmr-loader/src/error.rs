@@ -1,92 +1,110 @@
-//! Why a plugin cannot be used.
+//! What can go wrong between a file and a plugin's answer.
 
-use std::{
-    fmt,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
-/// What kind of thing went wrong; new kinds may be added.
+use kmr_abi::ErrorCode;
+
+/// A result of this crate.
+pub type Result<T> = std::result::Result<T, LoaderError>;
+
+/// What kind of thing went wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum LoadErrorKind {
-    /// There is no such file or folder, or it cannot be read.
+pub enum ErrorKind {
+    /// There is no such file or folder, or it cannot be read; or the plugin does not offer what was asked of it.
     Missing,
-    /// It is no plugin for this host: another kind of file, damaged, or of another contract.
+    /// A plugin for another contract, architecture or operating system.
     Incompatible,
-    /// It is a plugin for this host, and failed.
+    /// Not a whole shared library, or not a plugin.
+    Damaged,
+    /// The plugin's code failed, or answered what cannot be read.
     Failed,
 }
 
-impl LoadErrorKind {
-    /// The process exit code that stands for this kind.
-    pub const fn exit_code(self) -> u8 {
-        match self {
-            Self::Missing => 21,
-            Self::Incompatible => 22,
-            Self::Failed => 24,
-        }
-    }
-}
+/// An error about one plugin's file.
+///
+/// It displays as `PLACE: MESSAGE`; the way out is apart, in [`LoaderError::help`].
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {}", .0.place.display(), .0.message)]
+pub struct LoaderError(Box<Content>);
 
-/// Why a plugin cannot be used: one line, a way out where one is known, and details for those who look.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub struct LoadError {
-    kind: LoadErrorKind,
-    path: PathBuf,
+#[derive(Debug)]
+struct Content {
+    kind: ErrorKind,
+    place: PathBuf,
     message: String,
     help: Option<String>,
     details: Option<String>,
+    failure: Option<Failure>,
 }
 
-impl LoadError {
-    pub(crate) fn new(kind: LoadErrorKind, path: &Path, message: impl Into<String>) -> Self {
-        Self {
+/// What a plugin's code said when it failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// The plugin's name.
+    pub plugin: String,
+    /// What kind of failure; [`ErrorCode::PANIC`] leaves the instance unusable.
+    pub code: ErrorCode,
+    /// The plugin's own words.
+    pub message: String,
+    /// A source position for a panic, else a node or tensor; may be empty.
+    pub location: String,
+}
+
+impl LoaderError {
+    pub(crate) fn new(kind: ErrorKind, place: &Path, message: impl Into<String>) -> Self {
+        Self(Box::new(Content {
             kind,
-            path: path.to_owned(),
+            place: place.to_owned(),
             message: message.into(),
             help: None,
             details: None,
-        }
+            failure: None,
+        }))
     }
 
     pub(crate) fn with_help(mut self, help: impl Into<String>) -> Self {
-        self.help = Some(help.into());
+        self.0.help = Some(help.into());
         self
     }
 
     pub(crate) fn with_details(mut self, details: impl Into<String>) -> Self {
-        self.details = Some(details.into());
+        self.0.details = Some(details.into());
+        self
+    }
+
+    pub(crate) fn with_failure(mut self, failure: Failure) -> Self {
+        self.0.failure = Some(failure);
         self
     }
 
     /// What kind of thing went wrong.
-    pub fn kind(&self) -> LoadErrorKind {
-        self.kind
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
     }
 
-    /// The file or folder.
-    pub fn path(&self) -> &Path {
-        &self.path
+    /// The plugin's file, or the folder that was searched.
+    pub fn place(&self) -> &Path {
+        &self.0.place
     }
 
-    /// What went wrong, without the path.
+    /// What went wrong, without the place.
     pub fn message(&self) -> &str {
-        &self.message
+        &self.0.message
     }
 
-    /// The way out, where one is known.
+    /// The way out, where there is one to tell.
     pub fn help(&self) -> Option<&str> {
-        self.help.as_deref()
+        self.0.help.as_deref()
     }
 
-    /// All that is known, of any length, for a file or a bug report.
+    /// All there is to say, possibly hundreds of lines: for a file, not for a terminal.
     pub fn details(&self) -> Option<&str> {
-        self.details.as_deref()
+        self.0.details.as_deref()
     }
-}
 
-impl fmt::Display for LoadError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "plugin `{}`: {}", self.path.display(), self.message)
+    /// What the plugin's own code said, where its code ran and failed.
+    pub fn failure(&self) -> Option<&Failure> {
+        self.0.failure.as_ref()
     }
 }

@@ -1,169 +1,187 @@
-//! Compares a plugin's interface with the host's, in both directions.
+//! Whether a plugin's view of the binary contract and ours fit together.
+//!
+//! abi_stable's check has a direction: an interface accepts an implementation that has more at the end, never one
+//! that has less. A plugin may be newer *or* older than the host, so either direction will do: what the older side
+//! does not know, the newer side reads as absent.
 
-use std::path::Path;
-
-use kmr_abi::{
-    PluginRoot_Ref,
-    abi_stable::{
-        StableAbi,
-        abi_stability::abi_checking::{
-            AbiInstability, AbiInstabilityErrors, check_layout_compatibility,
-        },
-        library::LibHeader,
-        type_layout::{TLFieldOrFunction, TypeLayout},
+use abi_stable::{
+    abi_stability::abi_checking::{
+        AbiInstability, AbiInstabilityError, AbiInstabilityErrors, check_layout_compatibility,
     },
+    type_layout::{TLFieldOrFunction, TypeLayout},
 };
 
-use crate::{LoadError, plugin_file::incompatible};
+/// How two layouts differ.
+#[derive(Debug)]
+pub(crate) struct Mismatch {
+    /// Where and how, on one line.
+    pub(crate) cause: String,
+    /// Everything that abi_stable has to say: hundreds of lines.
+    pub(crate) details: String,
+}
 
-/// Checks that the plugin's interface has no more or no less than the host's, at the ends only.
-pub fn check(path: &Path, header: &'static LibHeader) -> Result<(), LoadError> {
-    let plugin = header.layout().ok_or_else(|| {
-        incompatible(path, "does not say what its interface looks like")
-            .with_help("a plugin is exported with `kmr_sdk::export_plugin!`")
-    })?;
-    compare(<PluginRoot_Ref as StableAbi>::LAYOUT, plugin).map_err(|errors| {
-        incompatible(
-            path,
-            format!(
-                "its interface differs from this kmr's: {}",
-                first_cause(&errors)
-            ),
-        )
-        .with_help("rebuild the plugin with the kmr-sdk of this kmr")
-        .with_details(errors.to_string())
+/// Checks both directions.
+pub(crate) fn check(
+    ours: &'static TypeLayout,
+    theirs: &'static TypeLayout,
+) -> Result<(), Mismatch> {
+    let Err(forward) = check_layout_compatibility(ours, theirs) else {
+        return Ok(());
+    };
+    let Err(backward) = check_layout_compatibility(theirs, ours) else {
+        return Ok(());
+    };
+    // One direction complains about what was legitimately appended, and may stop there.
+    let (errors, side) = if complains_of_growth(&forward) && !complains_of_growth(&backward) {
+        (backward, Side::Plugin)
+    } else {
+        (forward, Side::Host)
+    };
+    Err(Mismatch {
+        cause: cause(&errors, side),
+        details: errors.to_string(),
     })
 }
 
-/// The check has a direction: the second must have all of the first. A newer plugin passes the first way, an
-/// older one the other.
-fn compare(
-    host: &'static TypeLayout,
-    plugin: &'static TypeLayout,
-) -> Result<(), AbiInstabilityErrors> {
-    match check_layout_compatibility(host, plugin) {
-        Ok(()) => Ok(()),
-        Err(errors) if check_layout_compatibility(plugin, host).is_err() => Err(errors),
-        Err(_) => Ok(()),
-    }
+fn complains_of_growth(errors: &AbiInstabilityErrors) -> bool {
+    let mut all = errors.errors.iter().flat_map(|error| &error.errs);
+    all.any(|error| matches!(error, AbiInstability::FieldCountMismatch(_)))
 }
 
-/// Where the first difference is and what it is, on one line: the whole report is a thousand lines with the
-/// cause at the end.
-fn first_cause(errors: &AbiInstabilityErrors) -> String {
-    let Some((error, cause)) = errors
-        .errors
-        .iter()
-        .find_map(|error| Some((error, error.errs.first()?)))
+/// Who stood on the `expected` side of a check.
+#[derive(Clone, Copy)]
+enum Side {
+    Host,
+    Plugin,
+}
+
+/// The innermost difference: a type's parts are checked, and complained about, before the type itself.
+fn cause(errors: &AbiInstabilityErrors, side: Side) -> String {
+    let first = errors.errors.iter().find(|error| !error.errs.is_empty());
+    let Some(AbiInstabilityError {
+        stack_trace, errs, ..
+    }) = first
     else {
-        return "for no known reason".into();
+        return "the layouts differ".to_owned();
     };
-    let steps: Vec<String> = error
-        .stack_trace
+    let place: Vec<String> = stack_trace
         .iter()
-        .map(|step| step_name(&step.expected))
+        .map(|step| name(&step.expected))
         .collect();
-    let place = match steps.as_slice() {
-        [] => "the root".into(),
-        [first @ .., last] if first.len() > 2 => format!("{} > … > {last}", steps[0]),
-        _ => steps.join(" > "),
-    };
-    format!("at {place}, {}", describe(cause))
+    format!("at {}: {}", place.join(" > "), describe(&errs[0], side))
 }
 
-fn step_name(step: &TLFieldOrFunction) -> String {
+fn name(step: &TLFieldOrFunction) -> String {
     match step {
-        TLFieldOrFunction::Field(field) => format!("{}: {}", field.name(), field.layout().name()),
-        TLFieldOrFunction::Function(function) => format!("fn {}", function.name),
+        // A field without a name is a wrapper's: its type says more than its number.
+        TLFieldOrFunction::Field(field) if field.name().parse::<usize>().is_ok() => {
+            field.layout().name().to_owned()
+        }
+        TLFieldOrFunction::Field(field) => field.name().to_owned(),
+        TLFieldOrFunction::Function(function) => format!("{}()", function.name),
     }
 }
 
-fn describe(cause: &AbiInstability) -> String {
-    match cause {
-        AbiInstability::Size(it) => {
-            format!("{} bytes here, {} in the plugin", it.expected, it.found)
+fn describe(difference: &AbiInstability, side: Side) -> String {
+    match difference {
+        AbiInstability::Name(names) => pair("type", &names.expected, &names.found, side),
+        AbiInstability::Size(sizes) => pair("size in bytes", sizes.expected, sizes.found, side),
+        AbiInstability::Alignment(alignments) => {
+            pair("alignment", alignments.expected, alignments.found, side)
         }
-        AbiInstability::Alignment(it) => format!(
-            "aligned to {} here, {} in the plugin",
-            it.expected, it.found
+        AbiInstability::FieldCountMismatch(counts) => {
+            pair("number of fields", counts.expected, counts.found, side)
+        }
+        AbiInstability::UnexpectedField(fields) => {
+            pair("field", fields.expected.name(), fields.found.name(), side)
+        }
+        AbiInstability::MismatchedPrimitive(types) => pair(
+            "primitive type",
+            format!("{:?}", types.expected),
+            format!("{:?}", types.found),
+            side,
         ),
-        AbiInstability::FieldCountMismatch(it) => {
-            format!("{} members here, {} in the plugin", it.expected, it.found)
-        }
-        AbiInstability::UnexpectedField(it) => {
-            format!(
-                "`{}` here, `{}` in the plugin",
-                it.expected.name(),
-                it.found.name()
-            )
-        }
-        AbiInstability::Name(it) => format!("{} here, {} in the plugin", it.expected, it.found),
-        AbiInstability::Package(it) => {
-            format!("from {} here, from {} in the plugin", it.expected, it.found)
-        }
-        AbiInstability::MismatchedPrimitive(it) => {
-            format!("{:?} here, {:?} in the plugin", it.expected, it.found)
+        AbiInstability::MismatchedPrefixSize(sizes) => pair(
+            "fields of the first version",
+            sizes.expected,
+            sizes.found,
+            side,
+        ),
+        AbiInstability::PackageVersion(versions) => {
+            pair("package version", versions.expected, versions.found, side)
         }
         other => {
-            let text = format!("{other:?}");
-            let name = text
-                .split(|c: char| !c.is_alphanumeric())
-                .next()
-                .unwrap_or_default();
-            format!("a difference of kind {name}")
+            let debug = format!("{other:?}");
+            let words = debug.split(['(', ' ', '{']).next().unwrap_or_default();
+            format!("{words} (abi_stable's term)")
         }
+    }
+}
+
+fn pair(
+    what: &str,
+    expected: impl std::fmt::Display,
+    found: impl std::fmt::Display,
+    side: Side,
+) -> String {
+    match side {
+        Side::Host => format!("{what} `{expected}` here, `{found}` in the plugin"),
+        Side::Plugin => format!("{what} `{found}` here, `{expected}` in the plugin"),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use kmr_abi::abi_stable::{
-        self, StableAbi,
-        std_types::{RString, RVec},
-    };
+    use abi_stable::StableAbi;
 
     use super::*;
 
     macro_rules! generation {
-        ($module:ident { $($field:ident: $type:ty,)* }) => {
-            #[expect(dead_code, reason = "only the layouts are used")]
+        ($module:ident, $($field:ident: $type:ty),*; $last:ident: $last_type:ty; $($new:ident: $new_type:ty),*) => {
             mod $module {
-                use super::*;
+                #![expect(non_camel_case_types, reason = "abi_stable names them so")]
+                #![allow(unsafe_code, reason = "derived")]
+                #![allow(dead_code, reason = "layouts are compared, not used")]
+                use abi_stable::StableAbi;
+
                 #[repr(C)]
                 #[derive(StableAbi)]
                 #[sabi(kind(Prefix(prefix_ref = Root_Ref)))]
                 #[sabi(missing_field(option))]
                 pub struct Root {
-                    #[sabi(last_prefix_field)]
-                    pub info: u64,
                     $(pub $field: $type,)*
+                    #[sabi(last_prefix_field)]
+                    pub $last: $last_type,
+                    $(pub $new: $new_type,)*
                 }
-                pub const LAYOUT: &TypeLayout = <Root_Ref as StableAbi>::LAYOUT;
             }
         };
     }
-    generation!(first {});
-    generation!(second { added: RString });
-    generation!(other { added: RVec<u32>, });
+
+    generation!(first, name: u32; make: u64;);
+    generation!(second, name: u32; make: u64; more: u32);
+    generation!(broken, name: u32; make: i64;);
+    generation!(broken_and_longer, name: u32; make: i64; more: u32);
 
     #[test]
-    fn older_and_newer_plugins_pass_and_others_do_not() {
-        assert!(
-            compare(second::LAYOUT, first::LAYOUT).is_ok(),
-            "an older plugin"
-        );
-        assert!(
-            compare(first::LAYOUT, second::LAYOUT).is_ok(),
-            "a newer plugin"
-        );
-        let errors = compare(second::LAYOUT, other::LAYOUT).unwrap_err();
-        let cause = first_cause(&errors);
-        assert!(
-            errors.to_string().lines().count() > 20,
-            "the whole report is long"
-        );
-        assert_eq!(cause.lines().count(), 1, "{cause}");
-        assert!(cause.contains("added"), "{cause}");
-        assert!(cause.len() < 160, "{cause}");
+    fn newer_and_older_plugins_fit() {
+        let (first, second) = (first::Root_Ref::LAYOUT, second::Root_Ref::LAYOUT);
+        check(first, first).unwrap();
+        check(first, second).unwrap();
+        check(second, first).unwrap();
+    }
+
+    #[test]
+    fn a_changed_field_is_named_from_either_side() {
+        let expected = "at Root > make: type `u64` here, `i64` in the plugin";
+        for (host, plugin) in [
+            (first::Root_Ref::LAYOUT, broken::Root_Ref::LAYOUT),
+            (second::Root_Ref::LAYOUT, broken::Root_Ref::LAYOUT),
+            (first::Root_Ref::LAYOUT, broken_and_longer::Root_Ref::LAYOUT),
+        ] {
+            let mismatch = check(host, plugin).unwrap_err();
+            assert_eq!(mismatch.cause, expected);
+            assert!(mismatch.details.lines().count() > 2);
+        }
     }
 }

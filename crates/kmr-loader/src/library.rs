@@ -1,109 +1,177 @@
-//! Links a library into this process, for good.
+//! Looks at a shared library's bytes without running any of its code.
+//!
+//! The dynamic linker trusts its input: a library that is cut short ends the process with SIGBUS. So everything that
+//! the linker maps, and the tables that describe it, must lie within the file before it gets to see the file.
 
-use kmr_abi::{
-    PluginRoot_Ref,
-    abi_stable::library::{AbiHeaderRef, LibHeader, LibraryError, RootModule},
+use std::ops::Range;
+
+use kmr_abi::METADATA_SECTION;
+use object::{
+    Architecture, BinaryFormat, Endianness, File, FileKind, Object, ObjectKind, ObjectSection,
+    ObjectSegment,
 };
-use libloading::Library;
 
-use crate::{
-    LoadError, LoadErrorKind, PluginFile, layout,
-    plugin_file::{incompatible, other_version},
-};
+/// Why a file cannot be a plugin for this process.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Defect {
+    /// Not a whole shared library.
+    Damaged(String),
+    /// A whole shared library without plugin metadata.
+    NoMetadata,
+    /// A plugin, but for another machine.
+    Foreign(String),
+}
 
-/// Links the plugin's bytes from a sealed file and gives its root, checked.
-pub fn link(file: &PluginFile) -> Result<PluginRoot_Ref, LoadError> {
-    let header = header(file)?;
-    let plugin = header.version_strings();
-    let host = PluginRoot_Ref::VERSION_STRINGS;
-    let differs = match (plugin.parsed(), host.parsed()) {
-        (Ok(plugin), Ok(host)) => plugin.major != host.major,
-        _ => true,
-    };
-    if differs {
-        return Err(other_version(
-            file.path(),
-            plugin.version.as_str(),
-            host.version.as_str(),
+/// Where the metadata lies in the file.
+pub(crate) fn metadata_range(bytes: &[u8]) -> Result<Range<usize>, Defect> {
+    if bytes.is_empty() {
+        return Err(Defect::Damaged("the file is empty".to_owned()));
+    }
+    let file = parse(bytes)?;
+    if file.kind() != ObjectKind::Dynamic {
+        return Err(Defect::Damaged(
+            "the file is compiled code, but not a shared library".to_owned(),
         ));
     }
-    layout::check(file.path(), header)?;
-    root(header).map_err(|error| {
-        LoadError::new(
-            LoadErrorKind::Failed,
-            file.path(),
-            "its root could not be made",
-        )
-        .with_help("the plugin panics or fails as it is loaded; ask its author")
-        .with_details(error.to_string())
+    let length = bytes.len() as u64;
+    for segment in file.segments() {
+        require_within(segment.file_range(), length)?;
+    }
+    for section in file.sections() {
+        if let Some(range) = section.file_range() {
+            require_within(range, length)?;
+        }
+    }
+    let section = file.section_by_name(METADATA_SECTION);
+    let (start, size) = section
+        .and_then(|section| section.file_range())
+        .ok_or(Defect::NoMetadata)?;
+    require_native(&file)?;
+    // Within the file by the check above, so within the address space.
+    Ok(start as usize..(start + size) as usize)
+}
+
+fn parse(bytes: &[u8]) -> Result<File<'_>, Defect> {
+    if FileKind::parse(bytes).is_err() {
+        let start = &bytes[..bytes.len().min(512)];
+        let is_text = start.utf8_chunks().next().is_some_and(|chunk| {
+            chunk.valid().len() + 3 >= start.len() && !chunk.valid().contains('\0')
+        });
+        let what = if is_text {
+            "a text file"
+        } else {
+            "something else"
+        };
+        return Err(Defect::Damaged(format!(
+            "the file is no shared library but {what}"
+        )));
+    }
+    File::parse(bytes).map_err(|error| {
+        Defect::Damaged(format!(
+            "the shared library is cut short or damaged ({error})"
+        ))
     })
 }
 
-#[allow(unsafe_code)]
-fn root(header: &'static LibHeader) -> Result<PluginRoot_Ref, LibraryError> {
-    // SAFETY: `layout::check` found the layouts compatible in one direction or the other, and what one side
-    // has more of lies at the ends of prefix types, whose accessors know how much is there.
-    unsafe { header.init_root_module_with_unchecked_layout::<PluginRoot_Ref>() }
+fn require_within((start, size): (u64, u64), length: u64) -> Result<(), Defect> {
+    if start.checked_add(size).is_some_and(|end| end <= length) {
+        return Ok(());
+    }
+    Err(Defect::Damaged(format!(
+        "the shared library is cut short: it describes {size} bytes from byte {start} on, the file has {length}"
+    )))
 }
 
-#[allow(unsafe_code)]
-fn header(file: &PluginFile) -> Result<&'static LibHeader, LoadError> {
-    let name = file.metadata().plugin.name.as_str();
-    let sealed = kmr_platform::current()
-        .sealed_file(name, file.bytes())
-        .map_err(|error| {
-            LoadError::new(
-                LoadErrorKind::Failed,
-                file.path(),
-                format!("cannot be put into a memory file: {error}"),
-            )
-        })?;
-    // SAFETY: this runs the constructors of a library that the caller chose to trust. It is whole, and
-    // nobody can change it any more.
-    let library = unsafe { open(&sealed) }.map_err(|error| {
-        let details = error.to_string();
-        incompatible(file.path(), "cannot be linked")
-            .with_help("a library that it needs may be missing; see `ldd` and the details")
-            .with_details(details)
-    })?;
-    // Never unloaded, and its path never used for another library.
-    let library: &'static Library = Box::leak(Box::new(library));
-    std::mem::forget(sealed);
-    // SAFETY: the symbol is a static `LibHeader`, and a reference to its `AbiHeader`, with which it begins,
-    // is checked by magic number and version before the rest is looked at.
-    let symbol = unsafe { library.get::<AbiHeaderRef>(kmr_abi::ROOT_SYMBOL) };
-    let header = *symbol.map_err(|error| {
-        incompatible(
-            file.path(),
-            format!("has metadata, but no `{}`", kmr_abi::ROOT_SYMBOL),
-        )
-        .with_help("a plugin is exported with `kmr_sdk::export_plugin!`")
-        .with_details(error.to_string())
-    })?;
-    header.upgrade().map_err(|error| {
-        incompatible(
-            file.path(),
-            "is built with another abi_stable or C interface than this kmr",
-        )
-        .with_help("rebuild the plugin with the kmr-sdk of this kmr")
-        .with_details(error.to_string())
-    })
+fn require_native(file: &File<'_>) -> Result<(), Defect> {
+    if file.format() != BinaryFormat::native_object() {
+        return Err(Defect::Foreign(format!(
+            "the plugin is a {:?} library; this is {}",
+            file.format(),
+            std::env::consts::OS
+        )));
+    }
+    let native = match std::env::consts::ARCH {
+        "x86_64" => Architecture::X86_64,
+        "aarch64" => Architecture::Aarch64,
+        _ => return Ok(()),
+    };
+    let endianness = if cfg!(target_endian = "little") {
+        Endianness::Little
+    } else {
+        Endianness::Big
+    };
+    if (file.architecture(), file.endianness(), file.is_64()) == (native, endianness, true) {
+        return Ok(());
+    }
+    let theirs = match file.architecture() {
+        Architecture::Unknown => "an unknown architecture".to_owned(),
+        other => format!("{other:?}").to_lowercase(),
+    };
+    Err(Defect::Foreign(format!(
+        "the plugin is built for {theirs}; this machine is {}",
+        std::env::consts::ARCH
+    )))
 }
 
-/// Every symbol is looked up now, so that what is missing is an error here, and none is shared with other
-/// plugins.
-#[cfg(unix)]
-#[allow(unsafe_code)]
-unsafe fn open(sealed: &kmr_platform::SealedFile) -> Result<Library, libloading::Error> {
-    use libloading::os::unix;
-    // SAFETY: as the caller's.
-    unsafe { unix::Library::open(Some(sealed.path()), unix::RTLD_NOW | unix::RTLD_LOCAL) }
-        .map(Into::into)
-}
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
 
-#[cfg(not(unix))]
-#[allow(unsafe_code)]
-unsafe fn open(sealed: &kmr_platform::SealedFile) -> Result<Library, libloading::Error> {
-    // SAFETY: as the caller's.
-    unsafe { Library::new(sealed.path()) }
+    use super::*;
+    use crate::tiny_library::{NATIVE_MACHINE, tiny_library};
+
+    #[test]
+    fn the_section_is_found_where_it_lies() {
+        let library = tiny_library(NATIVE_MACHINE, ".kmr", b"metadata");
+        let range = metadata_range(&library).unwrap();
+        assert_eq!(&library[range], b"metadata");
+    }
+
+    #[test]
+    fn every_truncation_is_damage() {
+        let library = tiny_library(NATIVE_MACHINE, ".kmr", b"metadata");
+        for length in 0..library.len() {
+            let result = metadata_range(&library[..length]);
+            assert!(
+                matches!(result, Err(Defect::Damaged(_))),
+                "{length}: {result:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn other_files_are_told_apart() {
+        let message = |bytes: &[u8]| match metadata_range(bytes) {
+            Err(Defect::Damaged(message)) => message,
+            other => panic!("{other:?}"),
+        };
+        assert!(message(b"").contains("empty"));
+        assert!(message("größer als nötig\n".repeat(60).as_bytes()).contains("a text file"));
+        assert!(message(b"{}").contains("a text file"));
+        assert!(message(&[0xff; 100]).contains("something else"));
+    }
+
+    #[test]
+    fn a_library_without_metadata_and_one_for_another_machine() {
+        let without = tiny_library(NATIVE_MACHINE, ".text", b"");
+        assert_eq!(metadata_range(&without), Err(Defect::NoMetadata));
+        let foreign = tiny_library(object::elf::EM_S390, ".kmr", b"metadata");
+        assert!(matches!(metadata_range(&foreign), Err(Defect::Foreign(_))));
+    }
+
+    proptest! {
+        #[test]
+        fn no_change_of_bytes_panics_or_leads_outside(
+            changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
+        ) {
+            let mut library = tiny_library(NATIVE_MACHINE, ".kmr", b"metadata");
+            for (place, byte) in changes {
+                let place = place.index(library.len());
+                library[place] = byte;
+            }
+            if let Ok(range) = metadata_range(&library) {
+                prop_assert!(library.get(range).is_some());
+            }
+        }
+    }
 }

@@ -1,89 +1,92 @@
-//! A loaded plugin, wherever its code runs.
+//! A loaded plugin, as the host sees it.
+//!
+//! These traits are all that the rest of the host knows of a plugin: whether its code runs in this process, in a
+//! worker process or behind the C header is an implementation's affair.
 
+use std::path::Path;
+
+use kmr_abi::HostRef;
 use kmr_sdk::{
-    Action, Applied, Ask, History, MeasureRequest, Reading, Result, Target,
-    wire::{Metadata, MeterConfiguration, PolicyConfiguration, RuleConfiguration},
+    Ask, History, Reading,
+    wire::{
+        Action, Applied, MeasureRequest, Metadata, MeterConfiguration, PolicyConfiguration,
+        RuleConfiguration, Target,
+    },
 };
 
-use crate::HostServices;
+use crate::error::Result;
 
-/// What a plugin is set up with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Environment {
-    /// The size of the plugin's thread pool, at least 1.
-    pub threads: usize,
-    /// The least important log records that are wanted. They arrive in this process's own `log`.
-    pub log_level: log::LevelFilter,
-}
-
-/// A plugin that is ready to make extensions.
+/// A loaded plugin.
 ///
-/// The errors of a plugin's functions are the plugin's own; an answer that cannot be read is an error of code
-/// `OTHER`.
-pub trait LoadedPlugin: Send + Sync {
+/// Every method that makes an extension fails with [`ErrorKind::Missing`](crate::ErrorKind::Missing) where the
+/// plugin's metadata names none of this id, and with [`ErrorKind::Failed`](crate::ErrorKind::Failed) where the plugin
+/// refuses the configuration or panics.
+pub trait Plugin: Send + Sync {
     /// What the plugin says about itself.
     fn metadata(&self) -> &Metadata;
+
+    /// The SHA-256 of the plugin's file, 64 lower-case hexadecimal digits.
+    fn sha256(&self) -> &str;
+
+    /// Where the plugin was found.
+    fn path(&self) -> &Path;
 
     /// Makes the rule `id`.
     ///
     /// # Errors
-    /// `NOT_FOUND` if the plugin has none, `INVALID_CONFIGURATION` if it refuses the configuration.
-    fn make_rule(
-        &self,
-        id: &str,
-        configuration: &RuleConfiguration,
-    ) -> Result<Box<dyn RuleInstance>>;
+    /// See [`Plugin`].
+    fn rule(&self, id: &str, configuration: &RuleConfiguration) -> Result<Box<dyn RuleInstance>>;
 
     /// Makes the meter `id`.
     ///
     /// # Errors
-    /// As [`make_rule`](LoadedPlugin::make_rule).
-    fn make_meter(
-        &self,
-        id: &str,
-        configuration: &MeterConfiguration,
-    ) -> Result<Box<dyn MeterInstance>>;
+    /// See [`Plugin`].
+    fn meter(&self, id: &str, configuration: &MeterConfiguration)
+    -> Result<Box<dyn MeterInstance>>;
 
     /// Makes the policy `id`.
     ///
     /// # Errors
-    /// As [`make_rule`](LoadedPlugin::make_rule).
-    fn make_policy(
+    /// See [`Plugin`].
+    fn policy(
         &self,
         id: &str,
         configuration: &PolicyConfiguration,
     ) -> Result<Box<dyn PolicyInstance>>;
 }
 
-/// A rule of a plugin.
+/// One configured rule of a plugin.
+///
+/// Every method fails with [`ErrorKind::Failed`](crate::ErrorKind::Failed) where the plugin fails, panics or answers
+/// what cannot be read. After a panic every further call fails: make a new instance.
 pub trait RuleInstance: Send {
-    /// Where its knobs can be turned.
+    /// Where the rule's knobs can be turned on the host's candidate.
     ///
     /// # Errors
-    /// Those of the rule.
-    fn targets(&mut self, host: &dyn HostServices) -> Result<Vec<Target>>;
+    /// See [`RuleInstance`].
+    fn targets(&mut self, host: HostRef<'_>) -> Result<Vec<Target>>;
 
-    /// Applies it. The host keeps the edits only if this succeeds.
+    /// Edits the host's candidate according to all of the rule's knob values.
     ///
     /// # Errors
-    /// Those of the rule.
-    fn apply(&mut self, host: &dyn HostServices, action: &Action) -> Result<Applied>;
+    /// See [`RuleInstance`]; what was edited before the failure is for the host to undo.
+    fn apply(&mut self, host: HostRef<'_>, action: &Action) -> Result<Applied>;
 }
 
-/// A meter of a plugin.
+/// One configured meter of a plugin.
 pub trait MeterInstance: Send {
-    /// Measures the candidate.
+    /// Measures the host's candidate. The reading's value is a number, possibly infinite.
     ///
     /// # Errors
-    /// Those of the meter.
-    fn measure(&mut self, host: &dyn HostServices, request: &MeasureRequest) -> Result<Reading>;
+    /// As [`RuleInstance`]'s.
+    fn measure(&mut self, host: HostRef<'_>, request: &MeasureRequest) -> Result<Reading>;
 }
 
-/// A policy of a plugin.
+/// One configured policy of a plugin.
 pub trait PolicyInstance: Send {
-    /// The next question or step.
+    /// What to do after this history.
     ///
     /// # Errors
-    /// Those of the policy.
+    /// As [`RuleInstance`]'s.
     fn next(&mut self, history: &History) -> Result<Ask>;
 }
