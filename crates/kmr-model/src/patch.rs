@@ -45,7 +45,7 @@ pub enum Edit {
     Rewire {
         /// The node's id.
         node: String,
-        /// The input's position.
+        /// The input's position; the first one past the end adds an input.
         input: usize,
         /// The value that it reads from now on; empty for none.
         value: String,
@@ -176,6 +176,9 @@ fn apply_edit(graph: &mut Graph, edit: &Edit) -> Result<bool, ModelError> {
             let node = node_mut(graph, node)?;
             let label = node.label().to_owned();
             let inputs = &mut node.proto_mut().input;
+            if *input == inputs.len() {
+                inputs.push(String::new());
+            }
             let slot = inputs.get_mut(*input).ok_or_else(|| {
                 ModelError::new(
                     ErrorKind::Name,

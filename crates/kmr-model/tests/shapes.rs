@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use kmr_model::{
-    DType, Dimension, ErrorKind, Graph, Initializer, Model, Node, Tensor, ValueInfo, cost::Costs,
-    shapes,
+    DType, Dimension, ErrorKind, Graph, Initializer, Model, Node, Tensor, ValueInfo, channels,
+    cost::Costs, shapes,
 };
 use proptest::prelude::*;
 
@@ -321,6 +321,16 @@ proptest! {
             for name in kmr_model::cost::NAMES {
                 let _ = costs.cost(name);
             }
+        }
+        if let Ok(found) = shapes::infer(&model, &feeds(&input))
+            && let Ok(analysis) = channels::analyze(&model, &found)
+        {
+            let keep = analysis.groups.iter().map(|group| (group.id.clone(), vec![0])).collect();
+            let patch = analysis.cut(&model, &keep).unwrap();
+            let cut = model.with_graph(patch.apply(&model.graph).unwrap());
+            let after = shapes::infer(&cut, &feeds(&input)).unwrap();
+            let output = model.graph.outputs[0].name();
+            prop_assert_eq!(after.shape(output), found.shape(output));
         }
     }
 }

@@ -20,6 +20,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use crate::{DType, Dimension, ErrorKind, Model, ModelError, Node, Tensor, ValueInfo};
 use context::{Context, Inference, Stop};
+pub(crate) use selection::equal_split;
 
 /// Constants with more elements than this are not followed.
 const FOLLOWED_ELEMENTS: usize = 1024;

@@ -1,0 +1,159 @@
+//! Rows of elements, and which of them belong together.
+
+use std::{collections::HashMap, ops::Range};
+
+use crate::{ErrorKind, ModelError, shapes::Shapes};
+
+/// More elements than this (64 bytes each, at the worst) are not followed.
+const ELEMENT_LIMIT: usize = 1 << 26;
+
+/// Why an element cannot be removed.
+#[derive(Clone, Debug)]
+pub(super) struct Reason {
+    /// The node, input or output that forbids it.
+    pub place: String,
+    pub text: String,
+    /// Edges of the graph are named only where no node forbids the removal.
+    pub at_edge: bool,
+}
+
+/// One axis of one value.
+pub(super) type Axis<'a> = (&'a str, usize);
+
+/// A disjoint-set forest over the elements of all axes of all values.
+pub(super) struct Elements<'m> {
+    /// For each value, the first element of each axis, and the end of the last one.
+    starts: HashMap<&'m str, Vec<usize>>,
+    parent: Vec<u32>,
+    /// For each root: 0, or 1 + the index of the reason.
+    fixed: Vec<u32>,
+    reasons: Vec<Reason>,
+}
+
+impl<'m> Elements<'m> {
+    pub fn new(values: impl Iterator<Item = &'m str>, shapes: &Shapes) -> Result<Self, ModelError> {
+        let mut starts = HashMap::new();
+        let mut count = 0_usize;
+        for value in values {
+            let Some(shape) = shapes.shape(value) else {
+                continue;
+            };
+            let mut row = vec![count];
+            for &size in shape {
+                count = count.saturating_add(size);
+                row.push(count);
+            }
+            if count > ELEMENT_LIMIT {
+                return Err(ModelError::new(
+                    ErrorKind::Unsupported,
+                    format!("value `{value}`"),
+                    format!("of shape {shape:?} has axes too long to be followed"),
+                ));
+            }
+            starts.insert(value, row);
+        }
+        Ok(Self {
+            starts,
+            parent: (0..count as u32).collect(),
+            fixed: vec![0; count],
+            reasons: Vec::new(),
+        })
+    }
+
+    /// The elements of an axis; empty where it does not exist.
+    pub fn range(&self, (value, axis): Axis) -> Range<usize> {
+        match self.starts.get(value).map(|row| row.get(axis..axis + 2)) {
+            Some(Some(&[start, end])) => start..end,
+            _ => 0..0,
+        }
+    }
+
+    pub fn size(&self, axis: Axis) -> usize {
+        self.range(axis).len()
+    }
+
+    pub fn rank(&self, value: &str) -> usize {
+        self.starts.get(value).map_or(0, |row| row.len() - 1)
+    }
+
+    pub fn root(&mut self, element: usize) -> usize {
+        let mut element = element;
+        while self.parent[element] as usize != element {
+            // Halves the path for the next search.
+            let grandparent = self.parent[self.parent[element] as usize];
+            self.parent[element] = grandparent;
+            element = grandparent as usize;
+        }
+        element
+    }
+
+    fn join(&mut self, left: usize, right: usize) {
+        let (left, right) = (self.root(left), self.root(right));
+        if left != right {
+            // The smaller index leads, so that results do not depend on the order of relations.
+            let (root, child) = (left.min(right), left.max(right));
+            self.parent[child] = root as u32;
+            self.fixed[root] = self.graver(self.fixed[root], self.fixed[child]);
+        }
+    }
+
+    /// Of two reasons the one to tell people.
+    fn graver(&self, left: u32, right: u32) -> u32 {
+        let rank = |reason: u32| match reason.checked_sub(1) {
+            None => (2, 0),
+            Some(index) => (u8::from(self.reasons[index as usize].at_edge), index),
+        };
+        if rank(left) <= rank(right) {
+            left
+        } else {
+            right
+        }
+    }
+
+    /// Element `i` of one axis and element `i` of the other belong together.
+    ///
+    /// Axes of different sizes are left alone: callers link what their operator keeps the size of.
+    pub fn link(&mut self, left: Axis, right: Axis) {
+        let (left, right) = (self.range(left), self.range(right));
+        if left.len() == right.len() {
+            left.zip(right).for_each(|(l, r)| self.join(l, r));
+        }
+    }
+
+    /// Element `i` of one axis and element `j` of the other belong together.
+    pub fn link_at(&mut self, (left, i): (Axis, usize), (right, j): (Axis, usize)) {
+        let (left, right) = (self.range(left), self.range(right));
+        if i < left.len() && j < right.len() {
+            self.join(left.start + i, right.start + j);
+        }
+    }
+
+    pub fn reason(&mut self, reason: Reason) -> u32 {
+        self.reasons.push(reason);
+        self.reasons.len() as u32
+    }
+
+    pub fn fix(&mut self, axis: Axis, reason: u32) {
+        for element in self.range(axis) {
+            let root = self.root(element);
+            self.fixed[root] = self.graver(self.fixed[root], reason);
+        }
+    }
+
+    pub fn fix_all(&mut self, value: &str, reason: u32) {
+        (0..self.rank(value)).for_each(|axis| self.fix((value, axis), reason));
+    }
+
+    /// Why an element cannot be removed, if it cannot.
+    pub fn refusal(&mut self, element: usize) -> Option<&Reason> {
+        let root = self.root(element);
+        let index = self.fixed[root].checked_sub(1)?;
+        self.reasons.get(index as usize)
+    }
+
+    /// Whether no element of an axis is fixed.
+    pub fn is_free(&mut self, axis: Axis) -> bool {
+        self.range(axis)
+            .all(|element| self.refusal(element).is_none())
+    }
+}
