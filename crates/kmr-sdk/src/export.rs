@@ -182,7 +182,7 @@ pub const fn header(root: extern "C" fn() -> RootModuleResult) -> LibHeader {
 /// Each entry is a kind (`rule`, `meter` or `policy`), an id, the type that implements it, and its metadata
 /// as JSON members, checked at compile time. Name, version, licence and description are those of the crate.
 ///
-/// ```ignore
+/// ```text
 /// kmr_sdk::export_plugin! {
 ///     rule "halve" => Halve {
 ///         "summary": "stores weights in half precision",

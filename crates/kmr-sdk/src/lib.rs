@@ -27,7 +27,7 @@ pub use wire::{
 pub use kmr_abi::ErrorCode;
 pub use kmr_core::{Ask, History};
 pub use kmr_model as model;
-pub use {log, serde, serde_json};
+pub use {half, log, serde, serde_json};
 
 /// What [`export_plugin!`] expands to; not for direct use.
 #[doc(hidden)]
