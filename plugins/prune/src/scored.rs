@@ -1,0 +1,98 @@
+//! The weights of a model with their scores, found out once.
+
+use std::sync::Arc;
+
+use kmr_sdk::{Error, Host, Result, model::Model};
+
+use crate::{
+    ignore::Ignore,
+    importance::{
+        ElementScores,
+        weights::{Importance, scores},
+    },
+    weights::{Weight, weights},
+};
+
+/// Models that are remembered.
+const REMEMBERED: usize = 4;
+
+/// The weights of a model with the scores of their elements.
+pub struct Scored {
+    /// The model.
+    pub base: Model,
+    /// Its weights, those to be ignored left out.
+    pub weights: Vec<Weight>,
+    /// The scores of each.
+    pub scores: ElementScores,
+}
+
+/// Scores weights, and remembers what it found for as long as the model stays the same.
+pub struct Remembered {
+    importance: Importance,
+    samples: usize,
+    ignore: Ignore,
+    known: Vec<Arc<Scored>>,
+}
+
+impl Remembered {
+    /// Nothing is known yet.
+    ///
+    /// # Errors
+    /// If `samples` is zero.
+    pub fn new(importance: Importance, samples: usize, ignore: Ignore) -> Result<Self> {
+        if samples == 0 {
+            return Err(
+                Error::invalid_configuration("has to be 1 or more; got 0").at("config.samples")
+            );
+        }
+        Ok(Self {
+            importance,
+            samples,
+            ignore,
+            known: Vec::new(),
+        })
+    }
+
+    /// The scored weights of the candidate.
+    ///
+    /// # Errors
+    /// If the candidate cannot be read or observed, or holds weights that are not finite.
+    pub fn of(&mut self, host: &Host<'_>) -> Result<Arc<Scored>> {
+        let base = host.graph()?;
+        let scored = match self.known.iter().position(|known| known.base == base) {
+            Some(known) => self.known.remove(known),
+            None => Arc::new(self.score(host, base)?),
+        };
+        self.known.insert(0, Arc::clone(&scored));
+        self.known.truncate(REMEMBERED);
+        Ok(scored)
+    }
+
+    fn score(&self, host: &Host<'_>, base: Model) -> Result<Scored> {
+        let all = weights(&base.graph);
+        self.ignore.check(all.iter().flat_map(names))?;
+        let weights: Vec<Weight> = all
+            .into_iter()
+            .filter(|weight| !self.ignore.covers(names(weight)))
+            .collect();
+        let scores = scores(host, &base.graph, &weights, self.importance, self.samples)?;
+        Ok(Scored {
+            base,
+            weights,
+            scores,
+        })
+    }
+}
+
+/// Everything that `ignore` may call a weight by.
+fn names(weight: &Weight) -> impl Iterator<Item = &str> + Clone {
+    let readers = weight
+        .readers
+        .iter()
+        .flat_map(|reader| [reader.node.as_str(), reader.label.as_str()]);
+    let layer = weight
+        .tensor
+        .strip_suffix(".weight")
+        .unwrap_or(&weight.tensor);
+    readers.chain([weight.tensor.as_str(), layer])
+}

@@ -1,0 +1,405 @@
+//! A host for tests: holds a model, takes edits, and answers observations and sessions with what the test gives.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use kmr_abi::{
+    AbiResult, Batch, BatchIteratorBox, BorrowedTensor, CANDIDATE, ErrorCode, Host_TO, HostRef,
+    OutputBuffer, OutputBuffer_TO, OutputBufferBox, PluginError, Session, Session_TO, SessionBox,
+    SharedTensor, SharedTensor_TO, SharedTensorBox, TensorDescription,
+    abi_stable::{
+        erased_types::TD_Opaque,
+        sabi_types::RRef,
+        std_types::{RErr, RNone, ROk, ROption, RSlice, RSliceMut, RSome, RStr, RString, RVec},
+    },
+};
+use kmr_sdk::{
+    model::{DType, Dimension, Graph, Model, Node, Tensor, ValueInfo},
+    tensors::{describe, read_description},
+    wire::{EditRequest, ObserveRequest, SessionRequest},
+};
+
+/// A graph with float inputs and outputs of these names and nothing else.
+pub fn graph(inputs: &[&str], outputs: &[&str]) -> Graph {
+    let mut graph = Graph::new("test");
+    let declare = |name: &&str| {
+        ValueInfo::tensor(
+            name,
+            DType::FLOAT,
+            &[Dimension::Unknown, Dimension::Unknown],
+        )
+    };
+    graph.inputs = inputs.iter().map(declare).collect();
+    graph.outputs = outputs.iter().map(declare).collect();
+    graph
+}
+
+/// Numbers that look random, the same for the same seed, between -1 and 1.
+pub fn noise(count: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+    };
+    (0..count).map(|_| next()).collect()
+}
+
+/// A classifier of images `[N, 1, 8, 8]`: stem, one residual block, a wider convolution, pooling, a linear layer.
+/// Every convolution has a batch normalization.
+pub fn residual_network() -> Model {
+    let mut graph = Graph::new("residual");
+    let sizes = [
+        Dimension::Named("N".into()),
+        Dimension::Fixed(1),
+        Dimension::Fixed(8),
+        Dimension::Fixed(8),
+    ];
+    graph.inputs = vec![ValueInfo::tensor("image", DType::FLOAT, &sizes)];
+    let sizes = [Dimension::Named("N".into()), Dimension::Fixed(4)];
+    graph.outputs = vec![ValueInfo::tensor("logits", DType::FLOAT, &sizes)];
+    let mut node = |node: Node| graph.nodes.push(Arc::new(node));
+    let mut layer = |name: &str, input: &str| {
+        let conv = format!("{name}.conv");
+        let weight = format!("{name}.weight");
+        node(
+            Node::new("Conv", &conv, &[input, &weight], &[&conv])
+                .with_ints("kernel_shape", &[3, 3])
+                .with_ints("pads", &[1, 1, 1, 1]),
+        );
+        let names = ["gamma", "beta", "mean", "variance"].map(|part| format!("{name}.{part}"));
+        let norm = format!("{name}.norm");
+        let inputs: Vec<&str> = [conv.as_str()]
+            .into_iter()
+            .chain(names.iter().map(String::as_str))
+            .collect();
+        node(Node::new("BatchNormalization", &norm, &inputs, &[&norm]));
+        norm
+    };
+    layer("stem", "image");
+    layer("block.first", "stem.relu");
+    layer("block.second", "block.first.relu");
+    layer("wide", "block.relu");
+    for (after, name) in [
+        ("stem.norm", "stem.relu"),
+        ("block.first.norm", "block.first.relu"),
+    ] {
+        node(Node::new("Relu", name, &[after], &[name]));
+    }
+    node(Node::new(
+        "Add",
+        "block.add",
+        &["block.second.norm", "stem.relu"],
+        &["block.add"],
+    ));
+    node(Node::new(
+        "Relu",
+        "block.relu",
+        &["block.add"],
+        &["block.relu"],
+    ));
+    node(Node::new(
+        "Relu",
+        "wide.relu",
+        &["wide.norm"],
+        &["wide.relu"],
+    ));
+    node(Node::new(
+        "GlobalAveragePool",
+        "pool",
+        &["wide.relu"],
+        &["pool"],
+    ));
+    node(Node::new("Flatten", "flatten", &["pool"], &["flatten"]));
+    let linear = Node::new(
+        "Gemm",
+        "linear",
+        &["flatten", "linear.weight", "linear.bias"],
+        &["logits"],
+    );
+    node(linear.with_int("transB", 1));
+    let order = [
+        "stem.conv",
+        "stem.norm",
+        "stem.relu",
+        "block.first.conv",
+        "block.first.norm",
+        "block.first.relu",
+        "block.second.conv",
+        "block.second.norm",
+        "block.add",
+        "block.relu",
+        "wide.conv",
+        "wide.norm",
+        "wide.relu",
+    ];
+    graph.nodes.sort_by_key(|node| {
+        order
+            .iter()
+            .position(|&id| id == node.id())
+            .unwrap_or(order.len())
+    });
+    let mut seed = 0;
+    let mut tensor = |name: &str, shape: &[usize], positive: bool| {
+        seed += 1;
+        let values = noise(shape.iter().product(), seed);
+        let values = if positive {
+            values.iter().map(|v| v.abs() + 0.1).collect()
+        } else {
+            values
+        };
+        graph
+            .initializers
+            .insert(name.into(), Tensor::from_vec(shape.to_vec(), values).into());
+    };
+    for (name, outputs, inputs) in [
+        ("stem", 10, 1),
+        ("block.first", 12, 10),
+        ("block.second", 10, 12),
+        ("wide", 16, 10),
+    ] {
+        tensor(&format!("{name}.weight"), &[outputs, inputs, 3, 3], false);
+        for (part, positive) in [
+            ("gamma", true),
+            ("beta", false),
+            ("mean", false),
+            ("variance", true),
+        ] {
+            tensor(&format!("{name}.{part}"), &[outputs], positive);
+        }
+    }
+    tensor("linear.weight", &[4, 16], false);
+    tensor("linear.bias", &[4], false);
+    let model = Model::new(graph, 8, 17);
+    model.graph.check().unwrap();
+    model
+}
+
+/// Makes the tensors that an observation gives.
+pub type Observe = dyn Fn(&Model, &ObserveRequest) -> Vec<(String, Tensor)> + Send + Sync;
+
+/// A host around one model.
+pub struct ModelHost {
+    candidate: Mutex<Model>,
+    committed: Arc<Mutex<HashMap<u64, Tensor>>>,
+    next_buffer: Arc<AtomicU64>,
+    observe: Box<Observe>,
+    /// Inputs and labels of the calibration data, batch by batch.
+    pub batches: Vec<(Tensor, Option<Tensor>)>,
+    /// What a session computes: logits of a batch, and gradients by the cotangent of the logits.
+    pub logits: Tensor,
+    pub sessions: AtomicUsize,
+}
+
+impl ModelHost {
+    pub fn new(model: Model) -> Self {
+        Self {
+            candidate: Mutex::new(model),
+            committed: Arc::default(),
+            next_buffer: Arc::default(),
+            observe: Box::new(|_, _| Vec::new()),
+            batches: Vec::new(),
+            logits: Tensor::from_vec(vec![0, 2], Vec::<f32>::new()),
+            sessions: AtomicUsize::new(0),
+        }
+    }
+
+    pub fn observing(
+        mut self,
+        observe: impl Fn(&Model, &ObserveRequest) -> Vec<(String, Tensor)> + Send + Sync + 'static,
+    ) -> Self {
+        self.observe = Box::new(observe);
+        self
+    }
+
+    pub fn candidate(&self) -> Model {
+        self.candidate.lock().unwrap().clone()
+    }
+
+    /// Lends the host for a call.
+    pub fn with<R>(&self, body: impl FnOnce(&kmr_sdk::Host<'_>) -> R) -> R {
+        let raw: HostRef<'_> = Host_TO::from_ptr(RRef::new(self), TD_Opaque);
+        body(&kmr_sdk::Host::new(raw))
+    }
+}
+
+struct Held(String, Tensor);
+
+impl SharedTensor for Held {
+    fn description(&self) -> AbiResult<TensorDescription> {
+        ROk(describe(&self.0, self.1.dtype(), self.1.shape()))
+    }
+
+    fn bytes(&self) -> AbiResult<RSlice<'_, u8>> {
+        ROk(RSlice::from_slice(self.1.bytes()))
+    }
+}
+
+fn held(name: &str, tensor: &Tensor) -> SharedTensorBox {
+    SharedTensor_TO::from_value(Held(name.into(), tensor.clone()), TD_Opaque)
+}
+
+struct Buffer {
+    description: TensorDescription,
+    bytes: Vec<u8>,
+    committed: Arc<Mutex<HashMap<u64, Tensor>>>,
+    next: Arc<AtomicU64>,
+}
+
+impl OutputBuffer for Buffer {
+    fn bytes(&mut self) -> AbiResult<RSliceMut<'_, u8>> {
+        ROk(RSliceMut::from_mut_slice(&mut self.bytes))
+    }
+
+    fn commit(&mut self) -> AbiResult<u64> {
+        let (dtype, shape) = read_description(&self.description).unwrap();
+        let tensor =
+            Tensor::new(dtype, shape, Bytes::from(std::mem::take(&mut self.bytes))).unwrap();
+        let number = self.next.fetch_add(1, Ordering::SeqCst);
+        self.committed.lock().unwrap().insert(number, tensor);
+        ROk(number)
+    }
+}
+
+fn fail<T>(error: impl ToString) -> AbiResult<T> {
+    RErr(PluginError::new(
+        ErrorCode::INVALID_REQUEST,
+        error.to_string(),
+    ))
+}
+
+impl kmr_abi::Host for ModelHost {
+    fn graph(&self, model: RStr<'_>) -> AbiResult<RVec<u8>> {
+        assert_eq!(model.as_str(), CANDIDATE);
+        ROk(self.candidate().encode_without_tensors().into())
+    }
+
+    fn tensor(&self, _: RStr<'_>, name: RStr<'_>) -> AbiResult<SharedTensorBox> {
+        match self.candidate().graph.tensor(name.as_str()) {
+            Some(tensor) => ROk(held(name.as_str(), tensor)),
+            None => fail(format!("no tensor `{name}`")),
+        }
+    }
+
+    fn output(&self, description: TensorDescription) -> AbiResult<OutputBufferBox<'_>> {
+        let (dtype, shape) = read_description(&description).unwrap();
+        let buffer = Buffer {
+            bytes: vec![0; dtype.byte_len(shape.iter().product()).unwrap()],
+            description,
+            committed: self.committed.clone(),
+            next: self.next_buffer.clone(),
+        };
+        ROk(OutputBuffer_TO::from_value(buffer, TD_Opaque))
+    }
+
+    fn edit(&self, operations: RStr<'_>, attachments: RSlice<'_, RVec<u8>>) -> AbiResult<()> {
+        let request: EditRequest = serde_json::from_str(operations.as_str()).unwrap();
+        let take = |number| Ok(self.committed.lock().unwrap().remove(&number).unwrap());
+        let patch = request.to_patch(attachments.as_slice(), take).unwrap();
+        let mut candidate = self.candidate.lock().unwrap();
+        match patch.apply(&candidate.graph) {
+            Ok(graph) => *candidate = candidate.with_graph(graph),
+            Err(error) => return fail(error),
+        }
+        ROk(())
+    }
+
+    fn run<'a>(&'a self, _: RStr<'_>) -> AbiResult<BatchIteratorBox<'a>> {
+        fail("this host does not run models")
+    }
+
+    fn observe(&self, request: RStr<'_>) -> AbiResult<RVec<SharedTensorBox>> {
+        let request: ObserveRequest = serde_json::from_str(request.as_str()).unwrap();
+        let tensors = (self.observe)(&self.candidate(), &request);
+        ROk(tensors
+            .iter()
+            .map(|(name, tensor)| held(name, tensor))
+            .collect())
+    }
+
+    fn open_session<'a>(&'a self, request: RStr<'_>) -> AbiResult<SessionBox<'a>> {
+        let request: SessionRequest = serde_json::from_str(request.as_str()).unwrap();
+        self.sessions.fetch_add(1, Ordering::SeqCst);
+        let session = CannedSession {
+            host: self,
+            trainable: request.trainable,
+            at: 0,
+            pulled: 0.0,
+        };
+        ROk(Session_TO::from_value(session, TD_Opaque))
+    }
+
+    fn progress(&self, _: f64, _: RStr<'_>) -> AbiResult<()> {
+        ROk(())
+    }
+
+    fn cancelled(&self) -> AbiResult<bool> {
+        ROk(false)
+    }
+
+    fn seed(&self) -> AbiResult<u64> {
+        ROk(7)
+    }
+
+    fn threads(&self) -> AbiResult<u64> {
+        ROk(1)
+    }
+}
+
+/// A session whose gradients are the first cotangent element, everywhere.
+struct CannedSession<'h> {
+    host: &'h ModelHost,
+    trainable: Vec<String>,
+    at: usize,
+    pulled: f32,
+}
+
+impl Session for CannedSession<'_> {
+    fn next_batch(&mut self) -> AbiResult<ROption<Batch>> {
+        let Some((input, labels)) = self.host.batches.get(self.at) else {
+            return ROk(RNone);
+        };
+        self.at += 1;
+        let labels = labels.as_ref().map(|labels| held("labels", labels));
+        ROk(RSome(Batch {
+            size: input.shape()[0] as u64,
+            inputs: RVec::from(vec![held("image", input)]),
+            labels: labels.into(),
+            outputs: RVec::new(),
+        }))
+    }
+
+    fn forward(&mut self, outputs: RSlice<'_, RString>) -> AbiResult<RVec<SharedTensorBox>> {
+        assert!(outputs.is_empty());
+        ROk(RVec::from(vec![held("logits", &self.host.logits)]))
+    }
+
+    fn backward(&mut self, cotangents: RVec<BorrowedTensor<'_>>) -> AbiResult<()> {
+        let first = &cotangents[0].bytes.as_slice()[..4];
+        self.pulled = f32::from_le_bytes(first.try_into().unwrap());
+        ROk(())
+    }
+
+    fn gradient(&self, name: RStr<'_>) -> AbiResult<SharedTensorBox> {
+        assert!(
+            self.trainable
+                .iter()
+                .any(|trainable| trainable == name.as_str())
+        );
+        let model = self.host.candidate();
+        let tensor = model.graph.tensor(name.as_str()).unwrap();
+        let gradient = Tensor::from_vec(tensor.shape().to_vec(), vec![self.pulled; tensor.len()]);
+        ROk(held(name.as_str(), &gradient))
+    }
+
+    fn parameter(&self, name: RStr<'_>) -> AbiResult<SharedTensorBox> {
+        kmr_abi::Host::tensor(self.host, CANDIDATE.into(), name)
+    }
+}
