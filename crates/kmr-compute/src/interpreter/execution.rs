@@ -11,7 +11,7 @@ use kmr_model::{Dimension, Tensor};
 use super::{
     Call, Network, Value, ValueId, lock,
     plan::{Key, Plan, Step},
-    value::is_tracked,
+    value::{canonical, is_tracked},
 };
 use crate::{BatchNorm, ComputeError, ErrorKind, Feeds, Mode, operators};
 
@@ -215,6 +215,12 @@ fn node(
         .iter()
         .map(|id| id.and_then(|id| values.get(&id).cloned().or_else(|| constant(network, id))))
         .collect();
+    let mut call = Call::new(&prepared.node, network.opset, mode, inputs);
+    // Constants are never among the values of one execution.
+    let mut weights = prepared.inputs.iter().skip(1).flatten();
+    if prepared.node.is("Conv") && weights.all(|id| !values.contains_key(id)) {
+        call.packed = Some(&prepared.packed);
+    }
     // Whoever holds a buffer alone may reuse it.
     if step.nodes.len() == 1 {
         for id in prepared.inputs.iter().flatten() {
@@ -222,12 +228,6 @@ fn node(
                 values.remove(id);
             }
         }
-    }
-    let mut call = Call::new(&prepared.node, network.opset, mode, inputs);
-    // Constants are never among the values of one execution.
-    let mut weights = prepared.inputs.iter().skip(1).flatten();
-    if prepared.node.is("Conv") && weights.all(|id| !values.contains_key(id)) {
-        call.packed = Some(&prepared.packed);
     }
     let outputs = execute(network, position, call)?;
     for (id, value) in prepared.outputs.iter().zip(outputs) {
@@ -322,6 +322,13 @@ fn execute(
     {
         return Err(call.unsupported(format!("output {last} is not computed here")));
     }
+    let outputs: Vec<Value> = outputs
+        .into_iter()
+        .map(|value| match value {
+            Value::Float(float) => Value::Float(canonical(float)),
+            host => host,
+        })
+        .collect();
     let Some(narrow) = call.narrow() else {
         return Ok(outputs);
     };

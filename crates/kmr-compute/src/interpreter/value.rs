@@ -1,8 +1,9 @@
 //! Values during an execution, and how they cross between Burn and tensors.
 
 use burn::backend::{
-    AutodiffBackend, Bytes as BurnBytes, DType as BurnType, Dispatch, DispatchDevice,
-    DispatchKindConversion, DispatchTensor, Flex, FlexDevice, Shape, TensorData, TensorMetadata,
+    AutodiffBackend, BackendTensor, Bytes as BurnBytes, DType as BurnType, Dispatch,
+    DispatchDevice, DispatchKindConversion, DispatchTensor, Flex, FlexDevice, Shape, TensorData,
+    TensorMetadata,
     ops::{BoolTensorOps, FloatTensorOps, IntTensorOps},
     read_sync,
 };
@@ -122,6 +123,23 @@ pub fn with_slice<R>(float: Float, read: impl FnOnce(&[f32]) -> R) -> R {
                 Some(values) => read(values),
                 None => panic!("a float32 tensor holds something else"),
             }
+        }
+        Err(error) => panic!("a tensor left the CPU: {error}"),
+    }
+}
+
+/// The tensor in row-major order, if it is off the tape.
+///
+/// Some of Burn's operations round differently on a view than on a copy of it. A value that is fed is a
+/// copy, so that only copies may be computed with where the result must not depend on the start.
+pub fn canonical(float: Float) -> Float {
+    if is_tracked(&float) {
+        return float;
+    }
+    match <Float as DispatchKindConversion<Flex>>::try_into_backend(float) {
+        Ok(tensor) => {
+            let tensor = BackendTensor::Float(tensor.float().to_contiguous());
+            <Float as DispatchKindConversion<Flex>>::from_backend(tensor)
         }
         Err(error) => panic!("a tensor left the CPU: {error}"),
     }
