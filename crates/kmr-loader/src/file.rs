@@ -1,7 +1,7 @@
 //! A plugin's file, inspected and not yet loaded.
 
 use std::{
-    io,
+    fmt, io,
     path::{Path, PathBuf},
 };
 
@@ -21,12 +21,22 @@ use crate::{
 ///
 /// The bytes are held in memory, so that what was inspected and hashed is what [`PluginFile::load`] loads, whatever
 /// happens to the file meanwhile.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct PluginFile {
     path: PathBuf,
     bytes: Bytes,
     sha256: String,
     metadata: Metadata,
+}
+
+impl fmt::Debug for PluginFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PluginFile")
+            .field("path", &self.path)
+            .field("sha256", &self.sha256)
+            .field("plugin", &self.metadata.plugin)
+            .finish_non_exhaustive()
+    }
 }
 
 impl PluginFile {

@@ -1,6 +1,6 @@
 //! Plugins whose code runs in this process.
 
-use std::{num::NonZeroUsize, path::Path, sync::Arc};
+use std::{fmt, num::NonZeroUsize, path::Path, sync::Arc};
 
 use kmr_abi::{
     AbiResult, Environment, ErrorCode, HostRef, LogSink_TO, MeterBox, PluginError, PluginRoot_Ref,
@@ -31,6 +31,12 @@ pub struct InProcess(Arc<Loaded>);
 struct Loaded {
     file: PluginFile,
     root: PluginRoot_Ref,
+}
+
+impl fmt::Debug for InProcess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("InProcess").field(&self.0.file).finish()
+    }
 }
 
 impl PluginFile {

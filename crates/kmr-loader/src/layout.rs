@@ -84,7 +84,7 @@ fn name(step: &TLFieldOrFunction) -> String {
 
 fn describe(difference: &AbiInstability, side: Side) -> String {
     match difference {
-        AbiInstability::Name(names) => pair("type", &names.expected, &names.found, side),
+        AbiInstability::Name(names) => pair("type", names.expected, names.found, side),
         AbiInstability::Size(sizes) => pair("size in bytes", sizes.expected, sizes.found, side),
         AbiInstability::Alignment(alignments) => {
             pair("alignment", alignments.expected, alignments.found, side)

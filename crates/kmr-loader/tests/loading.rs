@@ -9,13 +9,11 @@ use std::{
     sync::{LazyLock, Mutex},
 };
 
-use kmr_loader::{
-    ErrorCode, ErrorKind, InProcess, LoaderError, MeterInstance as _, Plugin, PluginFile,
-    PolicyInstance as _, RuleInstance,
-};
+use kmr_loader::{ErrorCode, ErrorKind, InProcess, LoaderError, Plugin, PluginFile, RuleInstance};
+use kmr_model::{DType, Graph, Model, Node, Tensor};
 use kmr_sdk::wire::{Action, MeasureRequest, MeterConfiguration, RuleConfiguration, Split};
 use serde_json::json;
-use support::{build::build, host::RecordingHost};
+use support::{build::build, host::RecordingHost, model_host::ModelHost};
 
 static MISBEHAVING: LazyLock<PathBuf> =
     LazyLock::new(|| build("fixtures/misbehaving", "misbehaving"));
@@ -276,6 +274,42 @@ fn the_file_may_be_overwritten_once_it_is_open() {
     rule(&plugin, json!({}))
         .apply(host.lend(), &Action::default())
         .unwrap();
+}
+
+#[test]
+fn the_template_of_the_sdk_builds_apart_and_does_its_work() {
+    let plugin = load(&build("../kmr-sdk/template", "half_precision"));
+    let mut graph = Graph::new("product");
+    let weights: Vec<f32> = (0..1024).map(|index| index as f32 / 64.0).collect();
+    let weight = Tensor::from_vec(vec![32, 32], weights.clone());
+    graph.initializers.insert("weight".into(), weight.into());
+    let node = Node::new("MatMul", "product", &["input", "weight"], &["output"]);
+    graph.nodes.push(node.into());
+    let before = Model::new(graph, 10, 21);
+    let host = ModelHost::new(before.clone());
+
+    let knobs = json!({"knobs": {"half": {"values": [false, true], "per": "layer"}}});
+    let mut rule = plugin
+        .rule("half", &serde_json::from_value(knobs).unwrap())
+        .unwrap();
+    let targets = rule.targets(host.lend()).unwrap();
+    assert_eq!(targets.len(), 1);
+    assert_eq!(
+        (targets[0].target.as_str(), &targets[0].layers),
+        ("weight", &vec!["output".into()])
+    );
+    let assignment = json!({"assignments": [{"knob": "half", "target": "weight", "value": true}]});
+    let applied = rule
+        .apply(host.lend(), &serde_json::from_value(assignment).unwrap())
+        .unwrap();
+    assert_eq!(applied.changes.len(), 1);
+
+    let after = host.candidate();
+    after.graph.check().unwrap();
+    let stored = after.graph.tensor("weight").unwrap();
+    assert_eq!((stored.dtype(), stored.byte_len()), (DType::FLOAT16, 2048));
+    assert_eq!(*stored.to_f32().unwrap(), weights);
+    assert!(after.encoded_len() < before.encoded_len());
 }
 
 /// Keeps the log records of this process.

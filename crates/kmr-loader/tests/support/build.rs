@@ -1,7 +1,7 @@
 //! Builds a plugin's project outside of this workspace.
 
 use std::{
-    fs,
+    fs::{self, File},
     path::{Path, PathBuf},
     process::Command,
 };
@@ -15,6 +15,10 @@ pub fn build(folder: &str, name: &str) -> PathBuf {
     let source = here.join(folder).canonicalize().unwrap();
     let projects = Path::new(env!("CARGO_TARGET_TMPDIR")).join("projects");
     let project = projects.join(name);
+    fs::create_dir_all(&projects).unwrap();
+    // Tests may run in processes of their own, all at once.
+    let lock = File::create(projects.join("lock")).unwrap();
+    lock.lock().unwrap();
     copy(&source, &project);
     let manifest = fs::read_to_string(source.join("Cargo.toml")).unwrap();
     fs::write(

@@ -2,3 +2,4 @@
 
 pub mod build;
 pub mod host;
+pub mod model_host;
