@@ -95,11 +95,7 @@ mod tests {
         let place = |name: &str| folder.path().join(name);
         fs::write(place("libsecond.so"), plugin_bytes("second")).unwrap();
         fs::write(place("libfirst.so"), plugin_bytes("first")).unwrap();
-        fs::write(
-            place("libother.so"),
-            tiny_library(NATIVE_MACHINE, ".text", b""),
-        )
-        .unwrap();
+        fs::write(place("libother.so"), tiny_library(NATIVE_MACHINE, ".text", b"")).unwrap();
         fs::write(place("libtext.so"), "no library").unwrap();
         fs::write(place("notes.txt"), "no library either").unwrap();
         fs::create_dir(place("libfolder.so")).unwrap();

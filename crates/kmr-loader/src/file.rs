@@ -51,9 +51,7 @@ impl PluginFile {
             LoaderError::new(
                 ErrorKind::Damaged,
                 path,
-                format!(
-                    "the shared library is no kmr plugin: it has no section `{METADATA_SECTION}`"
-                ),
+                format!("the shared library is no kmr plugin: it has no section `{METADATA_SECTION}`"),
             )
             .with_help("a plugin is a `cdylib` crate that calls the export macro of kmr-sdk once")
         })

@@ -3,15 +3,14 @@
 use std::{fmt, num::NonZeroUsize, path::Path, sync::Arc};
 
 use kmr_abi::{
-    AbiResult, Environment, ErrorCode, HostRef, LogSink_TO, MeterBox, PluginError, PluginRoot_Ref,
-    PolicyBox, RuleBox,
+    AbiResult, Environment, ErrorCode, HostRef, LogSink_TO, MeterBox, PluginError, PluginRoot_Ref, PolicyBox, RuleBox,
     abi_stable::{erased_types::TD_Opaque, std_types::RString},
 };
 use kmr_sdk::{
     Ask, History, Reading,
     wire::{
-        Action, Applied, Extension, MeasureRequest, Metadata, MeterConfiguration,
-        PolicyConfiguration, RuleConfiguration, Target,
+        Action, Applied, Extension, MeasureRequest, Metadata, MeterConfiguration, PolicyConfiguration,
+        RuleConfiguration, Target,
     },
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -83,10 +82,7 @@ impl Loaded {
             (ErrorCode::PANIC, line) => format!(" at {line}"),
             (_, subject) => format!(" ({subject})"),
         };
-        let message = format!(
-            "plugin `{}`: {what} failed: {}{place}",
-            failure.plugin, failure.message
-        );
+        let message = format!("plugin `{}`: {what} failed: {}{place}", failure.plugin, failure.message);
         self.error(message).with_failure(failure)
     }
 
@@ -164,22 +160,14 @@ impl Plugin for InProcess {
         Ok(Box::new(rule))
     }
 
-    fn meter(
-        &self,
-        id: &str,
-        configuration: &MeterConfiguration,
-    ) -> Result<Box<dyn MeterInstance>> {
+    fn meter(&self, id: &str, configuration: &MeterConfiguration) -> Result<Box<dyn MeterInstance>> {
         let meter = self.make("meter", id, configuration, |root, configuration| {
             root.make_meter()(id.into(), configuration.into())
         })?;
         Ok(Box::new(meter))
     }
 
-    fn policy(
-        &self,
-        id: &str,
-        configuration: &PolicyConfiguration,
-    ) -> Result<Box<dyn PolicyInstance>> {
+    fn policy(&self, id: &str, configuration: &PolicyConfiguration) -> Result<Box<dyn PolicyInstance>> {
         let policy = self.make("policy", id, configuration, |root, configuration| {
             root.make_policy()(id.into(), configuration.into())
         })?;
@@ -211,11 +199,7 @@ impl<T> Instance<T> {
     }
 
     /// A call whose answer is a document.
-    fn ask<A: DeserializeOwned>(
-        &mut self,
-        what: &str,
-        call: impl FnOnce(&mut T) -> AbiResult<RString>,
-    ) -> Result<A> {
+    fn ask<A: DeserializeOwned>(&mut self, what: &str, call: impl FnOnce(&mut T) -> AbiResult<RString>) -> Result<A> {
         let answer = self.call(what, call)?;
         serde_json::from_str(&answer).map_err(|error| {
             self.plugin.breach(
@@ -240,9 +224,7 @@ impl RuleInstance for Instance<RuleBox> {
 impl MeterInstance for Instance<MeterBox> {
     fn measure(&mut self, host: HostRef<'_>, request: &MeasureRequest) -> Result<Reading> {
         let request = document(request);
-        let reading = self.call("`measure`", |meter| {
-            meter.measure(host, request.as_str().into())
-        })?;
+        let reading = self.call("`measure`", |meter| meter.measure(host, request.as_str().into()))?;
         let breach = |complaint: &str| {
             let what = format!("`measure` of {}", self.name);
             self.plugin.breach(&what, complaint)
@@ -252,8 +234,7 @@ impl MeterInstance for Instance<MeterBox> {
         }
         let details = match reading.details.as_str() {
             "" => Default::default(),
-            text => serde_json::from_str(text)
-                .map_err(|_| breach("gave details that are no JSON object"))?,
+            text => serde_json::from_str(text).map_err(|_| breach("gave details that are no JSON object"))?,
         };
         Ok(Reading {
             value: reading.value,
@@ -272,8 +253,7 @@ impl PolicyInstance for Instance<PolicyBox> {
 
 /// A document for the other side.
 fn document(value: &impl Serialize) -> String {
-    serde_json::to_string(value)
-        .expect("documents have text keys and nothing that cannot be written")
+    serde_json::to_string(value).expect("documents have text keys and nothing that cannot be written")
 }
 
 #[cfg(test)]

@@ -21,10 +21,7 @@ pub(crate) struct Mismatch {
 }
 
 /// Checks both directions.
-pub(crate) fn check(
-    ours: &'static TypeLayout,
-    theirs: &'static TypeLayout,
-) -> Result<(), Mismatch> {
+pub(crate) fn check(ours: &'static TypeLayout, theirs: &'static TypeLayout) -> Result<(), Mismatch> {
     let Err(forward) = check_layout_compatibility(ours, theirs) else {
         return Ok(());
     };
@@ -58,25 +55,17 @@ enum Side {
 /// The innermost difference: a type's parts are checked, and complained about, before the type itself.
 fn cause(errors: &AbiInstabilityErrors, side: Side) -> String {
     let first = errors.errors.iter().find(|error| !error.errs.is_empty());
-    let Some(AbiInstabilityError {
-        stack_trace, errs, ..
-    }) = first
-    else {
+    let Some(AbiInstabilityError { stack_trace, errs, .. }) = first else {
         return "the layouts differ".to_owned();
     };
-    let place: Vec<String> = stack_trace
-        .iter()
-        .map(|step| name(&step.expected))
-        .collect();
+    let place: Vec<String> = stack_trace.iter().map(|step| name(&step.expected)).collect();
     format!("at {}: {}", place.join(" > "), describe(&errs[0], side))
 }
 
 fn name(step: &TLFieldOrFunction) -> String {
     match step {
         // A field without a name is a wrapper's: its type says more than its number.
-        TLFieldOrFunction::Field(field) if field.name().parse::<usize>().is_ok() => {
-            field.layout().name().to_owned()
-        }
+        TLFieldOrFunction::Field(field) if field.name().parse::<usize>().is_ok() => field.layout().name().to_owned(),
         TLFieldOrFunction::Field(field) => field.name().to_owned(),
         TLFieldOrFunction::Function(function) => format!("{}()", function.name),
     }
@@ -86,30 +75,19 @@ fn describe(difference: &AbiInstability, side: Side) -> String {
     match difference {
         AbiInstability::Name(names) => pair("type", names.expected, names.found, side),
         AbiInstability::Size(sizes) => pair("size in bytes", sizes.expected, sizes.found, side),
-        AbiInstability::Alignment(alignments) => {
-            pair("alignment", alignments.expected, alignments.found, side)
-        }
-        AbiInstability::FieldCountMismatch(counts) => {
-            pair("number of fields", counts.expected, counts.found, side)
-        }
-        AbiInstability::UnexpectedField(fields) => {
-            pair("field", fields.expected.name(), fields.found.name(), side)
-        }
+        AbiInstability::Alignment(alignments) => pair("alignment", alignments.expected, alignments.found, side),
+        AbiInstability::FieldCountMismatch(counts) => pair("number of fields", counts.expected, counts.found, side),
+        AbiInstability::UnexpectedField(fields) => pair("field", fields.expected.name(), fields.found.name(), side),
         AbiInstability::MismatchedPrimitive(types) => pair(
             "primitive type",
             format!("{:?}", types.expected),
             format!("{:?}", types.found),
             side,
         ),
-        AbiInstability::MismatchedPrefixSize(sizes) => pair(
-            "fields of the first version",
-            sizes.expected,
-            sizes.found,
-            side,
-        ),
-        AbiInstability::PackageVersion(versions) => {
-            pair("package version", versions.expected, versions.found, side)
+        AbiInstability::MismatchedPrefixSize(sizes) => {
+            pair("fields of the first version", sizes.expected, sizes.found, side)
         }
+        AbiInstability::PackageVersion(versions) => pair("package version", versions.expected, versions.found, side),
         other => {
             let debug = format!("{other:?}");
             let words = debug.split(['(', ' ', '{']).next().unwrap_or_default();
@@ -118,12 +96,7 @@ fn describe(difference: &AbiInstability, side: Side) -> String {
     }
 }
 
-fn pair(
-    what: &str,
-    expected: impl std::fmt::Display,
-    found: impl std::fmt::Display,
-    side: Side,
-) -> String {
+fn pair(what: &str, expected: impl std::fmt::Display, found: impl std::fmt::Display, side: Side) -> String {
     match side {
         Side::Host => format!("{what} `{expected}` here, `{found}` in the plugin"),
         Side::Plugin => format!("{what} `{found}` here, `{expected}` in the plugin"),

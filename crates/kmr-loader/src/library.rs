@@ -7,8 +7,7 @@ use std::ops::Range;
 
 use kmr_abi::METADATA_SECTION;
 use object::{
-    Architecture, BinaryFormat, Endianness, File, FileKind, Object, ObjectKind, ObjectSection,
-    ObjectSegment,
+    Architecture, BinaryFormat, Endianness, File, FileKind, Object, ObjectKind, ObjectSection, ObjectSegment,
 };
 
 /// Why a file cannot be a plugin for this process.
@@ -54,23 +53,14 @@ pub(crate) fn metadata_range(bytes: &[u8]) -> Result<Range<usize>, Defect> {
 fn parse(bytes: &[u8]) -> Result<File<'_>, Defect> {
     if FileKind::parse(bytes).is_err() {
         let start = &bytes[..bytes.len().min(512)];
-        let is_text = start.utf8_chunks().next().is_some_and(|chunk| {
-            chunk.valid().len() + 3 >= start.len() && !chunk.valid().contains('\0')
-        });
-        let what = if is_text {
-            "a text file"
-        } else {
-            "something else"
-        };
-        return Err(Defect::Damaged(format!(
-            "the file is no shared library but {what}"
-        )));
+        let is_text = start
+            .utf8_chunks()
+            .next()
+            .is_some_and(|chunk| chunk.valid().len() + 3 >= start.len() && !chunk.valid().contains('\0'));
+        let what = if is_text { "a text file" } else { "something else" };
+        return Err(Defect::Damaged(format!("the file is no shared library but {what}")));
     }
-    File::parse(bytes).map_err(|error| {
-        Defect::Damaged(format!(
-            "the shared library is cut short or damaged ({error})"
-        ))
-    })
+    File::parse(bytes).map_err(|error| Defect::Damaged(format!("the shared library is cut short or damaged ({error})")))
 }
 
 fn require_within((start, size): (u64, u64), length: u64) -> Result<(), Defect> {
@@ -132,10 +122,7 @@ mod tests {
         let library = tiny_library(NATIVE_MACHINE, ".kmr", b"metadata");
         for length in 0..library.len() {
             let result = metadata_range(&library[..length]);
-            assert!(
-                matches!(result, Err(Defect::Damaged(_))),
-                "{length}: {result:?}"
-            );
+            assert!(matches!(result, Err(Defect::Damaged(_))), "{length}: {result:?}");
         }
     }
 

@@ -9,10 +9,7 @@ use serde_json::Value;
 use crate::error::{ErrorKind, LoaderError, Result};
 
 pub(crate) fn parse(section: &[u8], path: &Path) -> Result<Metadata> {
-    let end = section
-        .iter()
-        .rposition(|&byte| byte != 0)
-        .map_or(0, |last| last + 1);
+    let end = section.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
     let unreadable = |error: &dyn std::fmt::Display| {
         LoaderError::new(
             ErrorKind::Damaged,
@@ -21,12 +18,10 @@ pub(crate) fn parse(section: &[u8], path: &Path) -> Result<Metadata> {
         )
         .with_help("build the plugin again, or fetch the file again")
     };
-    let value: Value =
-        serde_json::from_slice(&section[..end]).map_err(|error| unreadable(&error))?;
+    let value: Value = serde_json::from_slice(&section[..end]).map_err(|error| unreadable(&error))?;
     let version = value.get("abi").and_then(Value::as_str);
     let version = version.ok_or_else(|| unreadable(&"it does not say its `abi` version"))?;
-    let theirs =
-        major(version).ok_or_else(|| unreadable(&format_args!("`{version}` is no version")))?;
+    let theirs = major(version).ok_or_else(|| unreadable(&format_args!("`{version}` is no version")))?;
     if Some(theirs) != major(kmr_abi::VERSION) {
         return Err(other_contract(version, path));
     }
@@ -72,10 +67,7 @@ mod tests {
     fn padding_and_newer_minor_versions_are_accepted() {
         let mut section = metadata("1.99.7").into_bytes();
         section.extend([0; 7]);
-        assert_eq!(
-            parse(&section, Path::new("libp.so")).unwrap().plugin.name,
-            "p"
-        );
+        assert_eq!(parse(&section, Path::new("libp.so")).unwrap().plugin.name, "p");
     }
 
     #[test]

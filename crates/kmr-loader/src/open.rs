@@ -22,8 +22,7 @@ pub(crate) fn open(file: &PluginFile) -> Result<PluginRoot_Ref> {
     let header = header(file)?;
     let path = file.path();
     let version = |strings| {
-        VersionNumber::new(strings)
-            .map_err(|error| LoaderError::new(ErrorKind::Damaged, path, error.to_string()))
+        VersionNumber::new(strings).map_err(|error| LoaderError::new(ErrorKind::Damaged, path, error.to_string()))
     };
     let ours = version(PluginRoot_Ref::VERSION_STRINGS)?;
     let theirs = version(header.version_strings())?;
@@ -56,11 +55,7 @@ pub(crate) fn open(file: &PluginFile) -> Result<PluginRoot_Ref> {
 /// Maps the library into this process and finds what it exports.
 #[expect(unsafe_code, reason = "running a library's code takes trust in it")]
 fn header(file: &PluginFile) -> Result<&'static LibHeader> {
-    let name = file
-        .path()
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy();
+    let name = file.path().file_name().unwrap_or_default().to_string_lossy();
     let sealed = kmr_platform::sealed_library(file.bytes(), &name).map_err(|error| {
         let message = format!("no private copy of the plugin can be made: {error}");
         LoaderError::new(ErrorKind::Failed, file.path(), message)
@@ -68,9 +63,7 @@ fn header(file: &PluginFile) -> Result<&'static LibHeader> {
     // Leaked: a path that is closed and used again makes the dynamic linker return the older library.
     let sealed: &'static SealedFile = Box::leak(Box::new(sealed));
     let refused = |error: libloading::Error| {
-        let message = error
-            .to_string()
-            .replace(&*sealed.path().to_string_lossy(), &name);
+        let message = error.to_string().replace(&*sealed.path().to_string_lossy(), &name);
         let message = format!("the dynamic linker refuses the plugin: {message}");
         LoaderError::new(ErrorKind::Incompatible, file.path(), message)
             .with_help("build the plugin for this system; `ldd` shows what it needs")
@@ -84,23 +77,15 @@ fn header(file: &PluginFile) -> Result<&'static LibHeader> {
     // both before it looks further.
     let header = unsafe { library.get::<AbiHeaderRef>(ROOT_SYMBOL) };
     let header = header.map_err(|_| {
-        LoaderError::new(
-            ErrorKind::Damaged,
-            file.path(),
-            "the plugin exports no root module",
-        )
-        .with_help("call the export macro of kmr-sdk once in the plugin")
+        LoaderError::new(ErrorKind::Damaged, file.path(), "the plugin exports no root module")
+            .with_help("call the export macro of kmr-sdk once in the plugin")
     })?;
-    header
-        .upgrade()
-        .map_err(|error| contract_below(&error, file.path()))
+    header.upgrade().map_err(|error| contract_below(&error, file.path()))
 }
 
 #[cfg(unix)]
 #[expect(unsafe_code, reason = "running a library's code takes trust in it")]
-unsafe fn map(
-    path: &Path,
-) -> std::result::Result<libloading::os::unix::Library, libloading::Error> {
+unsafe fn map(path: &Path) -> std::result::Result<libloading::os::unix::Library, libloading::Error> {
     use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
     // A function that cannot be resolved is an error now, not the end of the process later.
     // SAFETY: the caller's.
@@ -135,14 +120,8 @@ fn contract_below(error: &LibraryError, path: &Path) -> LoaderError {
             ErrorKind::Incompatible,
             "the plugin's compiler passes values in another way",
         ),
-        LibraryError::RootModule { .. } => (
-            ErrorKind::Failed,
-            "the plugin failed while it set up its root module",
-        ),
-        _ => (
-            ErrorKind::Incompatible,
-            "the plugin cannot be bound to this kmr",
-        ),
+        LibraryError::RootModule { .. } => (ErrorKind::Failed, "the plugin failed while it set up its root module"),
+        _ => (ErrorKind::Incompatible, "the plugin cannot be bound to this kmr"),
     };
     LoaderError::new(kind, path, message)
         .with_help("build the plugin with this kmr's version of kmr-sdk")

@@ -9,8 +9,7 @@ use kmr_abi::HostRef;
 use kmr_sdk::{
     Ask, History, Reading,
     wire::{
-        Action, Applied, MeasureRequest, Metadata, MeterConfiguration, PolicyConfiguration,
-        RuleConfiguration, Target,
+        Action, Applied, MeasureRequest, Metadata, MeterConfiguration, PolicyConfiguration, RuleConfiguration, Target,
     },
 };
 
@@ -41,18 +40,13 @@ pub trait Plugin: Send + Sync {
     ///
     /// # Errors
     /// See [`Plugin`].
-    fn meter(&self, id: &str, configuration: &MeterConfiguration)
-    -> Result<Box<dyn MeterInstance>>;
+    fn meter(&self, id: &str, configuration: &MeterConfiguration) -> Result<Box<dyn MeterInstance>>;
 
     /// Makes the policy `id`.
     ///
     /// # Errors
     /// See [`Plugin`].
-    fn policy(
-        &self,
-        id: &str,
-        configuration: &PolicyConfiguration,
-    ) -> Result<Box<dyn PolicyInstance>>;
+    fn policy(&self, id: &str, configuration: &PolicyConfiguration) -> Result<Box<dyn PolicyInstance>>;
 }
 
 /// One configured rule of a plugin.

@@ -10,11 +10,7 @@ const SEGMENT: u64 = 56;
 const SECTION: u64 = 64;
 
 /// A 64-bit little-endian shared library with one section of content.
-pub(crate) fn tiny_library(
-    machine: object::elf::Machine,
-    section: &str,
-    content: &[u8],
-) -> Vec<u8> {
+pub(crate) fn tiny_library(machine: object::elf::Machine, section: &str, content: &[u8]) -> Vec<u8> {
     let names = format!("\0{section}\0.shstrtab\0");
     let content_at = HEADER + SEGMENT;
     let names_at = content_at + content.len() as u64;
@@ -27,10 +23,7 @@ pub(crate) fn tiny_library(
     words(&mut file, &[1]);
     long_words(&mut file, &[0, HEADER, sections_at]);
     words(&mut file, &[0]);
-    half_words(
-        &mut file,
-        &[HEADER as u16, SEGMENT as u16, 1, SECTION as u16, 3, 2],
-    );
+    half_words(&mut file, &[HEADER as u16, SEGMENT as u16, 1, SECTION as u16, 3, 2]);
 
     words(&mut file, &[object::elf::PT_LOAD.0, object::elf::PF_R.0]);
     long_words(&mut file, &[0, 0, 0, length, length, 4096]);
@@ -41,13 +34,7 @@ pub(crate) fn tiny_library(
 
     let name_of_names = section.len() as u32 + 2;
     section_header(&mut file, 0, object::elf::SHT_NULL.0, 0, 0);
-    section_header(
-        &mut file,
-        1,
-        object::elf::SHT_PROGBITS.0,
-        content_at,
-        content.len(),
-    );
+    section_header(&mut file, 1, object::elf::SHT_PROGBITS.0, content_at, content.len());
     section_header(
         &mut file,
         name_of_names,

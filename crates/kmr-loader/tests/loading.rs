@@ -10,19 +10,15 @@ use std::{
 };
 
 use kmr_loader::{ErrorCode, ErrorKind, InProcess, LoaderError, Plugin, PluginFile, RuleInstance};
-use kmr_model::{DType, Graph, Model, Node, Tensor};
+use kmr_model::{DType, Dimension, Graph, Model, Node, Tensor, ValueInfo};
 use kmr_sdk::wire::{Action, MeasureRequest, MeterConfiguration, RuleConfiguration, Split};
 use serde_json::json;
 use support::{build::build, host::RecordingHost, model_host::ModelHost};
 
-static MISBEHAVING: LazyLock<PathBuf> =
-    LazyLock::new(|| build("fixtures/misbehaving", "misbehaving"));
+static MISBEHAVING: LazyLock<PathBuf> = LazyLock::new(|| build("fixtures/misbehaving", "misbehaving"));
 
 fn load(path: &Path) -> InProcess {
-    PluginFile::open(path)
-        .unwrap()
-        .load(NonZeroUsize::MIN)
-        .unwrap()
+    PluginFile::open(path).unwrap().load(NonZeroUsize::MIN).unwrap()
 }
 
 fn configured(config: serde_json::Value) -> RuleConfiguration {
@@ -57,41 +53,19 @@ fn metadata_and_hash_are_read_without_running_code() {
     let file = PluginFile::open(&MISBEHAVING).unwrap();
     let metadata = file.metadata();
     assert_eq!(metadata.plugin.name, "misbehaving");
-    let offers: Vec<_> = metadata
-        .extensions
-        .iter()
-        .map(|e| (e.kind(), e.id()))
-        .collect();
+    let offers: Vec<_> = metadata.extensions.iter().map(|e| (e.kind(), e.id())).collect();
     assert_eq!(
         offers,
-        [
-            ("rule", "misbehave"),
-            ("meter", "not_a_number"),
-            ("policy", "give_up")
-        ]
+        [("rule", "misbehave"), ("meter", "not_a_number"), ("policy", "give_up")]
     );
     assert_eq!(file.sha256().len(), 64);
-    assert_ne!(
-        open_changed(|bytes| bytes.push(0)).unwrap().sha256(),
-        file.sha256()
-    );
+    assert_ne!(open_changed(|bytes| bytes.push(0)).unwrap().sha256(), file.sha256());
 }
 
 #[test]
 fn a_library_cut_short_anywhere_is_damaged() {
     let length = fs::read(&*MISBEHAVING).unwrap().len();
-    for kept in [
-        0,
-        1,
-        4,
-        16,
-        63,
-        64,
-        1000,
-        length / 2,
-        length - 4096,
-        length - 1,
-    ] {
+    for kept in [0, 1, 4, 16, 63, 64, 1000, length / 2, length - 4096, length - 1] {
         let error = error(open_changed(|bytes| bytes.truncate(kept)));
         assert_eq!(error.kind(), ErrorKind::Damaged, "{kept}: {error}");
     }
@@ -99,9 +73,7 @@ fn a_library_cut_short_anywhere_is_damaged() {
 
 #[test]
 fn a_library_for_another_machine_is_incompatible() {
-    let error = error(open_changed(|bytes| {
-        bytes[18..20].copy_from_slice(&[22, 0])
-    }));
+    let error = error(open_changed(|bytes| bytes[18..20].copy_from_slice(&[22, 0])));
     assert_eq!(error.kind(), ErrorKind::Incompatible);
     assert!(error.message().contains("s390"), "{error}");
 }
@@ -152,9 +124,7 @@ fn panics_become_errors_with_their_place() {
             (ErrorCode::PANIC, "misbehaving")
         );
         assert!(
-            failure
-                .message
-                .ends_with(&format!("told to panic in {place}")),
+            failure.message.ends_with(&format!("told to panic in {place}")),
             "{failure:?}"
         );
         assert!(failure.location.starts_with("src/lib.rs:"), "{failure:?}");
@@ -168,10 +138,7 @@ fn panics_become_errors_with_their_place() {
     panicked(error(in_targets.targets(host.lend())), "targets");
     let mut in_apply = rule(&plugin, json!({"panic_in": "apply"}));
     in_apply.targets(host.lend()).unwrap();
-    panicked(
-        error(in_apply.apply(host.lend(), &Action::default())),
-        "apply",
-    );
+    panicked(error(in_apply.apply(host.lend(), &Action::default())), "apply");
 
     let poisoned = error(in_apply.targets(host.lend()));
     assert_eq!(poisoned.failure().unwrap().code, ErrorCode::POISONED);
@@ -192,9 +159,7 @@ fn log_records_of_a_plugin_reach_the_host() {
     Records::install();
     let plugin = load(&MISBEHAVING);
     let host = RecordingHost::default();
-    rule(&plugin, json!({}))
-        .apply(host.lend(), &Action::default())
-        .unwrap();
+    rule(&plugin, json!({})).apply(host.lend(), &Action::default()).unwrap();
     assert!(Records::any("plugin misbehaving", "applying"));
 }
 
@@ -214,19 +179,14 @@ fn a_failure_after_an_edit_says_where() {
 fn a_configuration_that_the_plugin_refuses_is_a_failure() {
     let plugin = load(&MISBEHAVING);
     let error = error(plugin.rule("misbehave", &configured(json!({"unknown": 1}))));
-    assert_eq!(
-        error.failure().unwrap().code,
-        ErrorCode::INVALID_CONFIGURATION
-    );
+    assert_eq!(error.failure().unwrap().code, ErrorCode::INVALID_CONFIGURATION);
 }
 
 #[test]
 fn meters_and_policies_cross_too() {
     let plugin = load(&MISBEHAVING);
     let host = RecordingHost::default();
-    let mut meter = plugin
-        .meter("not_a_number", &MeterConfiguration::default())
-        .unwrap();
+    let mut meter = plugin.meter("not_a_number", &MeterConfiguration::default()).unwrap();
     let request = MeasureRequest {
         split: Split::Evaluation,
         limit: None,
@@ -254,11 +214,7 @@ fn two_files_are_two_plugins() {
         applied.unwrap().notes
     };
     assert_eq!([applied(&plugins[0]), applied(&plugins[0])], [["1"], ["2"]]);
-    assert_eq!(
-        applied(&plugins[1]),
-        ["1"],
-        "the second plugin has statics of its own"
-    );
+    assert_eq!(applied(&plugins[1]), ["1"], "the second plugin has statics of its own");
 }
 
 #[test]
@@ -271,15 +227,16 @@ fn the_file_may_be_overwritten_once_it_is_open() {
     let plugin = file.load(NonZeroUsize::MIN).unwrap();
     fs::remove_file(&path).unwrap();
     let host = RecordingHost::default();
-    rule(&plugin, json!({}))
-        .apply(host.lend(), &Action::default())
-        .unwrap();
+    rule(&plugin, json!({})).apply(host.lend(), &Action::default()).unwrap();
 }
 
 #[test]
 fn the_template_of_the_sdk_builds_apart_and_does_its_work() {
     let plugin = load(&build("../kmr-sdk/template", "half_precision"));
     let mut graph = Graph::new("product");
+    let square = [Dimension::Fixed(32), Dimension::Fixed(32)];
+    graph.inputs.push(ValueInfo::tensor("input", DType::FLOAT, &square));
+    graph.outputs.push(ValueInfo::tensor("output", DType::FLOAT, &square));
     let weights: Vec<f32> = (0..1024).map(|index| index as f32 / 64.0).collect();
     let weight = Tensor::from_vec(vec![32, 32], weights.clone());
     graph.initializers.insert("weight".into(), weight.into());
@@ -289,9 +246,7 @@ fn the_template_of_the_sdk_builds_apart_and_does_its_work() {
     let host = ModelHost::new(before.clone());
 
     let knobs = json!({"knobs": {"half": {"values": [false, true], "per": "layer"}}});
-    let mut rule = plugin
-        .rule("half", &serde_json::from_value(knobs).unwrap())
-        .unwrap();
+    let mut rule = plugin.rule("half", &serde_json::from_value(knobs).unwrap()).unwrap();
     let targets = rule.targets(host.lend()).unwrap();
     assert_eq!(targets.len(), 1);
     assert_eq!(
@@ -326,9 +281,7 @@ impl Records {
 
     fn any(target: &str, text: &str) -> bool {
         let records = RECORDS.0.lock().unwrap();
-        records
-            .iter()
-            .any(|(t, x)| t.starts_with(target) && x.contains(text))
+        records.iter().any(|(t, x)| t.starts_with(target) && x.contains(text))
     }
 }
 

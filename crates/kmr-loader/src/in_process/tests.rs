@@ -145,10 +145,7 @@ fn readings_are_checked() {
     };
     let whole: MeasureRequest = serde_json::from_value(json!({"split": "evaluation"})).unwrap();
     let reading = meter(json!({})).measure(host.lend(), &whole).unwrap();
-    assert_eq!(
-        (reading.value, reading.scores.as_slice()),
-        (0.5, [0.0, 1.0].as_slice())
-    );
+    assert_eq!((reading.value, reading.scores.as_slice()), (0.5, [0.0, 1.0].as_slice()));
     assert_eq!(reading.details["classes"], 2);
     let part = MeasureRequest {
         limit: Some(1),
@@ -156,18 +153,13 @@ fn readings_are_checked() {
     };
     let nan = meter(json!({})).measure(host.lend(), &part).unwrap_err();
     assert!(nan.message().contains("NaN"), "{nan}");
-    let list = meter(json!({"list": true}))
-        .measure(host.lend(), &whole)
-        .unwrap_err();
+    let list = meter(json!({"list": true})).measure(host.lend(), &whole).unwrap_err();
     assert!(list.message().contains("no JSON object"), "{list}");
 }
 
 #[test]
 fn what_the_metadata_does_not_name_is_missing() {
-    let error = plugin()
-        .rule("half", &RuleConfiguration::default())
-        .err()
-        .unwrap();
+    let error = plugin().rule("half", &RuleConfiguration::default()).err().unwrap();
     assert_eq!(error.kind(), ErrorKind::Missing);
     assert_eq!(error.message(), "plugin `raw` has no rule `half`");
     assert_eq!(error.help(), Some("it offers `echo`"));

@@ -21,11 +21,7 @@ pub fn build(folder: &str, name: &str) -> PathBuf {
     lock.lock().unwrap();
     copy(&source, &project);
     let manifest = fs::read_to_string(source.join("Cargo.toml")).unwrap();
-    fs::write(
-        project.join("Cargo.toml"),
-        absolute_paths(&manifest, &source),
-    )
-    .unwrap();
+    fs::write(project.join("Cargo.toml"), absolute_paths(&manifest, &source)).unwrap();
     fs::copy(here.join("../../Cargo.lock"), project.join("Cargo.lock")).unwrap();
     let target = projects.join("target");
     let status = Command::new(env!("CARGO"))
@@ -36,9 +32,7 @@ pub fn build(folder: &str, name: &str) -> PathBuf {
         .status()
         .unwrap();
     assert!(status.success(), "{} does not build", source.display());
-    target
-        .join("debug")
-        .join(kmr_platform::library_file_name(name))
+    target.join("debug").join(kmr_platform::library_file_name(name))
 }
 
 fn copy(source: &Path, target: &Path) {

@@ -3,8 +3,8 @@
 use std::sync::Mutex;
 
 use kmr_abi::{
-    AbiResult, BatchIteratorBox, ErrorCode, Host, Host_TO, HostRef, OutputBufferBox, PluginError,
-    SessionBox, SharedTensorBox, TensorDescription,
+    AbiResult, BatchIteratorBox, ErrorCode, Host, Host_TO, HostRef, OutputBufferBox, PluginError, SessionBox,
+    SharedTensorBox, TensorDescription,
     abi_stable::{
         erased_types::TD_Opaque,
         sabi_types::RRef,

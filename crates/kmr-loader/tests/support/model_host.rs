@@ -3,9 +3,8 @@
 use std::sync::{Arc, Mutex};
 
 use kmr_abi::{
-    AbiResult, BatchIteratorBox, ErrorCode, Host, Host_TO, HostRef, OutputBuffer, OutputBuffer_TO,
-    OutputBufferBox, PluginError, SessionBox, SharedTensor, SharedTensor_TO, SharedTensorBox,
-    TensorDescription,
+    AbiResult, BatchIteratorBox, ErrorCode, Host, Host_TO, HostRef, OutputBuffer, OutputBuffer_TO, OutputBufferBox,
+    PluginError, SessionBox, SharedTensor, SharedTensor_TO, SharedTensorBox, TensorDescription,
     abi_stable::{
         erased_types::TD_Opaque,
         sabi_types::RRef,
@@ -52,8 +51,7 @@ impl Host for ModelHost {
         guard(|| {
             let candidate = self.candidate();
             let tensor = candidate.graph.tensor(name.as_str());
-            let tensor =
-                tensor.ok_or_else(|| PluginError::new(ErrorCode::NOT_FOUND, "no such tensor"))?;
+            let tensor = tensor.ok_or_else(|| PluginError::new(ErrorCode::NOT_FOUND, "no such tensor"))?;
             let shared = Shared {
                 name: name.into(),
                 tensor: Tensor::clone(tensor),
@@ -120,10 +118,7 @@ impl Host for ModelHost {
 }
 
 fn no_data<T>() -> AbiResult<T> {
-    RErr(PluginError::new(
-        ErrorCode::UNSUPPORTED,
-        "this host has no data",
-    ))
+    RErr(PluginError::new(ErrorCode::UNSUPPORTED, "this host has no data"))
 }
 
 struct Shared {
@@ -133,11 +128,7 @@ struct Shared {
 
 impl SharedTensor for Shared {
     fn description(&self) -> AbiResult<TensorDescription> {
-        ROk(describe(
-            &self.name,
-            self.tensor.dtype(),
-            self.tensor.shape(),
-        ))
+        ROk(describe(&self.name, self.tensor.dtype(), self.tensor.shape()))
     }
 
     fn bytes<'a>(&'a self) -> AbiResult<RSlice<'a, u8>> {
