@@ -21,8 +21,7 @@ impl AlignedBytes {
     /// `OutOfMemory` where the memory cannot be had.
     fn zeroed(length: usize) -> io::Result<Self> {
         let count = length.div_ceil(size_of::<Line>());
-        let lines = bytemuck::try_zeroed_vec(count)
-            .map_err(|()| io::Error::from(io::ErrorKind::OutOfMemory))?;
+        let lines = bytemuck::try_zeroed_vec(count).map_err(|()| io::Error::from(io::ErrorKind::OutOfMemory))?;
         Ok(Self { lines, length })
     }
 

@@ -65,21 +65,13 @@ pub trait Platform: Send + Sync {
     ///
     /// # Errors
     /// Those of `write` and of the system. The old content is then still there and the temporary file gone.
-    fn replace(
-        &self,
-        path: &Path,
-        write: &mut dyn FnMut(&mut File) -> io::Result<()>,
-    ) -> io::Result<()> {
+    fn replace(&self, path: &Path, write: &mut dyn FnMut(&mut File) -> io::Result<()>) -> io::Result<()> {
         replace::replace(path, write)
     }
 
     /// The file name of the shared library `stem`: `libprune.so` for `prune`.
     fn library_file_name(&self, stem: &str) -> String {
-        format!(
-            "{}{stem}{}",
-            std::env::consts::DLL_PREFIX,
-            std::env::consts::DLL_SUFFIX
-        )
+        format!("{}{stem}{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX)
     }
 
     /// The processor's kind and those of its instruction sets that numerics depend on, in a fixed order:
@@ -100,9 +92,7 @@ pub struct SealedFile {
 #[derive(Debug)]
 enum Keep {
     #[cfg(target_os = "linux")]
-    Memory(
-        #[expect(dead_code, reason = "open for as long as the path is used")] std::os::fd::OwnedFd,
-    ),
+    Memory(#[expect(dead_code, reason = "open for as long as the path is used")] std::os::fd::OwnedFd),
     #[cfg_attr(target_os = "linux", allow(dead_code))]
     Disk(portable::Removed),
 }

@@ -55,9 +55,7 @@ mod tests {
 
     #[test]
     fn nobody_can_change_a_sealed_file() {
-        let sealed = Linux
-            .sealed_file(&"long name ".repeat(40), b"library")
-            .unwrap();
+        let sealed = Linux.sealed_file(&"long name ".repeat(40), b"library").unwrap();
         assert_eq!(fs::read(sealed.path()).unwrap(), b"library");
         let mut file = OpenOptions::new().write(true).open(sealed.path()).unwrap();
         assert!(file.write_all(b"x").is_err());

@@ -53,10 +53,7 @@ impl Drop for Removed {
 pub fn sealed_file(name: &str, bytes: &[u8]) -> io::Result<SealedFile> {
     let name = format!("kmr-{}-{}-{name}", std::process::id(), unique());
     let path = std::env::temp_dir().join(name);
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .open(&path)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).open(&path)?;
     let keep = Removed(path.clone());
     file.write_all(bytes)?;
     let mut permissions = file.metadata()?.permissions();
