@@ -34,16 +34,16 @@ pub use abi_stable;
 pub use error::{AbiResult, ErrorCode, PluginError};
 pub use guard::{DropGuarded, guard};
 pub use host::{
-    Batch, BatchIterator, BatchIterator_TO, BatchIteratorBox, CANDIDATE, Host, Host_TO, HostRef,
-    REFERENCE, Session, Session_TO, SessionBox,
+    Batch, BatchIterator, BatchIterator_TO, BatchIteratorBox, CANDIDATE, Host, Host_TO, HostRef, REFERENCE, Session,
+    Session_TO, SessionBox,
 };
 pub use plugin::{
-    Environment, LogLevel, LogSink, LogSink_TO, LogSinkBox, Meter, Meter_TO, MeterBox, PluginRoot,
-    PluginRoot_Ref, Policy, Policy_TO, PolicyBox, Reading, Rule, Rule_TO, RuleBox,
+    Environment, LogLevel, LogSink, LogSink_TO, LogSinkBox, Meter, Meter_TO, MeterBox, PluginRoot, PluginRoot_Ref,
+    Policy, Policy_TO, PolicyBox, Reading, Rule, Rule_TO, RuleBox,
 };
 pub use tensor::{
-    BUFFER_ALIGNMENT, BorrowedTensor, ElementType, OutputBuffer, OutputBuffer_TO, OutputBufferBox,
-    SharedTensor, SharedTensor_TO, SharedTensorBox, TensorDescription,
+    BUFFER_ALIGNMENT, BorrowedTensor, ElementType, OutputBuffer, OutputBuffer_TO, OutputBufferBox, SharedTensor,
+    SharedTensor_TO, SharedTensorBox, TensorDescription,
 };
 
 /// The version of the contract, as plugins carry it in their metadata.

@@ -2,8 +2,8 @@
 //! instance that panicked is not called again.
 
 use kmr_abi::{
-    AbiResult, DropGuarded, Environment, ErrorCode, HostRef, Meter_TO, MeterBox, PluginRoot_Ref,
-    Policy_TO, PolicyBox, Rule_TO, RuleBox,
+    AbiResult, DropGuarded, Environment, ErrorCode, HostRef, Meter_TO, MeterBox, PluginRoot_Ref, Policy_TO, PolicyBox,
+    Rule_TO, RuleBox,
     abi_stable::{
         erased_types::TD_Opaque,
         library::{CheckTypeLayout, LibHeader, RootModuleResult},
@@ -28,16 +28,9 @@ struct Guarded<T> {
 impl<T> Guarded<T> {
     fn new(value: T) -> Self {
         let value = DropGuarded::new(value, |error| {
-            log::error!(
-                "{} while it was dropped, at {}",
-                error.message,
-                error.location
-            );
+            log::error!("{} while it was dropped, at {}", error.message, error.location);
         });
-        Self {
-            value,
-            poisoned: false,
-        }
+        Self { value, poisoned: false }
     }
 
     fn call<R>(&mut self, body: impl FnOnce(&mut T) -> Result<R>) -> AbiResult<R> {
@@ -103,8 +96,7 @@ fn answer(document: &impl Serialize) -> Result<RString> {
 }
 
 fn configuration<T: DeserializeOwned>(json: RStr<'_>) -> Result<T> {
-    serde_json::from_str(json.as_str())
-        .map_err(|error| Error::invalid_configuration(error.to_string()))
+    serde_json::from_str(json.as_str()).map_err(|error| Error::invalid_configuration(error.to_string()))
 }
 
 fn config<T: DeserializeOwned>(table: Map<String, Value>) -> Result<T> {
@@ -114,38 +106,23 @@ fn config<T: DeserializeOwned>(table: Map<String, Value>) -> Result<T> {
 
 /// Makes a rule behind the contract.
 pub fn make_rule<R: Rule>(json: RStr<'_>) -> Result<RuleBox> {
-    let RuleConfiguration {
-        config: table,
-        knobs,
-    } = configuration(json)?;
+    let RuleConfiguration { config: table, knobs } = configuration(json)?;
     let rule = R::new(config(table)?, knobs)?;
-    Ok(Rule_TO::from_value(
-        RuleEntry(Guarded::new(rule)),
-        TD_Opaque,
-    ))
+    Ok(Rule_TO::from_value(RuleEntry(Guarded::new(rule)), TD_Opaque))
 }
 
 /// Makes a meter behind the contract.
 pub fn make_meter<M: Meter>(json: RStr<'_>) -> Result<MeterBox> {
     let MeterConfiguration { config: table } = configuration(json)?;
     let meter = M::new(config(table)?)?;
-    Ok(Meter_TO::from_value(
-        MeterEntry(Guarded::new(meter)),
-        TD_Opaque,
-    ))
+    Ok(Meter_TO::from_value(MeterEntry(Guarded::new(meter)), TD_Opaque))
 }
 
 /// Makes a policy behind the contract.
 pub fn make_policy<P: Policy>(json: RStr<'_>) -> Result<PolicyBox> {
-    let PolicyConfiguration {
-        config: table,
-        seed,
-    } = configuration(json)?;
+    let PolicyConfiguration { config: table, seed } = configuration(json)?;
     let policy = P::new(config(table)?, seed)?;
-    Ok(Policy_TO::from_value(
-        PolicyEntry(Guarded::new(policy)),
-        TD_Opaque,
-    ))
+    Ok(Policy_TO::from_value(PolicyEntry(Guarded::new(policy)), TD_Opaque))
 }
 
 /// What is said when the host asks for what the plugin does not have.
@@ -159,9 +136,7 @@ pub fn start(environment: Environment) -> AbiResult<()> {
         logging::install(environment.log_level, environment.log);
         #[cfg(feature = "rayon")]
         {
-            let threads = usize::try_from(environment.threads)
-                .unwrap_or(usize::MAX)
-                .max(1);
+            let threads = usize::try_from(environment.threads).unwrap_or(usize::MAX).max(1);
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
             pool.build_global()
                 .map_err(|error| Error::new(ErrorCode::OTHER, error.to_string()))?;

@@ -4,8 +4,7 @@ use std::{borrow::Cow, collections::BTreeMap};
 
 use bytes::Bytes;
 use kmr_abi::{
-    BatchIteratorBox, BorrowedTensor, CANDIDATE, HostRef, OutputBufferBox, SessionBox,
-    SharedTensorBox,
+    BatchIteratorBox, BorrowedTensor, CANDIDATE, HostRef, OutputBufferBox, SessionBox, SharedTensorBox,
     abi_stable::std_types::{ROption, RSlice, RString, RVec},
 };
 use kmr_model::{
@@ -181,12 +180,7 @@ impl<'a> Host<'a> {
             .max(1))
     }
 
-    fn buffer(
-        &self,
-        name: &str,
-        dtype: kmr_model::DType,
-        shape: &[usize],
-    ) -> Result<OutputBufferBox<'_>> {
+    fn buffer(&self, name: &str, dtype: kmr_model::DType, shape: &[usize]) -> Result<OutputBufferBox<'_>> {
         received(self.raw.output(describe(name, dtype, shape)))
     }
 }
@@ -199,10 +193,10 @@ trait Edits {
 impl Edits for Host<'_> {
     fn send(&self, request: &EditRequest, attachments: Vec<Vec<u8>>) -> Result<()> {
         let attachments: Vec<RVec<u8>> = attachments.into_iter().map(RVec::from).collect();
-        received(self.raw.edit(
-            json(request)?.as_str().into(),
-            RSlice::from_slice(&attachments),
-        ))
+        received(
+            self.raw
+                .edit(json(request)?.as_str().into(), RSlice::from_slice(&attachments)),
+        )
     }
 }
 
@@ -227,9 +221,8 @@ impl ExternalData for HostTensors<'_, '_> {
             .find(|(key, _)| key == "tensor")
             .map_or(name, |(_, value)| value);
         let tensor = self.host.tensor_of(self.model, key);
-        let tensor = tensor.map_err(|error| {
-            ModelError::new(ErrorKind::Io, format!("tensor `{name}`"), error.message)
-        })?;
+        let tensor =
+            tensor.map_err(|error| ModelError::new(ErrorKind::Io, format!("tensor `{name}`"), error.message))?;
         Ok(tensor.bytes().clone())
     }
 }
@@ -298,8 +291,7 @@ impl Batch {
             ROption::RNone => None,
         };
         Ok(Self {
-            size: usize::try_from(raw.size)
-                .map_err(|_| Error::new(ErrorCode::SHAPE, "a batch greater than memory"))?,
+            size: usize::try_from(raw.size).map_err(|_| Error::new(ErrorCode::SHAPE, "a batch greater than memory"))?,
             inputs: named(raw.inputs)?,
             labels,
             outputs: named(raw.outputs)?,

@@ -20,8 +20,8 @@ pub use error::{Error, Result};
 pub use extension::{Meter, Policy, Reading, Rule};
 pub use host::{Batch, Batches, Host, Observation, Output, Session};
 pub use wire::{
-    Action, Applied, Assignment, Change, KnobSettings, MeasureRequest, NoConfig, ObserveRequest,
-    RunRequest, SessionRequest, Split, Statistic, Target,
+    Action, Applied, Assignment, Change, KnobSettings, MeasureRequest, NoConfig, ObserveRequest, RunRequest,
+    SessionRequest, Split, Statistic, Target,
 };
 
 pub use kmr_abi::ErrorCode;
@@ -35,3 +35,8 @@ pub mod internal {
     pub use crate::export::{header, make_meter, make_policy, make_rule, start, unknown_extension};
     pub use kmr_abi;
 }
+
+/// Compiles the guide's examples.
+#[cfg(doctest)]
+#[doc = include_str!("../GUIDE.md")]
+struct Guide;

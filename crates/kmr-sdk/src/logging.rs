@@ -46,11 +46,7 @@ impl Log for Bridge {
         };
         if let Some(sink) = SINK.get() {
             // Logging has nowhere to report its own failure to.
-            let _ = sink.log(
-                level,
-                record.target().into(),
-                record.args().to_string().as_str().into(),
-            );
+            let _ = sink.log(level, record.target().into(), record.args().to_string().as_str().into());
         }
     }
 

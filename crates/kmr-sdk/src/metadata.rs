@@ -24,19 +24,14 @@ pub const fn checked_length(source: &Source<'_>) -> usize {
         let mut before = 0;
         while before < at {
             let (other_kind, other_id, _) = source.extensions[before];
-            if equal(kind.as_bytes(), other_kind.as_bytes())
-                && equal(id.as_bytes(), other_id.as_bytes())
-            {
+            if equal(kind.as_bytes(), other_kind.as_bytes()) && equal(id.as_bytes(), other_id.as_bytes()) {
                 panic!("two extensions of one kind have the same id");
             }
             before += 1;
         }
         at += 1;
     }
-    let mut counter = Writer {
-        bytes: [],
-        length: 0,
-    };
+    let mut counter = Writer { bytes: [], length: 0 };
     counter.document(source);
     counter.length
 }
@@ -154,10 +149,7 @@ const RULE: Shape = Shape {
         ("summary", Form::Text, false),
         (
             "role",
-            Form::OneOf(
-                &["reduce", "recover"],
-                "a rule's `role` is \"reduce\" or \"recover\"",
-            ),
+            Form::OneOf(&["reduce", "recover"], "a rule's `role` is \"reduce\" or \"recover\""),
             false,
         ),
         (
@@ -210,10 +202,7 @@ const METER: Shape = Shape {
         ("summary", Form::Text, false),
         (
             "measures",
-            Form::OneOf(
-                &["quality", "cost"],
-                "a meter `measures` \"quality\" or \"cost\"",
-            ),
+            Form::OneOf(&["quality", "cost"], "a meter `measures` \"quality\" or \"cost\""),
             true,
         ),
         ("needs_labels", Form::Flag, false),
@@ -367,9 +356,7 @@ const fn object(json: &[u8], at: usize, shape: &Shape) -> usize {
                     at += 1;
                     break;
                 }
-                _ => panic!(
-                    "the metadata has an object without a comma or a closing brace after a value"
-                ),
+                _ => panic!("the metadata has an object without a comma or a closing brace after a value"),
             }
         }
     }
@@ -492,13 +479,7 @@ mod tests {
             panic!("{metadata:?}");
         };
         assert_eq!(rule.id, "halve");
-        assert_eq!(
-            rule.knobs[0].domain,
-            Domain::Range {
-                min: -1.0,
-                max: 0.5
-            }
-        );
+        assert_eq!(rule.knobs[0].domain, Domain::Range { min: -1.0, max: 0.5 });
         assert_eq!(metadata.extensions[1].kind(), "policy");
     }
 
@@ -521,11 +502,7 @@ mod tests {
             ),
             ("rule", r#"{"summary":"x","summary":"x"}"#, "twice"),
             ("rule", r#"{"summary":"x",}"#, "text in quotes"),
-            (
-                "rule",
-                r#"{"summary":"x","after":["a",]}"#,
-                "text in quotes",
-            ),
+            ("rule", r#"{"summary":"x","after":["a",]}"#, "text in quotes"),
             ("rule", r#"{"summary":"x""#, "closing brace"),
             ("meter", r#"{"summary":"x"}"#, "needs `measures`"),
             (

@@ -32,10 +32,9 @@ pub fn describe(name: &str, dtype: DType, shape: &[usize]) -> TensorDescription 
 /// [`ErrorCode::SHAPE`] if a size is greater than memory.
 pub fn read_description(description: &TensorDescription) -> Result<(DType, Vec<usize>)> {
     let sizes = description.shape.iter().map(|&size| usize::try_from(size));
-    let shape = sizes.collect::<std::result::Result<_, _>>().map_err(|_| {
-        Error::new(ErrorCode::SHAPE, "the shape is greater than memory")
-            .at(description.name.as_str())
-    })?;
+    let shape = sizes
+        .collect::<std::result::Result<_, _>>()
+        .map_err(|_| Error::new(ErrorCode::SHAPE, "the shape is greater than memory").at(description.name.as_str()))?;
     Ok((DType::from_number(description.element_type.0), shape))
 }
 
@@ -48,8 +47,7 @@ pub fn from_handle(handle: SharedTensorBox) -> Result<(String, Tensor)> {
     let (dtype, shape) = read_description(&description)?;
     let name = description.name.into_string();
     let bytes = Bytes::from_owner(shared::SharedBytes::new(handle)?);
-    let tensor =
-        Tensor::new(dtype, shape, bytes).map_err(|error| Error::from(error).at(name.as_str()))?;
+    let tensor = Tensor::new(dtype, shape, bytes).map_err(|error| Error::from(error).at(name.as_str()))?;
     Ok((name, tensor))
 }
 

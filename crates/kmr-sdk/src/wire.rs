@@ -9,13 +9,10 @@ mod rule;
 
 pub use edit::{EDIT_VERSION, EditRequest, Operation, Size};
 pub use metadata::{
-    Domain, Extension, KnobInfo, Locality, Measures, Metadata, MeterInfo, Per, PluginInfo,
-    PolicyInfo, Role, RuleInfo,
+    Domain, Extension, KnobInfo, Locality, Measures, Metadata, MeterInfo, Per, PluginInfo, PolicyInfo, Role, RuleInfo,
 };
-pub use request::{
-    BatchNorm, MeasureRequest, ObserveRequest, RunRequest, SessionRequest, Split, Statistic,
-};
+pub use request::{BatchNorm, MeasureRequest, ObserveRequest, RunRequest, SessionRequest, Split, Statistic};
 pub use rule::{
-    Action, Applied, Assignment, Change, KnobSetting, KnobSettings, MeterConfiguration, NoConfig,
-    PolicyConfiguration, RuleConfiguration, Target,
+    Action, Applied, Assignment, Change, KnobSetting, KnobSettings, MeterConfiguration, NoConfig, PolicyConfiguration,
+    RuleConfiguration, Target,
 };

@@ -10,8 +10,8 @@ use std::{
 };
 
 use kmr_abi::{
-    AbiResult, BatchIteratorBox, Host_TO, HostRef, OutputBuffer_TO, OutputBufferBox, SessionBox,
-    SharedTensor_TO, SharedTensorBox, TensorDescription,
+    AbiResult, BatchIteratorBox, Host_TO, HostRef, OutputBuffer_TO, OutputBufferBox, SessionBox, SharedTensor_TO,
+    SharedTensorBox, TensorDescription,
     abi_stable::{
         erased_types::TD_Opaque,
         sabi_types::RRef,
@@ -99,8 +99,7 @@ impl kmr_abi::OutputBuffer for Buffer<'_> {
     fn commit(&mut self) -> AbiResult<u64> {
         guard(|| {
             let (dtype, shape) = read_description(&self.0)?;
-            let tensor = Tensor::new(dtype, shape, std::mem::take(&mut self.1).into())
-                .map_err(Error::from)?;
+            let tensor = Tensor::new(dtype, shape, std::mem::take(&mut self.1).into()).map_err(Error::from)?;
             let mut committed = self.2.lock().unwrap();
             let number = committed.len() as u64;
             committed.insert(number, tensor);
@@ -125,10 +124,7 @@ impl kmr_abi::Host for ModelHost {
                 .tensor(name.as_str())
                 .map(|tensor| (**tensor).clone());
             let tensor = tensor.ok_or_else(|| Error::not_found("no such tensor"))?;
-            Ok(SharedTensor_TO::from_value(
-                Shared(name.to_string(), tensor),
-                TD_Opaque,
-            ))
+            Ok(SharedTensor_TO::from_value(Shared(name.to_string(), tensor), TD_Opaque))
         })
     }
     fn output<'a>(&'a self, description: TensorDescription) -> AbiResult<OutputBufferBox<'a>> {
@@ -143,8 +139,7 @@ impl kmr_abi::Host for ModelHost {
     }
     fn edit(&self, operations: RStr<'_>, attachments: RSlice<'_, RVec<u8>>) -> AbiResult<()> {
         guard(|| {
-            let request: EditRequest =
-                serde_json::from_str(operations.as_str()).map_err(Error::from)?;
+            let request: EditRequest = serde_json::from_str(operations.as_str()).map_err(Error::from)?;
             let take = |number| {
                 let tensor = self.committed.lock().unwrap().remove(&number);
                 tensor.ok_or_else(|| Error::invalid_request("no such buffer"))
@@ -188,18 +183,15 @@ fn model() -> Model {
     graph.inputs.push(float("x", 32));
     graph.outputs.push(float("y", 32));
     let weight = |scale: f32| {
-        let values = (0..1024)
-            .map(|i| scale * (i as f32 - 512.0) / 512.0)
-            .collect();
+        let values = (0..1024).map(|i| scale * (i as f32 - 512.0) / 512.0).collect();
         Tensor::from_vec::<f32>(vec![32, 32], values)
     };
     graph.initializers.insert("a".into(), weight(1.0).into());
     graph.initializers.insert("b".into(), weight(0.5).into());
     graph.initializers.insert("huge".into(), weight(1e6).into());
-    graph.initializers.insert(
-        "tiny".into(),
-        Tensor::from_vec(vec![32], vec![0.0_f32; 32]).into(),
-    );
+    graph
+        .initializers
+        .insert("tiny".into(), Tensor::from_vec(vec![32], vec![0.0_f32; 32]).into());
     let nodes = [
         Node::new("MatMul", "first", &["x", "a"], &["xa"]),
         Node::new("Add", "bias", &["xa", "tiny"], &["biased"]),
@@ -226,24 +218,17 @@ fn the_template_is_short_loads_and_saves_bytes() {
 
     let file = PluginFile::open(&build()).unwrap();
     assert_eq!(file.metadata().plugin.name, "half-precision");
-    assert!(
-        matches!(file.metadata().extensions.as_slice(), [Extension::Rule(rule)] if rule.id == "half")
-    );
+    assert!(matches!(file.metadata().extensions.as_slice(), [Extension::Rule(rule)] if rule.id == "half"));
 
     let plugin = file.load(NonZeroUsize::MIN).unwrap();
-    let configuration: RuleConfiguration = serde_json::from_value(
-        json!({"knobs": {"half": {"values": [false, true], "per": "layer"}}}),
-    )
-    .unwrap();
+    let configuration: RuleConfiguration =
+        serde_json::from_value(json!({"knobs": {"half": {"values": [false, true], "per": "layer"}}})).unwrap();
     let mut rule: Box<dyn RuleInstance> = plugin.rule("half", &configuration).unwrap();
 
     let before = model();
     let host = ModelHost::new(before.clone());
     let targets = rule.targets(host.lend()).unwrap();
-    let names: Vec<_> = targets
-        .iter()
-        .map(|target| target.target.as_str())
-        .collect();
+    let names: Vec<_> = targets.iter().map(|target| target.target.as_str()).collect();
     assert_eq!(names, ["a", "b"]);
     assert_eq!(targets[0].layers, ["xa"]);
 
@@ -261,10 +246,7 @@ fn the_template_is_short_loads_and_saves_bytes() {
         assignments: vec![half("a", true), half("b", false)],
     };
     let applied = rule.apply(host.lend(), &one).unwrap();
-    assert_eq!(
-        (applied.changes.len(), applied.changes[0].after.as_str()),
-        (1, "16")
-    );
+    assert_eq!((applied.changes.len(), applied.changes[0].after.as_str()), (1, "16"));
     let after = host.model();
     let saved = before.encoded_len() - after.encoded_len();
     assert!(

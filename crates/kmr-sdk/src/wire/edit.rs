@@ -146,11 +146,7 @@ impl EditRequest {
                     node: node.clone(),
                     name: name.clone(),
                 },
-                Edit::Retype {
-                    value,
-                    dtype,
-                    shape,
-                } => Operation::Retype {
+                Edit::Retype { value, dtype, shape } => Operation::Retype {
                     value: value.clone(),
                     dtype: dtype.number(),
                     shape: shape.iter().map(Size::from).collect(),
@@ -163,13 +159,7 @@ impl EditRequest {
             });
         }
         let version = EDIT_VERSION;
-        Ok((
-            Self {
-                version,
-                operations,
-            },
-            attachments,
-        ))
+        Ok((Self { version, operations }, attachments))
     }
 
     /// The patch that the operations describe. `take` gives the tensor of a committed buffer.
@@ -205,17 +195,10 @@ impl EditRequest {
                 Operation::Rewire { node, input, value } => Edit::Rewire { node, input, value },
                 Operation::SetAttribute { node, attribute } => Edit::SetAttribute {
                     node,
-                    attribute: Box::new(attachment::<proto::AttributeProto, A>(
-                        attachments,
-                        attribute,
-                    )?),
+                    attribute: Box::new(attachment::<proto::AttributeProto, A>(attachments, attribute)?),
                 },
                 Operation::RemoveAttribute { node, name } => Edit::RemoveAttribute { node, name },
-                Operation::Retype {
-                    value,
-                    dtype,
-                    shape,
-                } => Edit::Retype {
+                Operation::Retype { value, dtype, shape } => Edit::Retype {
                     value,
                     dtype: DType::from_number(dtype),
                     shape: shape.into_iter().map(Dimension::from).collect(),
@@ -253,20 +236,14 @@ fn encode_message<M: Message>(message: &M) -> Vec<u8> {
 fn attachment<M: Message, A: AsRef<[u8]>>(attachments: &[A], position: usize) -> Result<M> {
     let bytes = attachments
         .get(position)
-        .ok_or_else(|| {
-            Error::invalid_request(format!(
-                "an operation names attachment {position}, which is missing"
-            ))
-        })?
+        .ok_or_else(|| Error::invalid_request(format!("an operation names attachment {position}, which is missing")))?
         .as_ref();
     let memory = bytes.len().saturating_mul(32).saturating_add(1 << 20);
     buffa::DecodeOptions::new()
         .with_recursion_limit(NESTING_LIMIT)
         .with_element_memory_limit(memory)
         .decode_from_slice(bytes)
-        .map_err(|error| {
-            Error::invalid_request(format!("attachment {position} is not readable: {error}"))
-        })
+        .map_err(|error| Error::invalid_request(format!("attachment {position} is not readable: {error}")))
 }
 
 #[cfg(test)]
@@ -304,11 +281,7 @@ mod tests {
                 Edit::Retype {
                     value: "y".into(),
                     dtype: DType::FLOAT,
-                    shape: vec![
-                        Dimension::Named("n".into()),
-                        Dimension::Fixed(2),
-                        Dimension::Unknown,
-                    ],
+                    shape: vec![Dimension::Named("n".into()), Dimension::Fixed(2), Dimension::Unknown],
                 },
                 Edit::RemoveAttribute {
                     node: "y".into(),

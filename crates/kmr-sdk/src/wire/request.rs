@@ -171,8 +171,7 @@ mod tests {
             r#"{"model":"candidate","split":"calibration","outputs":["logits"],"batch":null,"limit":null}"#
         );
         let observe: ObserveRequest =
-            serde_json::from_str(r#"{"values":["x"],"statistics":["mean_abs","gram"],"later":1}"#)
-                .unwrap();
+            serde_json::from_str(r#"{"values":["x"],"statistics":["mean_abs","gram"],"later":1}"#).unwrap();
         assert_eq!(observe.statistics, [Statistic::MeanAbs, Statistic::Gram]);
         assert_eq!(observe.channel_axis, 1);
         for statistic in observe.statistics {

@@ -70,9 +70,7 @@ impl KnobSettings {
     pub fn values<T: DeserializeOwned>(&self, knob: &str) -> Result<Vec<T>> {
         let values = self.get(knob).map_or(&[][..], |setting| &setting.values);
         let parsed = values.iter().map(T::deserialize).collect::<Result<_, _>>();
-        parsed.map_err(|error| {
-            Error::invalid_configuration(error.to_string()).at(format!("knob `{knob}`"))
-        })
+        parsed.map_err(|error| Error::invalid_configuration(error.to_string()).at(format!("knob `{knob}`")))
     }
 }
 
@@ -117,8 +115,7 @@ impl Assignment {
     /// [`ErrorCode::INVALID_REQUEST`](crate::ErrorCode::INVALID_REQUEST) if it is none.
     pub fn value<T: DeserializeOwned>(&self) -> Result<T> {
         T::deserialize(&self.value).map_err(|error| {
-            Error::invalid_request(error.to_string())
-                .at(format!("knob `{}` of `{}`", self.knob, self.target))
+            Error::invalid_request(error.to_string()).at(format!("knob `{}` of `{}`", self.knob, self.target))
         })
     }
 }
