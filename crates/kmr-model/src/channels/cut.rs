@@ -3,10 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::{Adjustment, ChannelAnalysis, ChannelGroup};
-use crate::{
-    Edit, ErrorKind, Model, ModelError, Node, Patch, Tensor, cost::constant_tensor,
-    shapes::equal_split,
-};
+use crate::{Edit, ErrorKind, Model, ModelError, Node, Patch, Tensor, cost::constant_tensor, shapes::equal_split};
 
 /// What remains of each axis that loses elements.
 #[derive(Default)]
@@ -18,9 +15,7 @@ pub(super) struct Remains {
 }
 
 impl Remains {
-    pub fn of<'a>(
-        cuts: impl IntoIterator<Item = (&'a ChannelGroup, &'a [usize])>,
-    ) -> Result<Self, ModelError> {
+    pub fn of<'a>(cuts: impl IntoIterator<Item = (&'a ChannelGroup, &'a [usize])>) -> Result<Self, ModelError> {
         let mut stays: BTreeMap<(&str, usize), (bool, Vec<bool>)> = BTreeMap::new();
         for (group, keep) in cuts {
             check(group, keep)?;
@@ -71,13 +66,10 @@ fn check(group: &ChannelGroup, keep: &[usize]) -> Result<(), ModelError> {
     };
     match keep.last() {
         None => fail("must keep at least one channel".into()),
-        Some(&last) if last >= group.channels => fail(format!(
-            "has {} channels; there is no channel {last}",
-            group.channels
-        )),
-        _ if !keep.is_sorted_by(|a, b| a < b) => {
-            fail("the channels to keep must be ascending".into())
+        Some(&last) if last >= group.channels => {
+            fail(format!("has {} channels; there is no channel {last}", group.channels))
         }
+        _ if !keep.is_sorted_by(|a, b| a < b) => fail("the channels to keep must be ascending".into()),
         _ => Ok(()),
     }
 }
@@ -295,9 +287,7 @@ fn split<'m>(
         None => {
             let before = node.outputs().iter().find_map(|output| {
                 let sizes = remains.values.get(&(node.inputs()[0].clone(), axis));
-                sizes
-                    .map(|&(before, _)| before)
-                    .filter(|_| !output.is_empty())
+                sizes.map(|&(before, _)| before).filter(|_| !output.is_empty())
             });
             let before = before.and_then(|before| equal_split(before, parts));
             before.map(|before| {

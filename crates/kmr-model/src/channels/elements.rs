@@ -103,11 +103,7 @@ impl<'m> Elements<'m> {
             None => (2, 0),
             Some(index) => (u8::from(self.reasons[index as usize].at_edge), index),
         };
-        if rank(left) <= rank(right) {
-            left
-        } else {
-            right
-        }
+        if rank(left) <= rank(right) { left } else { right }
     }
 
     /// Element `i` of one axis and element `i` of the other belong together.
@@ -153,7 +149,6 @@ impl<'m> Elements<'m> {
 
     /// Whether no element of an axis is fixed.
     pub fn is_free(&mut self, axis: Axis) -> bool {
-        self.range(axis)
-            .all(|element| self.refusal(element).is_none())
+        self.range(axis).all(|element| self.refusal(element).is_none())
     }
 }

@@ -16,15 +16,9 @@ pub(super) fn form(mut relations: Relations) -> ChannelAnalysis {
     let mut units: BTreeMap<usize, Vec<(usize, usize)>> = BTreeMap::new();
     for making in 0..relations.making.len() {
         let Making {
-            operand,
-            operand_axis,
-            ..
+            operand, operand_axis, ..
         } = relations.making[making];
-        for (index, element) in relations
-            .elements
-            .range((operand, operand_axis))
-            .enumerate()
-        {
+        for (index, element) in relations.elements.range((operand, operand_axis)).enumerate() {
             let root = relations.elements.root(element);
             units.entry(root).or_default().push((making, index));
         }
@@ -61,10 +55,7 @@ pub(super) fn form(mut relations: Relations) -> ChannelAnalysis {
     }
 }
 
-fn take_refused(
-    relations: &mut Relations,
-    units: &mut BTreeMap<usize, Vec<(usize, usize)>>,
-) -> Vec<Refusal> {
+fn take_refused(relations: &mut Relations, units: &mut BTreeMap<usize, Vec<(usize, usize)>>) -> Vec<Refusal> {
     let mut refused: Vec<Refusal> = Vec::new();
     units.retain(|&root, makings| {
         let Some(reason) = relations.elements.refusal(root).cloned() else {
@@ -79,9 +70,7 @@ fn take_refused(
             }
         }
         let same = refused.iter_mut().find(|refusal| {
-            refusal.members == members
-                && refusal.node == reason.place
-                && refusal.reason == reason.text
+            refusal.members == members && refusal.node == reason.place && refusal.reason == reason.text
         });
         match same {
             Some(refusal) => refusal.channels += 1,
@@ -145,10 +134,7 @@ fn describe(
             tensor: tensor.to_owned(),
             axis,
             size: relations.size(tensor, axis),
-            indices: family
-                .iter()
-                .map(|root| places[root][&number].clone())
-                .collect(),
+            indices: family.iter().map(|root| places[root][&number].clone()).collect(),
         };
         let constant = relations.maker(tensor).is_some_and(|n| n.is("Constant"));
         if constant || relations.model.graph.initializers.contains_key(tensor) {
@@ -170,10 +156,7 @@ fn describe(
     ChannelGroup {
         id: makings[0].producer.node.clone(),
         channels: family.len(),
-        producers: makings
-            .iter()
-            .map(|making| making.producer.clone())
-            .collect(),
+        producers: makings.iter().map(|making| making.producer.clone()).collect(),
         slices,
         values,
         adjustments,

@@ -21,9 +21,7 @@ pub(super) fn permutation(node: &Node, rank: usize) -> Vec<usize> {
 pub(super) fn transpose(relations: &mut Relations, node: &Node) {
     let order = permutation(node, relations.rank(input(node)));
     for (to, from) in order.into_iter().enumerate() {
-        relations
-            .elements
-            .link((input(node), from), (node.id(), to));
+        relations.elements.link((input(node), from), (node.id(), to));
     }
 }
 
@@ -35,9 +33,7 @@ pub(super) fn squeeze<'m>(relations: &mut Relations<'m>, node: &'m Node) {
     let dropped: Vec<usize> = axes.iter().map(|&axis| position(axis, rank)).collect();
     let kept = (0..rank).filter(|axis| !dropped.contains(axis));
     for (to, from) in kept.enumerate() {
-        relations
-            .elements
-            .link((input(node), from), (node.id(), to));
+        relations.elements.link((input(node), from), (node.id(), to));
     }
     let reason = relations.reason(node, "it drops this axis");
     for axis in dropped {
@@ -53,9 +49,7 @@ pub(super) fn unsqueeze<'m>(relations: &mut Relations<'m>, node: &'m Node) {
     let added: Vec<usize> = axes.iter().map(|&axis| position(axis, rank)).collect();
     let kept = (0..rank).filter(|axis| !added.contains(axis));
     for (from, to) in kept.enumerate() {
-        relations
-            .elements
-            .link((input(node), from), (node.id(), to));
+        relations.elements.link((input(node), from), (node.id(), to));
     }
 }
 
@@ -92,9 +86,7 @@ pub(super) fn split(relations: &mut Relations, node: &Node) {
         let size = relations.size(output, along);
         for k in 0..size {
             let part = ((output.as_str(), along), k);
-            relations
-                .elements
-                .link_at(((input(node), along), start + k), part);
+            relations.elements.link_at(((input(node), along), start + k), part);
         }
         start += size;
     }
@@ -137,9 +129,7 @@ pub(super) fn slice<'m>(relations: &mut Relations<'m>, node: &'m Node) {
             && steps.is_none_or(|steps| steps.get(place) == Some(&1))
     };
     keep_axes(relations, node, "it takes a slice of this axis", |axis| {
-        axes.iter()
-            .position(|&sliced| sliced == axis)
-            .is_none_or(whole)
+        axes.iter().position(|&sliced| sliced == axis).is_none_or(whole)
     });
 }
 
@@ -158,9 +148,7 @@ pub(super) fn pad<'m>(relations: &mut Relations<'m>, node: &'m Node) {
     keep_axes(relations, node, "it pads this axis", |axis| {
         axes.iter()
             .position(|&padded| padded == axis)
-            .is_none_or(|place| {
-                pads.get(place) == Some(&0) && pads.get(place + axes.len()) == Some(&0)
-            })
+            .is_none_or(|place| pads.get(place) == Some(&0) && pads.get(place + axes.len()) == Some(&0))
     });
 }
 
@@ -224,9 +212,7 @@ pub(super) fn gather(relations: &mut Relations, node: &Node) {
     let reason = relations.reason(node, "it picks elements of this axis");
     relations.elements.fix((input(node), along), reason);
     for axis in 0..index_rank {
-        relations
-            .elements
-            .link((indices, axis), (node.id(), along + axis));
+        relations.elements.link((indices, axis), (node.id(), along + axis));
     }
     for axis in 0..relations.rank(input(node)) {
         let to = match axis.cmp(&along) {
@@ -234,9 +220,7 @@ pub(super) fn gather(relations: &mut Relations, node: &Node) {
             std::cmp::Ordering::Equal => continue,
             std::cmp::Ordering::Greater => axis + index_rank - 1,
         };
-        relations
-            .elements
-            .link((input(node), axis), (node.id(), to));
+        relations.elements.link((input(node), axis), (node.id(), to));
     }
 }
 
@@ -249,10 +233,7 @@ pub(super) fn reduce<'m>(relations: &mut Relations<'m>, node: &'m Node) {
         let axes = relations.integers(node, 1, "axes");
         match axes.filter(|axes| !axes.is_empty()) {
             Some(axes) => axes.iter().map(|&axis| position(axis, rank)).collect(),
-            None if node
-                .input(1)
-                .is_some_and(|name| relations.size(name, 0) > 0) =>
-            {
+            None if node.input(1).is_some_and(|name| relations.size(name, 0) > 0) => {
                 return relations.refuse(node, "the axes it reduces are not known");
             }
             None if node.int("noop_with_empty_axes").unwrap_or(0) != 0 => Vec::new(),
@@ -320,9 +301,7 @@ pub(super) fn reshape(relations: &mut Relations, node: &Node) {
 
 /// The shortest runs of axes with the same number of elements in both shapes, axes of size 1 left out.
 fn runs(old: &[usize], new: &[usize]) -> Vec<(Vec<usize>, Vec<usize>)> {
-    let long = |sizes: &[usize]| -> Vec<usize> {
-        (0..sizes.len()).filter(|&axis| sizes[axis] != 1).collect()
-    };
+    let long = |sizes: &[usize]| -> Vec<usize> { (0..sizes.len()).filter(|&axis| sizes[axis] != 1).collect() };
     let (sources, targets) = (long(old), long(new));
     let (mut result, mut source, mut target) = (Vec::new(), 0, 0);
     while source < sources.len() && target < targets.len() {

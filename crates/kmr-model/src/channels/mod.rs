@@ -1,7 +1,7 @@
 //! Which channels of a model can be removed, and what has to be removed with each.
 //!
 //! Every axis of every value is a row of elements. Each operator says which elements of its inputs and
-//! outputs belong together ([`relations`]): the elements of a convolution's output channel, of its
+//! outputs belong together (module `relations`): the elements of a convolution's output channel, of its
 //! weight's row and of its bias are one, and so are two channels that an Add brings together. What an
 //! operator cannot lose an element of (the axis that a Softmax normalizes, a graph output, anything that
 //! is not understood) is fixed. A connected set of elements without a fixed one is a *unit*: it can be
@@ -151,11 +151,7 @@ impl ChannelAnalysis {
     /// # Errors
     /// [`crate::ErrorKind::Name`] if a group does not exist, [`crate::ErrorKind::Shape`] if `keep` is empty or not
     /// ascending or exceeds the group, or `model` is not the one analyzed.
-    pub fn cut(
-        &self,
-        model: &Model,
-        keep: &BTreeMap<String, Vec<usize>>,
-    ) -> Result<Patch, ModelError> {
+    pub fn cut(&self, model: &Model, keep: &BTreeMap<String, Vec<usize>>) -> Result<Patch, ModelError> {
         cut::patch(self, model, keep)
     }
 }

@@ -39,10 +39,7 @@ pub(super) fn convolution<'m>(relations: &mut Relations<'m>, position: usize, no
                 elements.link_at(((input, 1), group * grouping.inputs + k), ((weight, 1), k));
             }
             for k in 0..grouping.outputs {
-                elements.link_at(
-                    ((output, 1), group * grouping.outputs + k),
-                    ((output, 1), k),
-                );
+                elements.link_at(((output, 1), group * grouping.outputs + k), ((output, 1), k));
             }
         }
     }
@@ -50,12 +47,7 @@ pub(super) fn convolution<'m>(relations: &mut Relations<'m>, position: usize, no
 }
 
 /// Every group has one input channel: a group goes as a whole.
-fn depthwise<'m>(
-    relations: &mut Relations<'m>,
-    node: &'m Node,
-    input: &'m str,
-    grouping: &Grouping,
-) {
+fn depthwise<'m>(relations: &mut Relations<'m>, node: &'m Node, input: &'m str, grouping: &Grouping) {
     for group in 0..grouping.groups {
         for k in 0..grouping.outputs {
             let output = ((node.id(), 1), group * grouping.outputs + k);
@@ -78,11 +70,7 @@ fn keep_batch_and_space(relations: &mut Relations, node: &Node, input: &str, wei
     }
 }
 
-pub(super) fn transposed_convolution<'m>(
-    relations: &mut Relations<'m>,
-    position: usize,
-    node: &'m Node,
-) {
+pub(super) fn transposed_convolution<'m>(relations: &mut Relations<'m>, position: usize, node: &'m Node) {
     let (Some(input), Some(weight)) = (node.input(0), node.input(1)) else {
         return relations.refuse(node, "it has no weight");
     };

@@ -81,19 +81,10 @@ impl<'m> Relations<'m> {
         }
         for output in &graph.outputs {
             let name = output.name();
-            edge(
-                name,
-                format!("output `{name}`"),
-                "is an output of the model",
-            );
+            edge(name, format!("output `{name}`"), "is an output of the model");
         }
         for (name, initializer) in &graph.initializers {
-            if initializer
-                .tensor
-                .dtype()
-                .bits()
-                .is_none_or(|bits| bits < 8)
-            {
+            if initializer.tensor.dtype().bits().is_none_or(|bits| bits < 8) {
                 let text = format!("is stored as packed {}", initializer.tensor.dtype());
                 edge(name, format!("tensor `{name}`"), &text);
             }
@@ -172,9 +163,7 @@ impl<'m> Relations<'m> {
             "Identity" | "Cast" | "DequantizeLinear" => self.stored(maker.input(0)?, axis),
             "Transpose" => {
                 let input = maker.input(0)?;
-                let axis = layout::permutation(maker, self.rank(input))
-                    .get(axis)
-                    .copied()?;
+                let axis = layout::permutation(maker, self.rank(input)).get(axis).copied()?;
                 self.stored(input, axis)
             }
             _ => None,
@@ -197,18 +186,16 @@ impl<'m> Relations<'m> {
             return self.refuse(node, format!("the shape of `{unknown}` is not known"));
         }
         match op {
-            "Relu" | "LeakyRelu" | "ThresholdedRelu" | "Elu" | "Selu" | "Celu" | "Sigmoid"
-            | "HardSigmoid" | "HardSwish" | "Swish" | "Tanh" | "Softplus" | "Softsign" | "Mish"
-            | "Gelu" | "Erf" | "Exp" | "Log" | "Sqrt" | "Reciprocal" | "Abs" | "Neg" | "Floor"
-            | "Ceil" | "Round" | "Sign" | "Sin" | "Cos" | "Tan" | "Asin" | "Acos" | "Atan"
-            | "Sinh" | "Cosh" | "Asinh" | "Acosh" | "Atanh" | "Shrink" | "Not" | "IsNaN"
+            "Relu" | "LeakyRelu" | "ThresholdedRelu" | "Elu" | "Selu" | "Celu" | "Sigmoid" | "HardSigmoid"
+            | "HardSwish" | "Swish" | "Tanh" | "Softplus" | "Softsign" | "Mish" | "Gelu" | "Erf" | "Exp" | "Log"
+            | "Sqrt" | "Reciprocal" | "Abs" | "Neg" | "Floor" | "Ceil" | "Round" | "Sign" | "Sin" | "Cos" | "Tan"
+            | "Asin" | "Acos" | "Atan" | "Sinh" | "Cosh" | "Asinh" | "Acosh" | "Atanh" | "Shrink" | "Not" | "IsNaN"
             | "IsInf" | "BitwiseNot" | "Identity" | "Cast" | "CastLike" | "Clip" | "Dropout" => {
                 self.same_shape(node, 0);
             }
-            "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Mod" | "Max" | "Min" | "Sum" | "Mean"
-            | "PRelu" | "And" | "Or" | "Xor" | "BitwiseAnd" | "BitwiseOr" | "BitwiseXor"
-            | "BitShift" | "Equal" | "Greater" | "GreaterOrEqual" | "Less" | "LessOrEqual"
-            | "Where" => self.broadcast(node),
+            "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Mod" | "Max" | "Min" | "Sum" | "Mean" | "PRelu" | "And" | "Or"
+            | "Xor" | "BitwiseAnd" | "BitwiseOr" | "BitwiseXor" | "BitShift" | "Equal" | "Greater"
+            | "GreaterOrEqual" | "Less" | "LessOrEqual" | "Where" => self.broadcast(node),
             "Conv" => products::convolution(self, position, node),
             "ConvTranspose" => products::transposed_convolution(self, position, node),
             "Gemm" => products::gemm(self, position, node),
@@ -227,8 +214,9 @@ impl<'m> Relations<'m> {
                 self.normalize(node, move |axis| axis == at || (coerced && axis > at));
             }
             "QuantizeLinear" | "DequantizeLinear" => self.quantization(node),
-            "MaxPool" | "AveragePool" | "LpPool" | "GlobalAveragePool" | "GlobalMaxPool"
-            | "GlobalLpPool" => self.pool(node),
+            "MaxPool" | "AveragePool" | "LpPool" | "GlobalAveragePool" | "GlobalMaxPool" | "GlobalLpPool" => {
+                self.pool(node)
+            }
             "Reshape" | "Flatten" => self.reshapes.push(node),
             "Transpose" => layout::transpose(self, node),
             "Squeeze" => layout::squeeze(self, node),
@@ -241,11 +229,11 @@ impl<'m> Relations<'m> {
             "Expand" => layout::expand(self, node),
             "Tile" => layout::tile(self, node),
             "Gather" => layout::gather(self, node),
-            "ReduceMean" | "ReduceSum" | "ReduceMax" | "ReduceMin" | "ReduceProd" | "ReduceL1"
-            | "ReduceL2" | "ReduceLogSum" | "ReduceLogSumExp" | "ReduceSumSquare" | "ArgMax"
-            | "ArgMin" | "TopK" => layout::reduce(self, node),
-            "Constant" if matches!(constant_tensor(node), Ok(Some(tensor)) if cuttable(tensor.dtype())) =>
-                {}
+            "ReduceMean" | "ReduceSum" | "ReduceMax" | "ReduceMin" | "ReduceProd" | "ReduceL1" | "ReduceL2"
+            | "ReduceLogSum" | "ReduceLogSumExp" | "ReduceSumSquare" | "ArgMax" | "ArgMin" | "TopK" => {
+                layout::reduce(self, node)
+            }
+            "Constant" if matches!(constant_tensor(node), Ok(Some(tensor)) if cuttable(tensor.dtype())) => {}
             _ => self.refuse(node, format!("the operator {op} is not understood")),
         }
     }
@@ -312,12 +300,7 @@ impl<'m> Relations<'m> {
         for axis in (0..self.rank(node.id())).filter(|&axis| mixed(axis)) {
             self.elements.fix((node.id(), axis), reason);
         }
-        for value in node
-            .inputs()
-            .iter()
-            .skip(1)
-            .chain(node.outputs().iter().skip(1))
-        {
+        for value in node.inputs().iter().skip(1).chain(node.outputs().iter().skip(1)) {
             self.elements.fix_all(value, reason);
         }
     }

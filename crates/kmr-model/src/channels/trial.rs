@@ -14,11 +14,7 @@ use crate::{
     shapes::{self, Shapes},
 };
 
-pub(super) fn refuse_what_does_not_fit(
-    model: &Model,
-    shapes: &Shapes,
-    analysis: &mut ChannelAnalysis,
-) {
+pub(super) fn refuse_what_does_not_fit(model: &Model, shapes: &Shapes, analysis: &mut ChannelAnalysis) {
     let feeds: BTreeMap<String, Vec<usize>> = model
         .graph
         .feeds()
@@ -84,13 +80,7 @@ fn trial(
     Ok(())
 }
 
-fn check_shape(
-    node: &Node,
-    output: &str,
-    before: &Shapes,
-    after: &Shapes,
-    remains: &Remains,
-) -> Verdict {
+fn check_shape(node: &Node, output: &str, before: &Shapes, after: &Shapes, remains: &Remains) -> Verdict {
     let Some(shape) = before.shape(output) else {
         return Ok(());
     };
@@ -102,21 +92,13 @@ fn check_shape(
     if found == Some(expected.as_slice()) {
         return Ok(());
     }
-    let found = found.map_or("an unknown shape".into(), |found| {
-        format!("shape {found:?}")
-    });
+    let found = found.map_or("an unknown shape".into(), |found| format!("shape {found:?}"));
     let reason = format!("its output would have {found} where {expected:?} is needed");
     Err((format!("node `{}`", node.label()), reason))
 }
 
 /// A value computed from the number of channels may only become a shape.
-fn check_computed(
-    model: &Model,
-    node: &Node,
-    output: &str,
-    before: &Shapes,
-    after: &Shapes,
-) -> Verdict {
+fn check_computed(model: &Model, node: &Node, output: &str, before: &Shapes, after: &Shapes) -> Verdict {
     let (Some(old), Some(new)) = (before.get(output), after.get(output)) else {
         return Ok(());
     };

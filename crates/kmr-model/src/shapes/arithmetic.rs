@@ -9,8 +9,8 @@ use crate::DType;
 
 pub(super) fn operator(op: &str) -> Option<Inference> {
     Some(match op {
-        "Add" | "Sub" | "Mul" | "Div" | "Mod" | "Pow" | "Max" | "Min" | "Sum" | "Mean" | "And"
-        | "Or" | "Xor" | "BitShift" | "BitwiseAnd" | "BitwiseOr" | "BitwiseXor" => binary,
+        "Add" | "Sub" | "Mul" | "Div" | "Mod" | "Pow" | "Max" | "Min" | "Sum" | "Mean" | "And" | "Or" | "Xor"
+        | "BitShift" | "BitwiseAnd" | "BitwiseOr" | "BitwiseXor" => binary,
         "Equal" | "Greater" | "GreaterOrEqual" | "Less" | "LessOrEqual" => comparison,
         "Where" => choose,
         "Not" | "Neg" | "Abs" | "Floor" | "Ceil" => unary,
@@ -46,11 +46,7 @@ fn unary(context: &Context) -> Outputs {
             .map(Numbers::Floats),
         None => None,
     };
-    single(Known::with_numbers(
-        input.dtype,
-        input.shape.clone(),
-        numbers,
-    ))
+    single(Known::with_numbers(input.dtype, input.shape.clone(), numbers))
 }
 
 fn binary(context: &Context) -> Outputs {

@@ -54,9 +54,9 @@ fn filled(context: &Context) -> Outputs {
     };
     let count = crate::tensor::element_count(&shape).filter(|&count| count <= FOLLOWED_ELEMENTS);
     let numbers = match (count, &value.numbers) {
-        (Some(count), Some(Numbers::Integers(values))) => values
-            .first()
-            .map(|&value| Numbers::Integers(vec![value; count])),
+        (Some(count), Some(Numbers::Integers(values))) => {
+            values.first().map(|&value| Numbers::Integers(vec![value; count]))
+        }
         _ => None,
     };
     single(Known::with_numbers(value.dtype, shape, numbers))
@@ -64,13 +64,7 @@ fn filled(context: &Context) -> Outputs {
 
 fn range(context: &Context) -> Outputs {
     let dtype = context.input(0)?.dtype;
-    let bound = |position| -> Result<i64, Stop> {
-        context
-            .integers(position)?
-            .first()
-            .copied()
-            .ok_or(Stop::Unknown)
-    };
+    let bound = |position| -> Result<i64, Stop> { context.integers(position)?.first().copied().ok_or(Stop::Unknown) };
     let (start, limit, step) = (bound(0)?, bound(1)?, bound(2)?);
     if step == 0 {
         return contradiction("has a step of 0");
@@ -90,19 +84,11 @@ fn shape(context: &Context) -> Outputs {
     let rank = shape.len() as i64;
     let bound = |name, default| {
         let bound: i64 = context.int(name, default);
-        let bound = if bound < 0 {
-            bound.saturating_add(rank)
-        } else {
-            bound
-        };
+        let bound = if bound < 0 { bound.saturating_add(rank) } else { bound };
         bound.clamp(0, rank) as usize
     };
     let (start, end) = (bound("start", 0), bound("end", rank));
     let sizes = shape.get(start..end).unwrap_or_default();
     let numbers = Numbers::Integers(sizes.iter().map(|&size| size as i64).collect());
-    single(Known::with_numbers(
-        DType::INT64,
-        vec![sizes.len()],
-        Some(numbers),
-    ))
+    single(Known::with_numbers(DType::INT64, vec![sizes.len()], Some(numbers)))
 }

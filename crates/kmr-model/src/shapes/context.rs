@@ -35,11 +35,7 @@ pub(super) fn single(known: Known) -> Outputs {
 
 impl<'a> Context<'a> {
     pub fn new(node: &'a Node, opset: i64, shapes: &'a Shapes) -> Self {
-        Self {
-            node,
-            opset,
-            shapes,
-        }
+        Self { node, opset, shapes }
     }
 
     /// A required input.
@@ -142,6 +138,5 @@ pub(super) fn axes(axes: &[i64], rank: usize) -> Result<Vec<usize>, Stop> {
 
 /// A size computed in wide arithmetic.
 pub(super) fn size(value: i128) -> Result<usize, Stop> {
-    usize::try_from(value)
-        .or_else(|_| contradiction(format!("a dimension would have size {value}")))
+    usize::try_from(value).or_else(|_| contradiction(format!("a dimension would have size {value}")))
 }

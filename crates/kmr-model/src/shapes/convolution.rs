@@ -103,9 +103,7 @@ impl Window {
 fn spatial(shape: &[usize]) -> Result<(usize, usize, &[usize]), Stop> {
     match shape {
         [batch, channels, spatial @ ..] if !spatial.is_empty() => Ok((*batch, *channels, spatial)),
-        _ => contradiction(format!(
-            "takes batch, channels and spatial axes; got shape {shape:?}"
-        )),
+        _ => contradiction(format!("takes batch, channels and spatial axes; got shape {shape:?}")),
     }
 }
 
@@ -120,8 +118,7 @@ fn kernel(context: &Context, weight: &[usize]) -> Result<Vec<usize>, Stop> {
     let kernel = weight[2..].to_vec();
     match context.node.ints("kernel_shape") {
         Some(declared)
-            if declared.len() != kernel.len()
-                || declared.iter().zip(&kernel).any(|(&d, &k)| d != k as i64) =>
+            if declared.len() != kernel.len() || declared.iter().zip(&kernel).any(|(&d, &k)| d != k as i64) =>
         {
             contradiction(format!(
                 "`kernel_shape` {declared:?} contradicts a weight of shape {weight:?}"
@@ -141,20 +138,11 @@ fn check_bias(context: &Context, position: usize, channels: usize) -> Result<(),
     }
 }
 
-fn convolution(
-    context: &Context,
-    input: usize,
-    weight: usize,
-    bias: usize,
-    dtype: DType,
-) -> Outputs {
+fn convolution(context: &Context, input: usize, weight: usize, bias: usize, dtype: DType) -> Outputs {
     let (shape, weight) = (context.shape(input)?, context.shape(weight)?);
     let (batch, channels, sizes) = spatial(shape)?;
     let group = group(context)?;
-    if weight.len() != shape.len()
-        || weight[1].checked_mul(group) != Some(channels)
-        || weight[0] % group != 0
-    {
+    if weight.len() != shape.len() || weight[1].checked_mul(group) != Some(channels) || weight[0] % group != 0 {
         return contradiction(format!(
             "a weight of shape {weight:?} in {group} group(s) does not fit an input of shape {shape:?}"
         ));
@@ -198,9 +186,7 @@ fn transposed(context: &Context) -> Outputs {
             Some((before, after)) => {
                 let extra = context.node.ints("output_padding").unwrap_or(&[]);
                 let extra = extra.get(axis).copied().unwrap_or(0);
-                stride * (input as i128 - 1) + i128::from(extra) + window.extent(axis)
-                    - before
-                    - after
+                stride * (input as i128 - 1) + i128::from(extra) + window.extent(axis) - before - after
             }
         })?);
     }
@@ -213,10 +199,7 @@ fn pool(context: &Context) -> Outputs {
     let Some(kernel) = context.node.ints("kernel_shape") else {
         return contradiction("has no attribute `kernel_shape`");
     };
-    let kernel: Vec<usize> = kernel
-        .iter()
-        .map(|&k| size(k.into()))
-        .collect::<Result<_, _>>()?;
+    let kernel: Vec<usize> = kernel.iter().map(|&k| size(k.into())).collect::<Result<_, _>>()?;
     if kernel.len() != sizes.len() {
         return contradiction(format!(
             "`kernel_shape` {kernel:?} does not fit an input of shape {:?}",

@@ -109,12 +109,12 @@ fn cast(context: &Context) -> Outputs {
 
 fn convert(input: &Known, dtype: DType) -> Known {
     let numbers = match (&input.numbers, dtype) {
-        (Some(Numbers::Integers(values)), DType::FLOAT) => Some(Numbers::Floats(
-            values.iter().map(|&value| value as f32).collect(),
-        )),
-        (Some(Numbers::Floats(values)), DType::INT64 | DType::INT32) => Some(Numbers::Integers(
-            values.iter().map(|&value| value as i64).collect(),
-        )),
+        (Some(Numbers::Integers(values)), DType::FLOAT) => {
+            Some(Numbers::Floats(values.iter().map(|&value| value as f32).collect()))
+        }
+        (Some(Numbers::Floats(values)), DType::INT64 | DType::INT32) => {
+            Some(Numbers::Integers(values.iter().map(|&value| value as i64).collect()))
+        }
         (Some(Numbers::Integers(values)), DType::BOOL) => Some(Numbers::Integers(
             values.iter().map(|&value| i64::from(value != 0)).collect(),
         )),

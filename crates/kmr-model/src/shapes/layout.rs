@@ -25,10 +25,7 @@ pub(super) fn operator(op: &str) -> Option<Inference> {
 
 /// `input` under another shape, its values kept.
 fn reshaped(input: &Known, shape: Vec<usize>) -> Outputs {
-    single(Known {
-        shape,
-        ..input.clone()
-    })
+    single(Known { shape, ..input.clone() })
 }
 
 fn reshape(context: &Context) -> Outputs {
@@ -112,10 +109,7 @@ fn squeeze(context: &Context) -> Outputs {
             .collect(),
     };
     if let Some(position) = dropped.iter().find(|&&position| input.shape[position] != 1) {
-        return contradiction(format!(
-            "axis {position} of shape {:?} is not 1",
-            input.shape
-        ));
+        return contradiction(format!("axis {position} of shape {:?} is not 1", input.shape));
     }
     let sizes = input.shape.iter().enumerate();
     let kept = sizes.filter(|(position, _)| !dropped.contains(position));
@@ -156,10 +150,7 @@ fn expand(context: &Context) -> Outputs {
 fn tile(context: &Context) -> Outputs {
     let (input, repeats) = (context.input(0)?, context.integers(1)?);
     if repeats.len() != input.shape.len() {
-        return contradiction(format!(
-            "repeats {repeats:?} do not fit shape {:?}",
-            input.shape
-        ));
+        return contradiction(format!("repeats {repeats:?} do not fit shape {:?}", input.shape));
     }
     let sizes = input.shape.iter().zip(repeats);
     let shape = sizes.map(|(&old, &times)| size(old as i128 * i128::from(times)));
@@ -220,10 +211,7 @@ fn resize(context: &Context) -> Outputs {
             None => context.floats(scales_position)?,
         };
         if scales.len() != resized.len() {
-            return contradiction(format!(
-                "scales {scales:?} do not fit {} axes",
-                resized.len()
-            ));
+            return contradiction(format!("scales {scales:?} do not fit {} axes", resized.len()));
         }
         for (&position, &scale) in resized.iter().zip(scales) {
             let scaled = (shape[position] as f32 * scale).floor();
@@ -248,14 +236,8 @@ fn blocks(context: &Context, to_depth: bool) -> Outputs {
         }
         (&[n, c, h, w], Some(area)) if !to_depth && fits(c, area) => {
             let (h, w) = (h as i128 * block as i128, w as i128 * block as i128);
-            single(Known::new(
-                input.dtype,
-                vec![n, c / area, size(h)?, size(w)?],
-            ))
+            single(Known::new(input.dtype, vec![n, c / area, size(h)?, size(w)?]))
         }
-        _ => contradiction(format!(
-            "blocks of {block} do not fit shape {:?}",
-            input.shape
-        )),
+        _ => contradiction(format!("blocks of {block} do not fit shape {:?}", input.shape)),
     }
 }

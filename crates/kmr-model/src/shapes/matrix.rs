@@ -50,10 +50,7 @@ fn product(context: &Context, left: usize, right: usize, dtype: DType) -> Output
 fn gemm(context: &Context) -> Outputs {
     let (left, right) = (context.input(0)?, context.shape(1)?);
     let (&[a0, a1], &[b0, b1]) = (left.shape.as_slice(), right) else {
-        return contradiction(format!(
-            "takes two matrices; got shapes {:?} and {right:?}",
-            left.shape
-        ));
+        return contradiction(format!("takes two matrices; got shapes {:?} and {right:?}", left.shape));
     };
     let (rows, inner) = if context.int("transA", 0) != 0 {
         (a1, a0)
@@ -66,10 +63,7 @@ fn gemm(context: &Context) -> Outputs {
         (b0, b1)
     };
     if inner != other {
-        return contradiction(format!(
-            "shapes {:?} and {right:?} do not multiply",
-            left.shape
-        ));
+        return contradiction(format!("shapes {:?} and {right:?} do not multiply", left.shape));
     }
     let result = vec![rows, columns];
     if let Some(bias) = context.optional(2)?
@@ -106,10 +100,7 @@ fn einsum(context: &Context) -> Outputs {
                 .zip(&input.shape)
                 .all(|(name, &size)| *sizes.entry(name).or_insert(size) == size);
         if !fits {
-            return contradiction(format!(
-                "`{term}` of `{equation}` does not fit shape {:?}",
-                input.shape
-            ));
+            return contradiction(format!("`{term}` of `{equation}` does not fit shape {:?}", input.shape));
         }
     }
     let shape: Option<Vec<usize>> = result.chars().map(|c| sizes.get(&c).copied()).collect();

@@ -25,6 +25,9 @@ pub(crate) use selection::equal_split;
 /// Constants with more elements than this are not followed.
 const FOLLOWED_ELEMENTS: usize = 1024;
 
+/// The same for stored floats: those that matter are the scales of a Resize, one per axis.
+const FOLLOWED_FLOATS: usize = 16;
+
 /// The values of a small constant.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Numbers {
@@ -75,13 +78,14 @@ impl Known {
 
     /// A stored tensor, with its values if it is small.
     fn stored(tensor: &Tensor) -> Self {
-        let numbers = if tensor.len() > FOLLOWED_ELEMENTS || tensor.dtype() == DType::STRING {
-            None
-        } else if tensor.dtype() == DType::FLOAT {
-            let values = tensor.values::<f32>().ok();
-            values.map(|values| Numbers::Floats(values.into_owned()))
-        } else {
-            tensor.to_i64().ok().map(Numbers::Integers)
+        let numbers = match (tensor.dtype(), tensor.len()) {
+            (DType::FLOAT, ..=FOLLOWED_FLOATS) => {
+                let values = tensor.values::<f32>().ok();
+                values.map(|values| Numbers::Floats(values.into_owned()))
+            }
+            (DType::FLOAT | DType::STRING, _) => None,
+            (_, ..=FOLLOWED_ELEMENTS) => tensor.to_i64().ok().map(Numbers::Integers),
+            _ => None,
         };
         Self::with_numbers(tensor.dtype(), tensor.shape().to_vec(), numbers)
     }
@@ -134,9 +138,7 @@ impl Shapes {
 
     /// Every known value, in no order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Known)> {
-        self.values
-            .iter()
-            .map(|(name, known)| (name.as_str(), known))
+        self.values.iter().map(|(name, known)| (name.as_str(), known))
     }
 
     fn insert(&mut self, value: &str, known: Known) {
@@ -299,22 +301,14 @@ impl NamedSizes {
                 continue;
             };
             let fits = declared.len() == shape.len()
-                && declared
-                    .iter()
-                    .zip(shape)
-                    .all(|(dimension, &size)| match dimension {
-                        Dimension::Fixed(fixed) => *fixed == size,
-                        Dimension::Named(name) => {
-                            *sizes.entry(name.clone()).or_insert(size) == size
-                        }
-                        Dimension::Unknown => true,
-                    });
+                && declared.iter().zip(shape).all(|(dimension, &size)| match dimension {
+                    Dimension::Fixed(fixed) => *fixed == size,
+                    Dimension::Named(name) => *sizes.entry(name.clone()).or_insert(size) == size,
+                    Dimension::Unknown => true,
+                });
             if !fits {
                 let declared: Vec<_> = declared.iter().map(Dimension::to_string).collect();
-                let message = format!(
-                    "is declared as [{}], which {shape:?} does not fit",
-                    declared.join(", ")
-                );
+                let message = format!("is declared as [{}], which {shape:?} does not fit", declared.join(", "));
                 return Err(ModelError::new(ErrorKind::Shape, place(), message));
             }
         }

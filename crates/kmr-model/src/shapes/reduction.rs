@@ -8,8 +8,8 @@ use crate::DType;
 
 pub(super) fn operator(op: &str) -> Option<Inference> {
     Some(match op {
-        "ReduceMean" | "ReduceSum" | "ReduceMax" | "ReduceMin" | "ReduceProd" | "ReduceL1"
-        | "ReduceL2" | "ReduceLogSum" | "ReduceLogSumExp" | "ReduceSumSquare" => reduce,
+        "ReduceMean" | "ReduceSum" | "ReduceMax" | "ReduceMin" | "ReduceProd" | "ReduceL1" | "ReduceL2"
+        | "ReduceLogSum" | "ReduceLogSumExp" | "ReduceSumSquare" => reduce,
         "ArgMax" | "ArgMin" => arg,
         "TopK" => top,
         _ => return None,
@@ -30,9 +30,7 @@ fn reduce(context: &Context) -> Outputs {
         ("ReduceProd", Some(values)) if all => values
             .iter()
             .try_fold(1_i64, |product, &value| product.checked_mul(value)),
-        ("ReduceSum", Some(values)) if all => values
-            .iter()
-            .try_fold(0_i64, |sum, &value| sum.checked_add(value)),
+        ("ReduceSum", Some(values)) if all => values.iter().try_fold(0_i64, |sum, &value| sum.checked_add(value)),
         _ => None,
     };
     let numbers = numbers.map(|value| Numbers::Integers(vec![value]));
@@ -67,10 +65,7 @@ fn top(context: &Context) -> Outputs {
     match count.and_then(|count| usize::try_from(count).ok()) {
         Some(count) if count <= shape[along] => shape[along] = count,
         _ => {
-            return contradiction(format!(
-                "cannot take the top {count:?} of {} elements",
-                shape[along]
-            ));
+            return contradiction(format!("cannot take the top {count:?} of {} elements", shape[along]));
         }
     }
     let indices = Known::new(DType::INT64, shape.clone());

@@ -33,8 +33,8 @@ fn concat(context: &Context) -> Outputs {
     let mut shape = first.shape.clone();
     shape[along] = 0;
     for input in &inputs {
-        let fits = input.shape.len() == shape.len()
-            && (0..shape.len()).all(|d| d == along || input.shape[d] == shape[d]);
+        let fits =
+            input.shape.len() == shape.len() && (0..shape.len()).all(|d| d == along || input.shape[d] == shape[d]);
         if !fits {
             return contradiction(format!(
                 "shapes {:?} and {:?} do not join along axis {along}",
@@ -43,11 +43,7 @@ fn concat(context: &Context) -> Outputs {
         }
         shape[along] = size(shape[along] as i128 + input.shape[along] as i128)?;
     }
-    let numbers = if shape.len() == 1 {
-        join(&inputs)
-    } else {
-        None
-    };
+    let numbers = if shape.len() == 1 { join(&inputs) } else { None };
     single(Known::with_numbers(first.dtype, shape, numbers))
 }
 
@@ -55,9 +51,7 @@ fn join(inputs: &[&Known]) -> Option<Numbers> {
     match inputs.first()?.numbers.as_ref()? {
         Numbers::Integers(_) => {
             let parts = inputs.iter().map(|input| input.integers());
-            Some(Numbers::Integers(
-                parts.collect::<Option<Vec<_>>>()?.concat(),
-            ))
+            Some(Numbers::Integers(parts.collect::<Option<Vec<_>>>()?.concat()))
         }
         Numbers::Floats(_) => {
             let parts = inputs.iter().map(|input| match &input.numbers {
@@ -90,17 +84,11 @@ fn split(context: &Context) -> Outputs {
     };
     let sizes = match context.integers_or(1, "split")? {
         Some(given) => {
-            let sizes: Option<Vec<usize>> = given
-                .iter()
-                .map(|&part| usize::try_from(part).ok())
-                .collect();
+            let sizes: Option<Vec<usize>> = given.iter().map(|&part| usize::try_from(part).ok()).collect();
             match sizes {
                 Some(sizes)
                     if sizes.len() == parts
-                        && sizes
-                            .iter()
-                            .try_fold(0_usize, |sum, &part| sum.checked_add(part))
-                            == Some(total) =>
+                        && sizes.iter().try_fold(0_usize, |sum, &part| sum.checked_add(part)) == Some(total) =>
                 {
                     sizes
                 }
@@ -143,12 +131,7 @@ fn slice(context: &Context) -> Outputs {
             Some(_) => context.integers(position).map(Some),
             None => Ok(None),
         };
-        (
-            context.integers(1)?,
-            context.integers(2)?,
-            optional(3)?,
-            optional(4)?,
-        )
+        (context.integers(1)?, context.integers(2)?, optional(3)?, optional(4)?)
     };
     let along = match given_axes {
         Some(given) => axes(given, rank)?,
@@ -169,11 +152,7 @@ fn slice(context: &Context) -> Outputs {
             let bound = i128::from(bound);
             if bound < 0 { bound + length } else { bound }
         };
-        let (low, high) = if step > 0 {
-            (0, length)
-        } else {
-            (-1, length - 1)
-        };
+        let (low, high) = if step > 0 { (0, length) } else { (-1, length - 1) };
         let start = absolute(starts[place]).clamp(low.max(0), high.max(0));
         let end = absolute(ends[place]).clamp(low, high);
         let count = if step > 0 {
