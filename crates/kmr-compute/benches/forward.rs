@@ -9,19 +9,12 @@ use kmr_compute::{Engine, Feeds, Interpreter, Mode};
 use kmr_model::{Dimension, Model, Tensor};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let arguments: Vec<String> = std::env::args()
-        .skip(1)
-        .filter(|a| a != "--bench")
-        .collect();
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
     let [path, batch, rest @ ..] = arguments.as_slice() else {
         println!("forward MODEL BATCH [--threads N] [--input RAW --output RAW]");
         return Ok(());
     };
-    let option = |name: &str| {
-        rest.iter()
-            .position(|a| a == name)
-            .and_then(|at| rest.get(at + 1))
-    };
+    let option = |name: &str| rest.iter().position(|a| a == name).and_then(|at| rest.get(at + 1));
     if let Some(threads) = option("--threads") {
         rayon::ThreadPoolBuilder::new()
             .num_threads(threads.parse()?)
@@ -44,9 +37,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let length = shape.iter().product();
         let values = match option("--input") {
             Some(file) => bytemuck::allocation::pod_collect_to_vec(&std::fs::read(file)?),
-            None => (0..length)
-                .map(|k: usize| (k * 7919 % 1000) as f32 / 1000.0)
-                .collect(),
+            None => (0..length).map(|k: usize| (k * 7919 % 1000) as f32 / 1000.0).collect(),
         };
         feeds.insert(input.name().into(), Tensor::from_vec(shape, values));
     }

@@ -122,12 +122,7 @@ pub trait Program: Send + Sync {
     /// [`ErrorKind::Name`] for a value that does not exist or an input that is missing,
     /// [`ErrorKind::Unsupported`] for an operator, [`ErrorKind::Shape`] with the node where sizes or
     /// types do not fit.
-    fn forward(
-        &self,
-        feeds: &Feeds,
-        outputs: &[&str],
-        mode: Mode,
-    ) -> Result<Vec<Tensor>, ComputeError>;
+    fn forward(&self, feeds: &Feeds, outputs: &[&str], mode: Mode) -> Result<Vec<Tensor>, ComputeError>;
 
     /// Computes `outputs` as [`forward`](Program::forward) does, ready for the product of a cotangent
     /// with their derivative by the float32 values `trainable`: initializers, inputs or inner values.
@@ -153,8 +148,5 @@ pub trait Pullback: Send {
     ///
     /// # Errors
     /// [`ErrorKind::Shape`] if the cotangents are not those of the outputs.
-    fn pull(
-        self: Box<Self>,
-        cotangents: Vec<Tensor>,
-    ) -> Result<BTreeMap<String, Tensor>, ComputeError>;
+    fn pull(self: Box<Self>, cotangents: Vec<Tensor>) -> Result<BTreeMap<String, Tensor>, ComputeError>;
 }

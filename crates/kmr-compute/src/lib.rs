@@ -14,9 +14,7 @@ mod interpreter;
 mod observe;
 mod operators;
 
-pub use engine::{
-    BatchNorm, Engine, EngineIdentity, Feeds, Mode, Program, Pullback, Refusal, operator_label,
-};
+pub use engine::{BatchNorm, Engine, EngineIdentity, Feeds, Mode, Program, Pullback, Refusal, operator_label};
 pub use error::{ComputeError, ErrorKind};
 pub use interpreter::Interpreter;
 pub use observe::{Observation, Statistic, observe};

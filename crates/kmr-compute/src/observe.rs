@@ -54,12 +54,8 @@ impl FromStr for Statistic {
         let found = Self::NAMES.iter().find(|(_, known)| *known == name);
         found.map(|(statistic, _)| *statistic).ok_or_else(|| {
             let known: Vec<&str> = Self::NAMES.iter().map(|(_, name)| *name).collect();
-            ComputeError::new(
-                ErrorKind::Name,
-                format!("statistic `{name}`"),
-                "does not exist",
-            )
-            .with_help(format!("one of {}", known.join(", ")))
+            ComputeError::new(ErrorKind::Name, format!("statistic `{name}`"), "does not exist")
+                .with_help(format!("one of {}", known.join(", ")))
         })
     }
 }
@@ -105,11 +101,7 @@ pub fn observe<E: From<ComputeError>>(
             if sums.channels.len() != batch.channels {
                 return Err(wrong(
                     name,
-                    format!(
-                        "had {} channels and then {}",
-                        sums.channels.len(),
-                        batch.channels
-                    ),
+                    format!("had {} channels and then {}", sums.channels.len(), batch.channels),
                 )
                 .into());
             }
@@ -144,14 +136,8 @@ struct Channels {
 impl Channels {
     fn new(name: &str, value: &Tensor, axis: i64) -> Result<Self, ComputeError> {
         let shape = value.shape();
-        let from_start = if axis < 0 {
-            axis + shape.len() as i64
-        } else {
-            axis
-        };
-        let axis = usize::try_from(from_start)
-            .ok()
-            .filter(|&axis| axis < shape.len());
+        let from_start = if axis < 0 { axis + shape.len() as i64 } else { axis };
+        let axis = usize::try_from(from_start).ok().filter(|&axis| axis < shape.len());
         let axis = axis.ok_or_else(|| {
             wrong(
                 name,
@@ -159,29 +145,21 @@ impl Channels {
             )
         })?;
         if value.dtype() != DType::FLOAT {
-            return Err(wrong(
-                name,
-                format!("is {}; float32 can be observed", value.dtype()),
-            ));
+            return Err(wrong(name, format!("is {}; float32 can be observed", value.dtype())));
         }
-        let source = value
-            .values::<f32>()
-            .map_err(|error| wrong(name, error.to_string()))?;
+        let source = value.values::<f32>().map_err(|error| wrong(name, error.to_string()))?;
         let channels = shape[axis];
         let inner: usize = shape[axis + 1..].iter().product();
         let outer: usize = shape[..axis].iter().product();
         let count = inner * outer;
         let mut values = vec![0.0; source.len()];
         if !values.is_empty() {
-            values
-                .par_chunks_mut(count)
-                .enumerate()
-                .for_each(|(channel, values)| {
-                    for (step, values) in values.chunks_mut(inner).enumerate() {
-                        let start = (step * channels + channel) * inner;
-                        values.copy_from_slice(&source[start..start + inner]);
-                    }
-                });
+            values.par_chunks_mut(count).enumerate().for_each(|(channel, values)| {
+                for (step, values) in values.chunks_mut(inner).enumerate() {
+                    let start = (step * channels + channel) * inner;
+                    values.copy_from_slice(&source[start..start + inner]);
+                }
+            });
         }
         Ok(Self {
             channels,
@@ -242,24 +220,21 @@ impl Sums {
         }
         let (before, added) = (self.count as f64, batch.count as f64);
         let total = before + added;
-        self.channels
-            .par_iter_mut()
-            .enumerate()
-            .for_each(|(index, channel)| {
-                let values = batch.channel(index);
-                let mean = values.iter().map(|&v| f64::from(v)).sum::<f64>() / added;
-                let spread: f64 = values.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum();
-                // Two means and spreads merge exactly like this (Chan, Golub and LeVeque 1983).
-                let delta = mean - channel.mean;
-                channel.mean += delta * added / total;
-                channel.spread += spread + delta * delta * before * added / total;
-                for &value in values {
-                    channel.min = least(channel.min, value);
-                    channel.max = -least(-channel.max, -value);
-                    channel.absolute += f64::from(value.abs());
-                    channel.square += f64::from(value) * f64::from(value);
-                }
-            });
+        self.channels.par_iter_mut().enumerate().for_each(|(index, channel)| {
+            let values = batch.channel(index);
+            let mean = values.iter().map(|&v| f64::from(v)).sum::<f64>() / added;
+            let spread: f64 = values.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum();
+            // Two means and spreads merge exactly like this (Chan, Golub and LeVeque 1983).
+            let delta = mean - channel.mean;
+            channel.mean += delta * added / total;
+            channel.spread += spread + delta * delta * before * added / total;
+            for &value in values {
+                channel.min = least(channel.min, value);
+                channel.max = -least(-channel.max, -value);
+                channel.absolute += f64::from(value.abs());
+                channel.square += f64::from(value) * f64::from(value);
+            }
+        });
         if !self.products.is_empty() {
             let channels = batch.channels;
             self.products

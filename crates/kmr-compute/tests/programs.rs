@@ -6,8 +6,7 @@ use std::collections::BTreeMap;
 
 use common::{feeds, floats, load, model, noise};
 use kmr_compute::{
-    BatchNorm, ComputeError, Engine, ErrorKind, Feeds, Interpreter, Mode, Observation, Program,
-    Statistic, observe,
+    BatchNorm, ComputeError, Engine, ErrorKind, Feeds, Interpreter, Mode, Observation, Program, Statistic, observe,
 };
 use kmr_model::{Model, Node, Tensor};
 
@@ -50,17 +49,11 @@ fn value_names(model: &Model) -> Vec<&str> {
 fn fixtures_compute_what_onnx_runtime_computes() {
     for Fixture { model, x, y } in fixtures() {
         assert_eq!(Interpreter.supports(&model), []);
-        let result = load(&model)
-            .forward(&feeds(&[("x", x)]), &[], Mode::default())
-            .unwrap();
+        let result = load(&model).forward(&feeds(&[("x", x)]), &[], Mode::default()).unwrap();
         let values = result[0].values::<f32>().unwrap();
         assert_eq!(values.len(), y.len());
         for (got, want) in values.iter().zip(&y) {
-            assert!(
-                (got - want).abs() < 1e-5,
-                "{}: {got} is not {want}",
-                model.graph.name()
-            );
+            assert!((got - want).abs() < 1e-5, "{}: {got} is not {want}", model.graph.name());
         }
     }
 }
@@ -70,10 +63,7 @@ fn asking_for_more_or_starting_later_changes_no_bit() {
     for Fixture { model, x, .. } in fixtures() {
         let program = load(&model);
         let whole = feeds(&[("x", x)]);
-        let result = program
-            .forward(&whole, &[], Mode::default())
-            .unwrap()
-            .remove(0);
+        let result = program.forward(&whole, &[], Mode::default()).unwrap().remove(0);
         let names = value_names(&model);
         let all = program.forward(&whole, &names, Mode::default()).unwrap();
         assert_eq!(all.last(), Some(&result));
@@ -83,17 +73,10 @@ fn asking_for_more_or_starting_later_changes_no_bit() {
         }
         // A later start: everything that is computed so far, and nothing else.
         for cut in 0..names.len() {
-            let cached: Vec<_> = names[..cut]
-                .iter()
-                .copied()
-                .zip(all.iter().cloned())
-                .collect();
+            let cached: Vec<_> = names[..cut].iter().copied().zip(all.iter().cloned()).collect();
             let mut start = whole.clone();
             start.extend(feeds(&cached));
-            assert_eq!(
-                program.forward(&start, &[], Mode::default()).unwrap()[0],
-                result
-            );
+            assert_eq!(program.forward(&start, &[], Mode::default()).unwrap()[0], result);
         }
     }
 }
@@ -111,17 +94,10 @@ fn only_needed_nodes_run_and_missing_feeds_are_named() {
         program.forward(&inner, &[], Mode::default()).unwrap()[0].shape(),
         [2, 5]
     );
-    let error = program
-        .forward(&Feeds::new(), &[], Mode::default())
-        .unwrap_err();
+    let error = program.forward(&Feeds::new(), &[], Mode::default()).unwrap_err();
     assert_eq!(error.to_string(), "input `x`: is not fed");
-    let error = program
-        .forward(&inner, &["nothing"], Mode::default())
-        .unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "value `nothing`: does not exist in this model"
-    );
+    let error = program.forward(&inner, &["nothing"], Mode::default()).unwrap_err();
+    assert_eq!(error.to_string(), "value `nothing`: does not exist in this model");
     let wrong = feeds(&[("x", floats(&[1, 3, 8, 9], &[0.0; 216]))]);
     let error = program.forward(&wrong, &[], Mode::default()).unwrap_err();
     assert_eq!(
@@ -137,20 +113,9 @@ fn a_fed_initializer_replaces_the_stored_one() {
         Node::new("Conv", "", &["x", "negative"], &["y"]),
     ];
     let inputs = [("x", floats(&[1, 1, 1, 2], &[1.0, 2.0]))];
-    let model = model(
-        17,
-        nodes,
-        &inputs,
-        &[("w", floats(&[1, 1, 1, 1], &[-3.0]))],
-        &["y"],
-    );
+    let model = model(17, nodes, &inputs, &[("w", floats(&[1, 1, 1, 1], &[-3.0]))], &["y"]);
     let program = load(&model);
-    let run = |feeds: Feeds| {
-        program
-            .forward(&feeds, &[], Mode::default())
-            .unwrap()
-            .remove(0)
-    };
+    let run = |feeds: Feeds| program.forward(&feeds, &[], Mode::default()).unwrap().remove(0);
     assert_eq!(run(feeds(&inputs)), floats(&[1, 1, 1, 2], &[3.0, 6.0]));
     let mut replaced = feeds(&inputs);
     replaced.insert("w".into(), floats(&[1, 1, 1, 1], &[5.0]));
@@ -173,14 +138,10 @@ fn an_unknown_operator_is_in_the_way_only_where_it_is_needed() {
     );
     let program = load(&model);
     assert_eq!(
-        program
-            .forward(&feeds(&x), &["fine"], Mode::default())
-            .unwrap()[0],
+        program.forward(&feeds(&x), &["fine"], Mode::default()).unwrap()[0],
         floats(&[2], &[0.0, 1.0])
     );
-    let error = program
-        .forward(&feeds(&x), &[], Mode::default())
-        .unwrap_err();
+    let error = program.forward(&feeds(&x), &[], Mode::default()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     assert_eq!(
         error.to_string(),
@@ -193,10 +154,7 @@ fn threads_change_no_bit_forward_and_backward() {
     for Fixture { model, x, .. } in fixtures() {
         let trainable: Vec<&str> = trainable(&model);
         let run = |threads: usize| {
-            let pool = rayon::ThreadPoolBuilder::new()
-                .num_threads(threads)
-                .build()
-                .unwrap();
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             pool.install(|| {
                 let program = load(&model);
                 let mut repeated = Vec::new();
@@ -204,9 +162,7 @@ fn threads_change_no_bit_forward_and_backward() {
                 let mut shape = x.shape().to_vec();
                 shape[0] *= 16;
                 let feeds = feeds(&[("x", floats(&shape, &repeated))]);
-                let outputs = program
-                    .forward(&feeds, &value_names(&model), Mode::default())
-                    .unwrap();
+                let outputs = program.forward(&feeds, &value_names(&model), Mode::default()).unwrap();
                 let pullback = program.pullback(&feeds, &["y"], &trainable, BATCH).unwrap();
                 let cotangent = noise(pullback.outputs()[0].shape(), 5);
                 (outputs, pullback.pull(vec![cotangent]).unwrap())
@@ -225,9 +181,7 @@ fn trainable(model: &Model) -> Vec<&str> {
         .graph
         .initializers
         .iter()
-        .filter(|(name, i)| {
-            i.tensor.values::<f32>().is_ok() && i.tensor.shape().len() > 0 && named(name)
-        })
+        .filter(|(name, i)| i.tensor.values::<f32>().is_ok() && !i.tensor.shape().is_empty() && named(name))
         .map(|(name, _)| name.as_str())
         .collect()
 }
@@ -235,14 +189,8 @@ fn trainable(model: &Model) -> Vec<&str> {
 /// `Σ cotangent · output`, in float64.
 fn objective(program: &dyn Program, feeds: &Feeds, mode: Mode, cotangent: &Tensor) -> f64 {
     let y = program.forward(feeds, &["y"], mode).unwrap().remove(0);
-    let (y, c) = (
-        y.values::<f32>().unwrap(),
-        cotangent.values::<f32>().unwrap(),
-    );
-    y.iter()
-        .zip(c.iter())
-        .map(|(&y, &c)| f64::from(y) * f64::from(c))
-        .sum()
+    let (y, c) = (y.values::<f32>().unwrap(), cotangent.values::<f32>().unwrap());
+    y.iter().zip(c.iter()).map(|(&y, &c)| f64::from(y) * f64::from(c)).sum()
 }
 
 /// Compares gradients by `names` with central differences along random directions.
@@ -259,22 +207,11 @@ fn check_gradients(model: &Model, feeds: &Feeds, names: &[&str], mode: Mode) {
         let gradient = &gradients[*name];
         assert_eq!(gradient.shape(), start.shape());
         let direction = noise(start.shape(), 100 + seed as u64);
-        let (d, g) = (
-            direction.values::<f32>().unwrap(),
-            gradient.values::<f32>().unwrap(),
-        );
-        let slope: f64 = d
-            .iter()
-            .zip(g.iter())
-            .map(|(&d, &g)| f64::from(d) * f64::from(g))
-            .sum();
+        let (d, g) = (direction.values::<f32>().unwrap(), gradient.values::<f32>().unwrap());
+        let slope: f64 = d.iter().zip(g.iter()).map(|(&d, &g)| f64::from(d) * f64::from(g)).sum();
         let moved = |step: f32| {
             let values = start.values::<f32>().unwrap();
-            let values: Vec<f32> = values
-                .iter()
-                .zip(d.iter())
-                .map(|(v, d)| v + step * d)
-                .collect();
+            let values: Vec<f32> = values.iter().zip(d.iter()).map(|(v, d)| v + step * d).collect();
             let mut feeds = feeds.clone();
             feeds.insert((*name).into(), floats(start.shape(), &values));
             objective(&*program, &feeds, mode, &cotangent)
@@ -303,10 +240,7 @@ fn gradients_agree_with_differences() {
         names.push("x");
         check_gradients(&model, &feeds(&[("x", x.clone())]), &names, Mode::default());
         if model.graph.name() == "residual" {
-            let scales: Vec<&str> = names
-                .into_iter()
-                .filter(|n| n.starts_with("scale"))
-                .collect();
+            let scales: Vec<&str> = names.into_iter().filter(|n| n.starts_with("scale")).collect();
             check_gradients(&model, &feeds(&[("x", x)]), &scales, BATCH);
         }
     }
@@ -314,7 +248,8 @@ fn gradients_agree_with_differences() {
 
 #[test]
 fn gradients_of_the_other_operators_agree_with_differences() {
-    let operators: Vec<(&str, fn(Node) -> Node)> = vec![
+    type Attributes = fn(Node) -> Node;
+    let operators: Vec<(&str, Attributes)> = vec![
         ("LeakyRelu", |n| n),
         ("Tanh", |n| n),
         ("Gelu", |n| n),
@@ -323,12 +258,10 @@ fn gradients_of_the_other_operators_agree_with_differences() {
         ("Abs", |n| n),
         ("GlobalMaxPool", |n| n),
         ("AveragePool", |n| {
-            n.with_ints("kernel_shape", &[2, 3])
-                .with_ints("pads", &[1, 0, 0, 2])
+            n.with_ints("kernel_shape", &[2, 3]).with_ints("pads", &[1, 0, 0, 2])
         }),
         ("MaxPool", |n| {
-            n.with_ints("kernel_shape", &[2, 2])
-                .with_ints("strides", &[2, 2])
+            n.with_ints("kernel_shape", &[2, 2]).with_ints("strides", &[2, 2])
         }),
         ("ReduceMax", |n| n.with_ints("axes", &[1])),
         ("ReduceSum", |n| n),
@@ -365,9 +298,7 @@ fn derivatives_by_inner_values_and_of_nothing() {
     let model = model(17, nodes, &x, &[("w", floats(&[2], &[10.0, 20.0]))], &["y"]);
     let program = load(&model);
     let names = ["square", "x", "apart"];
-    let pullback = program
-        .pullback(&feeds(&x), &["y"], &names, Mode::default())
-        .unwrap();
+    let pullback = program.pullback(&feeds(&x), &["y"], &names, Mode::default()).unwrap();
     assert_eq!(pullback.outputs()[0], floats(&[2], &[90.0, 320.0]));
     let gradients = pullback.pull(vec![floats(&[2], &[1.0, 2.0])]).unwrap();
     let expected = BTreeMap::from([
@@ -376,14 +307,9 @@ fn derivatives_by_inner_values_and_of_nothing() {
         ("apart".to_owned(), floats(&[2], &[0.0, 0.0])),
     ]);
     assert_eq!(gradients, expected);
-    let pullback = program
-        .pullback(&feeds(&x), &["y"], &["w"], Mode::default())
-        .unwrap();
+    let pullback = program.pullback(&feeds(&x), &["y"], &["w"], Mode::default()).unwrap();
     let error = pullback.pull(vec![floats(&[1], &[1.0])]).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "cotangent 0: is float32 [1]; expected float32 [2]"
-    );
+    assert_eq!(error.to_string(), "cotangent 0: is float32 [1]; expected float32 [2]");
 }
 
 #[test]
@@ -435,18 +361,10 @@ fn statistics_do_not_depend_on_how_samples_are_batched() {
     let program = load(&model);
     let observation = Observation {
         values: vec!["y".into()],
-        statistics: [
-            "min",
-            "max",
-            "mean",
-            "mean_abs",
-            "mean_square",
-            "variance",
-            "gram",
-        ]
-        .iter()
-        .map(|name| name.parse().unwrap())
-        .collect(),
+        statistics: ["min", "max", "mean", "mean_abs", "mean_square", "variance", "gram"]
+            .iter()
+            .map(|name| name.parse().unwrap())
+            .collect(),
         channel_axis: -2,
         mode: Mode::default(),
     };
@@ -463,20 +381,11 @@ fn statistics_do_not_depend_on_how_samples_are_batched() {
             .collect();
         observe(&*program, batches, &observation).unwrap()
     };
-    let channel = |c: usize| {
-        values
-            .chunks(3)
-            .skip(c)
-            .step_by(2)
-            .flatten()
-            .map(|&v| f64::from(v))
-    };
+    let channel = |c: usize| values.chunks(3).skip(c).step_by(2).flatten().map(|&v| f64::from(v));
     let mean = |values: &mut dyn Iterator<Item = f64>| values.sum::<f64>() / 18.0;
     for sizes in [&[6][..], &[1, 2, 3], &[4, 2]] {
         let seen = seen(sizes);
-        let got = |name: &str, at: usize| {
-            f64::from(seen[&format!("y/{name}")].values::<f32>().unwrap()[at])
-        };
+        let got = |name: &str, at: usize| f64::from(seen[&format!("y/{name}")].values::<f32>().unwrap()[at]);
         for c in 0..2 {
             let average = mean(&mut channel(c));
             let expected = [
@@ -485,10 +394,7 @@ fn statistics_do_not_depend_on_how_samples_are_batched() {
                 ("mean", average),
                 ("mean_abs", mean(&mut channel(c).map(f64::abs))),
                 ("mean_square", mean(&mut channel(c).map(|v| v * v))),
-                (
-                    "variance",
-                    mean(&mut channel(c).map(|v| (v - average).powi(2))),
-                ),
+                ("variance", mean(&mut channel(c).map(|v| (v - average).powi(2)))),
             ];
             for (name, want) in expected {
                 assert!(
@@ -504,8 +410,5 @@ fn statistics_do_not_depend_on_how_samples_are_batched() {
     }
     let nothing: [Result<Feeds, ComputeError>; 0] = [];
     let error = observe(&*program, nothing, &observation).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "value `y`: was never seen: there were no samples"
-    );
+    assert_eq!(error.to_string(), "value `y`: was never seen: there were no samples");
 }

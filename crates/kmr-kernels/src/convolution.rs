@@ -6,6 +6,7 @@ use rayon::prelude::*;
 
 use crate::{
     Affine, Geometry, GeometryError, InstructionSet,
+    finish::Row,
     layout::Layout,
     tile::{Block, WIDEST},
 };
@@ -50,11 +51,7 @@ impl Convolution {
     ///
     /// # Errors
     /// If the sizes do not fit each other.
-    pub fn new(
-        geometry: Geometry,
-        weights: &[f32],
-        bias: Option<&[f32]>,
-    ) -> Result<Self, GeometryError> {
+    pub fn new(geometry: Geometry, weights: &[f32], bias: Option<&[f32]>) -> Result<Self, GeometryError> {
         Self::for_instruction_set(geometry, weights, bias, InstructionSet::detect())
     }
 
@@ -147,8 +144,7 @@ impl Convolution {
             )));
         }
         if let Some(affine) = finish.affine
-            && (affine.scale.len(), affine.shift.len())
-                != (geometry.out_channels, geometry.out_channels)
+            && (affine.scale.len(), affine.shift.len()) != (geometry.out_channels, geometry.out_channels)
         {
             return Err(GeometryError(
                 "the affine's channels are not those of the output".into(),
@@ -177,6 +173,7 @@ impl Convolution {
                 output,
                 input,
                 finish,
+                instruction_set: self.instruction_set,
             };
             SCRATCH.with_borrow_mut(|scratch| self.piece(&layout, &piece, scratch, &target));
         };
@@ -245,56 +242,32 @@ struct Piece<'a> {
     output: [usize; 2],
     input: &'a [f32],
     finish: Finish<'a>,
+    instruction_set: InstructionSet,
 }
 
 impl Piece<'_> {
     /// Moves the sums of one output channel to their place.
-    fn finish(
-        &self,
-        layout: &Layout,
-        channel: usize,
-        channels: usize,
-        sums: &[f32],
-        target: &Output,
-    ) {
+    fn finish(&self, layout: &Layout, channel: usize, channels: usize, sums: &[f32], target: &Output) {
         let width = self.output[1];
         let (scale, shift) = match self.finish.affine {
             Some(affine) => (affine.scale[channel], affine.shift[channel]),
             None => (1.0, 0.0),
         };
         for image in 0..self.images {
-            let start =
-                ((self.first_image + image) * channels + channel) * self.output[0] + self.first_row;
+            let start = ((self.first_image + image) * channels + channel) * self.output[0] + self.first_row;
             for row in 0..self.rows {
                 let sums = &sums[layout.position(image, row)..][..width];
                 let at = (start + row) * width;
                 // SAFETY: the rows of a piece lie inside the allocation of `batch * channels * height *
                 // width` floats, and no two pieces share one; floats need no initialization to be written.
                 let target = unsafe { std::slice::from_raw_parts_mut(target.0.add(at), width) };
-                let add = self.finish.add.map(|add| &add[at..][..width]);
-                match (self.finish.affine.is_some(), add) {
-                    (false, None) => target.copy_from_slice(sums),
-                    (true, None) => {
-                        for (to, &sum) in target.iter_mut().zip(sums) {
-                            *to = Affine::apply(sum, scale, shift);
-                        }
-                    }
-                    (false, Some(add)) => {
-                        for ((to, &sum), &add) in target.iter_mut().zip(sums).zip(add) {
-                            *to = sum + add;
-                        }
-                    }
-                    (true, Some(add)) => {
-                        for ((to, &sum), &add) in target.iter_mut().zip(sums).zip(add) {
-                            *to = Affine::apply(sum, scale, shift) + add;
-                        }
-                    }
-                }
-                if self.finish.relu {
-                    for to in target {
-                        *to = if *to < 0.0 { 0.0 } else { *to };
-                    }
-                }
+                let row = Row {
+                    sums,
+                    affine: self.finish.affine.map(|_| (scale, shift)),
+                    add: self.finish.add.map(|add| &add[at..][..width]),
+                    relu: self.finish.relu,
+                };
+                self.instruction_set.finish(&row, target);
             }
         }
     }

@@ -38,9 +38,7 @@ impl Geometry {
                 "channels, groups, kernel, strides and dilations must be positive".into(),
             ));
         }
-        if !self.in_channels.is_multiple_of(self.groups)
-            || !self.out_channels.is_multiple_of(self.groups)
-        {
+        if !self.in_channels.is_multiple_of(self.groups) || !self.out_channels.is_multiple_of(self.groups) {
             return Err(GeometryError(format!(
                 "{} input and {} output channels do not divide into {} groups",
                 self.in_channels, self.out_channels, self.groups

@@ -30,9 +30,7 @@ impl InstructionSet {
             if std::arch::is_x86_feature_detected!("avx512f") {
                 available.push(Self::Avx512);
             }
-            if std::arch::is_x86_feature_detected!("avx2")
-                && std::arch::is_x86_feature_detected!("fma")
-            {
+            if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
                 available.push(Self::Avx2);
             }
         }

@@ -47,9 +47,7 @@ impl Axis {
     /// The indices inside `phase` that hold input, `first..end`.
     fn data(&self, phase: usize) -> (usize, usize) {
         let first = self.pad.saturating_sub(phase).div_ceil(self.stride);
-        let end = (self.input + self.pad)
-            .saturating_sub(phase)
-            .div_ceil(self.stride);
+        let end = (self.input + self.pad).saturating_sub(phase).div_ceil(self.stride);
         (first, end.max(first))
     }
 
@@ -81,18 +79,13 @@ pub(crate) struct Layout {
 /// What a rearranged input may take: it should stay in the second-level cache with its output.
 const TARGET_FLOATS: usize = 32 * 1024;
 /// Multiplications that are worth a task of their own.
-const TASK: usize = 400_000;
-/// Tasks that keep a machine's cores busy to the end.
-const TASKS: usize = 16;
+const TASK: usize = 1_000_000;
+/// Tasks per thread that keep all threads busy to the end.
+const TASKS: usize = 4;
 
 impl Layout {
     /// The layout for `batch` images of `input` height and width; `None` if it cannot be addressed.
-    pub fn new(
-        geometry: &Geometry,
-        batch: usize,
-        input: [usize; 2],
-        output: [usize; 2],
-    ) -> Option<Self> {
+    pub fn new(geometry: &Geometry, batch: usize, input: [usize; 2], output: [usize; 2]) -> Option<Self> {
         let rows = Axis::new(geometry, 0, input[0], output[0]);
         let columns = Axis::new(geometry, 1, input[1], output[1]);
         let mut phases: Vec<[usize; 2]> = Vec::new();
@@ -114,8 +107,12 @@ impl Layout {
         let row_floats = channels * phases.len() * columns.pitch();
         let image_floats = row_floats * rows.pitch();
         let work = geometry.weights() * output[0] * output[1];
-        let tasks = (work.saturating_mul(batch) / TASK).clamp(1, TASKS);
-        // Neither depends on the number of threads, though results would not change if they did.
+        // How the work is divided changes no result, so it may follow the number of threads.
+        let most = match rayon::current_num_threads() {
+            1 => 1,
+            threads => threads * TASKS,
+        };
+        let tasks = (work.saturating_mul(batch) / TASK).clamp(1, most);
         let images = (TARGET_FLOATS / image_floats.max(1)).clamp(1, (batch / tasks).max(1));
         let band = if images > 1 {
             output[0]
@@ -165,18 +162,9 @@ impl Layout {
     /// Rearranges channel `channel` of image `image` into `packed`, which is zero where nothing was written.
     ///
     /// `plane` is the channel's input, `first` the first output row of the band and `count` its rows.
-    pub fn pack(
-        &self,
-        packed: &mut [f32],
-        channel: usize,
-        image: usize,
-        plane: &[f32],
-        first: usize,
-        count: usize,
-    ) {
+    pub fn pack(&self, packed: &mut [f32], channel: usize, image: usize, plane: &[f32], first: usize, count: usize) {
         for (index, &[row_phase, column_phase]) in self.phases.iter().enumerate() {
-            let target =
-                &mut packed[(channel * self.phases.len() + index) * self.plane..][..self.plane];
+            let target = &mut packed[(channel * self.phases.len() + index) * self.plane..][..self.plane];
             let (row_first, row_end) = self.rows.data(row_phase);
             let (start, end) = self.columns.data(column_phase);
             let end = end.min(self.columns.output + self.columns.reach);
@@ -188,8 +176,7 @@ impl Layout {
             for row in rows {
                 let source = row * self.rows.stride + row_phase - self.rows.pad;
                 let source = &plane[source * self.columns.input..][..self.columns.input][column..];
-                let target =
-                    &mut target[self.position(image, row - first) + start..][..end - start];
+                let target = &mut target[self.position(image, row - first) + start..][..end - start];
                 match self.columns.stride {
                     1 => target.copy_from_slice(&source[..end - start]),
                     2 => stepped::<2>(target, source),

@@ -10,6 +10,7 @@
 mod affine;
 mod convolution;
 mod error;
+mod finish;
 mod geometry;
 mod instruction_set;
 mod layout;

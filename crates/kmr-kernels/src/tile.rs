@@ -135,10 +135,7 @@ unsafe fn narrow<V: Vector>(block: &Block<'_>, output: *mut f32) {
 /// # Safety
 /// As [`InstructionSet::compute`] asserts, with the processor able to run `V`.
 #[inline(always)]
-unsafe fn sweep<V: Vector, const CHANNELS: usize, const VECTORS: usize>(
-    block: &Block<'_>,
-    output: *mut f32,
-) {
+unsafe fn sweep<V: Vector, const CHANNELS: usize, const VECTORS: usize>(block: &Block<'_>, output: *mut f32) {
     const { assert!(V::LANES * VECTORS <= WIDEST) };
     let width = V::LANES * VECTORS;
     let mut position = 0;
@@ -147,14 +144,12 @@ unsafe fn sweep<V: Vector, const CHANNELS: usize, const VECTORS: usize>(
         // asserted that much room in the input behind every offset and in every output channel.
         unsafe {
             let input = block.input.as_ptr().add(position);
-            let mut sums: [[V; VECTORS]; CHANNELS] = std::array::from_fn(|channel| {
-                [V::splat(*block.bias.as_ptr().add(channel)); VECTORS]
-            });
+            let mut sums: [[V; VECTORS]; CHANNELS] =
+                std::array::from_fn(|channel| [V::splat(*block.bias.as_ptr().add(channel)); VECTORS]);
             let mut weight = block.weights.as_ptr();
             for &offset in block.offsets {
                 let from = input.add(offset as usize);
-                let values: [V; VECTORS] =
-                    std::array::from_fn(|vector| V::load(from.add(vector * V::LANES)));
+                let values: [V; VECTORS] = std::array::from_fn(|vector| V::load(from.add(vector * V::LANES)));
                 for (channel, sums) in sums.iter_mut().enumerate() {
                     let factor = V::splat(*weight.add(channel));
                     for (sum, &value) in sums.iter_mut().zip(&values) {

@@ -49,8 +49,8 @@ macro_rules! vector {
 mod x86 {
     use super::Vector;
     use std::arch::x86_64::{
-        __m256, __m512, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_storeu_ps,
-        _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_storeu_ps,
+        __m256, __m512, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_storeu_ps, _mm512_fmadd_ps,
+        _mm512_loadu_ps, _mm512_set1_ps, _mm512_storeu_ps,
     };
     vector!(
         __m256,
@@ -79,14 +79,7 @@ mod neon {
         // SAFETY: the caller detected NEON.
         unsafe { vfmaq_f32(addend, a, b) }
     }
-    vector!(
-        float32x4_t,
-        4,
-        vdupq_n_f32,
-        vld1q_f32,
-        multiply_add,
-        vst1q_f32
-    );
+    vector!(float32x4_t, 4, vdupq_n_f32, vld1q_f32, multiply_add, vst1q_f32);
 }
 
 /// Four lanes in plain Rust, which every compiler target can vectorise.

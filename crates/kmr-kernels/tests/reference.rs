@@ -24,20 +24,17 @@ fn reference(
                     for channel in 0..per_group {
                         for ky in 0..geometry.kernel[0] {
                             for kx in 0..geometry.kernel[1] {
-                                let row = (y * geometry.stride[0] + ky * geometry.dilation[0])
-                                    .checked_sub(geometry.pads[0]);
-                                let column = (x * geometry.stride[1] + kx * geometry.dilation[1])
-                                    .checked_sub(geometry.pads[1]);
+                                let row =
+                                    (y * geometry.stride[0] + ky * geometry.dilation[0]).checked_sub(geometry.pads[0]);
+                                let column =
+                                    (x * geometry.stride[1] + kx * geometry.dilation[1]).checked_sub(geometry.pads[1]);
                                 if let (Some(row), Some(column)) = (row, column)
                                     && row < height
                                     && column < width
                                 {
                                     let from = image * geometry.in_channels + group * per_group;
-                                    let value =
-                                        input[((from + channel) * height + row) * width + column];
-                                    let weight = weights[((out * per_group + channel)
-                                        * geometry.kernel[0]
-                                        + ky)
+                                    let value = input[((from + channel) * height + row) * width + column];
+                                    let weight = weights[((out * per_group + channel) * geometry.kernel[0] + ky)
                                         * geometry.kernel[1]
                                         + kx];
                                     sum += f64::from(value) * f64::from(weight);
@@ -68,14 +65,7 @@ fn noise(length: usize, seed: u64) -> Vec<f32> {
 
 fn geometries() -> impl Strategy<Value = (Geometry, usize, [usize; 2])> {
     let sizes = (1_usize..4, 1_usize..14, 1_usize..14, 1_usize..5);
-    let taps = (
-        1_usize..5,
-        1_usize..5,
-        1_usize..4,
-        1_usize..4,
-        1_usize..4,
-        1_usize..4,
-    );
+    let taps = (1_usize..5, 1_usize..5, 1_usize..4, 1_usize..4, 1_usize..4, 1_usize..4);
     let pads = [0_usize..4, 0_usize..4, 0_usize..4, 0_usize..4];
     (sizes, taps, pads, 1_usize..20, 1_usize..20).prop_filter_map(
         "the kernel must fit",
@@ -160,15 +150,8 @@ fn threads_do_not_change_a_bit() {
     let convolution = Convolution::new(geometry, &noise(geometry.weights(), 1), None).unwrap();
     let input = noise(9 * 11 * 28 * 28, 2);
     let with = |threads| {
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .build()
-            .unwrap();
-        pool.install(|| {
-            convolution
-                .run(&input, 9, [28, 28], Finish::default())
-                .unwrap()
-        })
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| convolution.run(&input, 9, [28, 28], Finish::default()).unwrap())
     };
     let one = with(1);
     assert!(one.iter().any(|&value| value != 0.0));
@@ -210,28 +193,12 @@ fn sizes_that_do_not_fit_are_errors() {
         pads: [0; 4],
     };
     assert!(Convolution::new(geometry, &[0.0; 53], None).is_err());
-    assert!(
-        Convolution::new(
-            Geometry {
-                groups: 2,
-                ..geometry
-            },
-            &[0.0; 27],
-            None
-        )
-        .is_err()
-    );
+    assert!(Convolution::new(Geometry { groups: 2, ..geometry }, &[0.0; 27], None).is_err());
     let convolution = Convolution::new(geometry, &[0.0; 54], None).unwrap();
-    let error = convolution
-        .run(&[0.0; 8], 1, [2, 2], Finish::default())
-        .unwrap_err();
+    let error = convolution.run(&[0.0; 8], 1, [2, 2], Finish::default()).unwrap_err();
     assert_eq!(
         error.to_string(),
         "a kernel that spans 3 does not fit into a padded input of 2"
     );
-    assert!(
-        convolution
-            .run(&[0.0; 17], 1, [3, 3], Finish::default())
-            .is_err()
-    );
+    assert!(convolution.run(&[0.0; 17], 1, [3, 3], Finish::default()).is_err());
 }

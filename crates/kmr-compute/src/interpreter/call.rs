@@ -72,10 +72,7 @@ impl<'a> Call<'a> {
 
     /// Whether the node's output `position` has a name.
     pub fn names_output(&self, position: usize) -> bool {
-        self.node
-            .outputs()
-            .get(position)
-            .is_some_and(|name| !name.is_empty())
+        self.node.outputs().get(position).is_some_and(|name| !name.is_empty())
     }
 
     /// Input `position`, which must be there.
@@ -207,19 +204,14 @@ impl<'a> Call<'a> {
 
     /// The shape that two shapes broadcast to.
     pub fn broadcast(&self, a: &[usize], b: &[usize]) -> Result<Vec<usize>, ComputeError> {
-        broadcast(a, b)
-            .ok_or_else(|| self.wrong(format!("shapes {a:?} and {b:?} do not broadcast")))
+        broadcast(a, b).ok_or_else(|| self.wrong(format!("shapes {a:?} and {b:?} do not broadcast")))
     }
 }
 
 /// The shape that two shapes broadcast to.
 pub fn broadcast(a: &[usize], b: &[usize]) -> Option<Vec<usize>> {
     let rank = a.len().max(b.len());
-    let size = |shape: &[usize], axis: usize| {
-        (axis + shape.len())
-            .checked_sub(rank)
-            .map_or(1, |axis| shape[axis])
-    };
+    let size = |shape: &[usize], axis: usize| (axis + shape.len()).checked_sub(rank).map_or(1, |axis| shape[axis]);
     (0..rank)
         .map(|axis| match (size(a, axis), size(b, axis)) {
             (a, b) if a == b => Some(a),

@@ -18,12 +18,7 @@ use crate::{BatchNorm, ComputeError, ErrorKind, Feeds, Mode, operators};
 /// Values of one execution, by id.
 type Values = HashMap<ValueId, Value>;
 
-pub fn forward(
-    network: &Network,
-    feeds: &Feeds,
-    outputs: &[&str],
-    mode: Mode,
-) -> Result<Vec<Tensor>, ComputeError> {
+pub fn forward(network: &Network, feeds: &Feeds, outputs: &[&str], mode: Mode) -> Result<Vec<Tensor>, ComputeError> {
     let (values, asked) = prepare(network, feeds, outputs)?;
     let key = Key {
         fed: values.keys().copied().collect(),
@@ -46,11 +41,7 @@ pub fn forward(
 }
 
 /// The fed values, checked, and the ids of the asked ones.
-pub fn prepare(
-    network: &Network,
-    feeds: &Feeds,
-    outputs: &[&str],
-) -> Result<(Values, Vec<ValueId>), ComputeError> {
+pub fn prepare(network: &Network, feeds: &Feeds, outputs: &[&str]) -> Result<(Values, Vec<ValueId>), ComputeError> {
     let mut values = Values::new();
     for (name, tensor) in feeds {
         let id = network.find(name)?;
@@ -81,20 +72,13 @@ fn check_feed(network: &Network, id: ValueId, tensor: &Tensor) -> Result<(), Com
     }
     if let Some(shape) = &declared.shape {
         let fits = shape.len() == tensor.shape().len()
-            && shape
-                .iter()
-                .zip(tensor.shape())
-                .all(|(want, got)| match want {
-                    Dimension::Fixed(size) => size == got,
-                    _ => true,
-                });
+            && shape.iter().zip(tensor.shape()).all(|(want, got)| match want {
+                Dimension::Fixed(size) => size == got,
+                _ => true,
+            });
         if !fits {
             let shape: Vec<String> = shape.iter().map(ToString::to_string).collect();
-            let message = format!(
-                "is declared as [{}]; fed was {:?}",
-                shape.join(", "),
-                tensor.shape()
-            );
+            let message = format!("is declared as [{}]; fed was {:?}", shape.join(", "), tensor.shape());
             return Err(ComputeError::new(ErrorKind::Shape, place(), message));
         }
     }
@@ -305,11 +289,7 @@ fn merged(network: &Network, step: &Step, values: &mut Values) -> Result<bool, C
 }
 
 /// Executes an operator, and checks what it returns.
-fn execute(
-    network: &Network,
-    position: usize,
-    mut call: Call<'_>,
-) -> Result<Vec<Value>, ComputeError> {
+fn execute(network: &Network, position: usize, mut call: Call<'_>) -> Result<Vec<Value>, ComputeError> {
     let prepared = &network.nodes[position];
     let operator = match &prepared.operator {
         Ok(operator) => operator,

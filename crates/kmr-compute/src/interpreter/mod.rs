@@ -20,9 +20,7 @@ use crate::{
 };
 
 pub(crate) use call::{Call, Outputs, broadcast};
-pub(crate) use value::{
-    B, Float, Value, from_vec, indices, into_vec, is_tracked, mask, reshape, shape, with_slice,
-};
+pub(crate) use value::{B, Float, Value, from_vec, indices, into_vec, is_tracked, mask, reshape, shape, with_slice};
 
 /// The engine over Burn's tensors on the CPU, with convolutions of its own.
 #[derive(Clone, Copy, Debug, Default)]
@@ -46,9 +44,10 @@ impl Engine for Interpreter {
     }
 
     fn load(&self, model: &Model) -> Result<Box<dyn Program>, ComputeError> {
-        model.graph.check().map_err(|error| {
-            ComputeError::new(ErrorKind::Name, error.place(), error.to_string())
-        })?;
+        model
+            .graph
+            .check()
+            .map_err(|error| ComputeError::new(ErrorKind::Name, error.place(), error.to_string()))?;
         Ok(Box::new(Interpretation(Arc::new(Network::new(model)))))
     }
 }
@@ -169,12 +168,7 @@ impl Network {
 struct Interpretation(Arc<Network>);
 
 impl Program for Interpretation {
-    fn forward(
-        &self,
-        feeds: &Feeds,
-        outputs: &[&str],
-        mode: Mode,
-    ) -> Result<Vec<Tensor>, ComputeError> {
+    fn forward(&self, feeds: &Feeds, outputs: &[&str], mode: Mode) -> Result<Vec<Tensor>, ComputeError> {
         execution::forward(&self.0, feeds, outputs, mode)
     }
 

@@ -121,12 +121,7 @@ impl Plan {
 /// Merges a convolution with the batch normalization, addition and rectifier that alone read its result.
 ///
 /// A merged step stands where its last node stood, when everything that it reads exists.
-fn merge(
-    network: &Network,
-    running: &[usize],
-    constant: &HashSet<ValueId>,
-    key: &Key,
-) -> Vec<Vec<usize>> {
+fn merge(network: &Network, running: &[usize], constant: &HashSet<ValueId>, key: &Key) -> Vec<Vec<usize>> {
     let mut readers: HashMap<ValueId, Vec<usize>> = HashMap::new();
     for &position in running {
         for value in network.nodes[position].inputs.iter().flatten() {
@@ -164,11 +159,7 @@ fn merge(
                     let known = node.node.int("training_mode") != Some(1)
                         && parameters.clone().count() == 4
                         && parameters.clone().all(|v| constant.contains(v));
-                    if known && node.inputs[0] == Some(value) {
-                        1
-                    } else {
-                        0
-                    }
+                    if known && node.inputs[0] == Some(value) { 1 } else { 0 }
                 }
                 "Add" if stage <= 1 => 2,
                 "Relu" if stage <= 2 => 3,

@@ -2,9 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use burn::backend::{
-    AutodiffBackend, Dispatch, DispatchDevice, Shape, TensorData, ops::FloatTensorOps,
-};
+use burn::backend::{AutodiffBackend, Dispatch, DispatchDevice, Shape, TensorData, ops::FloatTensorOps};
 use kmr_model::{DType, Tensor};
 
 use super::{
@@ -107,10 +105,7 @@ impl Pullback for Tape {
         &self.outputs
     }
 
-    fn pull(
-        self: Box<Self>,
-        cotangents: Vec<Tensor>,
-    ) -> Result<BTreeMap<String, Tensor>, ComputeError> {
+    fn pull(self: Box<Self>, cotangents: Vec<Tensor>) -> Result<BTreeMap<String, Tensor>, ComputeError> {
         if cotangents.len() != self.outputs.len() {
             return Err(ComputeError::new(
                 ErrorKind::Shape,

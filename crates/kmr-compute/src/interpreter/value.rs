@@ -1,9 +1,8 @@
 //! Values during an execution, and how they cross between Burn and tensors.
 
 use burn::backend::{
-    AutodiffBackend, BackendTensor, Bytes as BurnBytes, DType as BurnType, Dispatch,
-    DispatchDevice, DispatchKindConversion, DispatchTensor, Flex, FlexDevice, Shape, TensorData,
-    TensorMetadata,
+    AutodiffBackend, BackendTensor, Bytes as BurnBytes, DType as BurnType, Dispatch, DispatchDevice,
+    DispatchKindConversion, DispatchTensor, Flex, FlexDevice, Shape, TensorData, TensorMetadata,
     ops::{BoolTensorOps, FloatTensorOps, IntTensorOps},
     read_sync,
 };

@@ -25,9 +25,7 @@ pub const OPERATORS: &[Operator] = &[
         map(call, |x| hard_sigmoid(x, alpha, beta))
     }),
     onnx("HardSwish", |call| {
-        map(call, |x| {
-            B::float_mul(x.clone(), hard_sigmoid(x, 1.0 / 6.0, 0.5))
-        })
+        map(call, |x| B::float_mul(x.clone(), hard_sigmoid(x, 1.0 / 6.0, 0.5)))
     }),
     onnx("Tanh", |call| map(call, B::float_tanh)),
     onnx("Gelu", gelu),

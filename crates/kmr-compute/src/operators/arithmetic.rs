@@ -9,42 +9,24 @@ use kmr_model::Tensor;
 use super::{Operator, activation::scalar, cast::from_i64, onnx, strided};
 use crate::{
     ComputeError,
-    interpreter::{
-        B, Call, Float, Outputs, Value, broadcast, is_tracked, reshape, shape, with_slice,
-    },
+    interpreter::{B, Call, Float, Outputs, Value, broadcast, is_tracked, reshape, shape, with_slice},
 };
 
 pub const OPERATORS: &[Operator] = &[
-    onnx("Add", |call| {
-        binary(call, B::float_add, |a, b| Some(a.wrapping_add(b)))
-    }),
-    onnx("Sub", |call| {
-        binary(call, B::float_sub, |a, b| Some(a.wrapping_sub(b)))
-    }),
-    onnx("Mul", |call| {
-        binary(call, B::float_mul, |a, b| Some(a.wrapping_mul(b)))
-    }),
+    onnx("Add", |call| binary(call, B::float_add, |a, b| Some(a.wrapping_add(b)))),
+    onnx("Sub", |call| binary(call, B::float_sub, |a, b| Some(a.wrapping_sub(b)))),
+    onnx("Mul", |call| binary(call, B::float_mul, |a, b| Some(a.wrapping_mul(b)))),
     onnx("Div", |call| binary(call, B::float_div, i64::checked_div)),
     onnx("Pow", power),
-    onnx("Min", |call| {
-        variadic(call, |a, b| extreme(a, b, false), i64::min)
-    }),
-    onnx("Max", |call| {
-        variadic(call, |a, b| extreme(a, b, true), i64::max)
-    }),
-    onnx("Sum", |call| {
-        variadic(call, B::float_add, i64::wrapping_add)
-    }),
+    onnx("Min", |call| variadic(call, |a, b| extreme(a, b, false), i64::min)),
+    onnx("Max", |call| variadic(call, |a, b| extreme(a, b, true), i64::max)),
+    onnx("Sum", |call| variadic(call, B::float_add, i64::wrapping_add)),
     onnx("Neg", |call| unary(call, B::float_neg, i64::wrapping_neg)),
     onnx("Abs", |call| unary(call, B::float_abs, i64::wrapping_abs)),
 ];
 
 /// Both operands at the same rank, at least 1, and the shape of the result.
-pub fn aligned(
-    call: &Call<'_>,
-    a: Float,
-    b: Float,
-) -> Result<(Float, Float, Vec<usize>), ComputeError> {
+pub fn aligned(call: &Call<'_>, a: Float, b: Float) -> Result<(Float, Float, Vec<usize>), ComputeError> {
     let (sa, sb) = (shape(&a), shape(&b));
     let result = call.broadcast(&sa, &sb)?;
     let rank = result.len().max(1);
@@ -94,20 +76,12 @@ fn expanded(call: &Call<'_>, tensor: &Tensor, shape: &[usize]) -> Result<Vec<i64
         .map_err(|message| call.wrong(message))
 }
 
-fn binary(
-    call: &mut Call<'_>,
-    floats: fn(Float, Float) -> Float,
-    integers: fn(i64, i64) -> Option<i64>,
-) -> Outputs {
+fn binary(call: &mut Call<'_>, floats: fn(Float, Float) -> Float, integers: fn(i64, i64) -> Option<i64>) -> Outputs {
     let (a, b) = (call.value(0)?, call.value(1)?);
     Ok(vec![pair(call, a, b, floats, integers)?])
 }
 
-fn variadic(
-    call: &mut Call<'_>,
-    floats: fn(Float, Float) -> Float,
-    integers: fn(i64, i64) -> i64,
-) -> Outputs {
+fn variadic(call: &mut Call<'_>, floats: fn(Float, Float) -> Float, integers: fn(i64, i64) -> i64) -> Outputs {
     let mut result = call.value(0)?;
     for position in 1..call.input_count() {
         let next = call.value(position)?;
@@ -169,8 +143,7 @@ fn power(call: &mut Call<'_>) -> Outputs {
         }
         value => call.widened(value)?,
     };
-    let single = shape(&exponent).iter().product::<usize>() == 1
-        && shape(&exponent).len() <= shape(&base).len();
+    let single = shape(&exponent).iter().product::<usize>() == 1 && shape(&exponent).len() <= shape(&base).len();
     if single && !is_tracked(&exponent) {
         let exponent = with_slice(exponent, |values| values[0]);
         let result = if exponent == 2.0 {
@@ -187,12 +160,7 @@ fn power(call: &mut Call<'_>) -> Outputs {
 }
 
 /// `Clip` of integers.
-pub fn clip_integers(
-    call: &Call<'_>,
-    tensor: &Tensor,
-    low: Option<&Tensor>,
-    high: Option<&Tensor>,
-) -> Outputs {
+pub fn clip_integers(call: &Call<'_>, tensor: &Tensor, low: Option<&Tensor>, high: Option<&Tensor>) -> Outputs {
     let wrong = |e: kmr_model::ModelError| call.wrong(e.to_string());
     let bound = |bound: Option<&Tensor>, default: i64| match bound {
         Some(bound) => bound.to_i64().map(|values| values[0]).map_err(wrong),

@@ -33,10 +33,7 @@ fn convert(call: &mut Call<'_>, target: DType) -> Outputs {
 pub fn from_i64(dtype: DType, shape: Vec<usize>, values: &[i64]) -> Result<Tensor, String> {
     macro_rules! narrow {
         ($rust:ty) => {
-            Tensor::from_vec(
-                shape,
-                values.iter().map(|&v| v as $rust).collect::<Vec<_>>(),
-            )
+            Tensor::from_vec(shape, values.iter().map(|&v| v as $rust).collect::<Vec<_>>())
         };
     }
     Ok(match dtype {
@@ -86,12 +83,7 @@ pub fn cast(tensor: &Tensor, target: DType) -> Result<Tensor, String> {
     if tensor.dtype().is_float() {
         let wide: Vec<f64> = match tensor.dtype() {
             DType::DOUBLE => tensor.values::<f64>().map_err(text)?.into_owned(),
-            _ => tensor
-                .to_f32()
-                .map_err(text)?
-                .iter()
-                .map(|&v| v.into())
-                .collect(),
+            _ => tensor.to_f32().map_err(text)?.iter().map(|&v| v.into()).collect(),
         };
         return from_f64(target, shape, &wide);
     }

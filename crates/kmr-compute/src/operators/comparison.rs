@@ -12,24 +12,16 @@ use crate::{
 };
 
 pub const OPERATORS: &[Operator] = &[
-    onnx("Equal", |call| {
-        compare(call, |order| order == Some(Ordering::Equal))
-    }),
-    onnx("Less", |call| {
-        compare(call, |order| order == Some(Ordering::Less))
-    }),
+    onnx("Equal", |call| compare(call, |order| order == Some(Ordering::Equal))),
+    onnx("Less", |call| compare(call, |order| order == Some(Ordering::Less))),
     onnx("Greater", |call| {
         compare(call, |order| order == Some(Ordering::Greater))
     }),
     onnx("LessOrEqual", |call| {
-        compare(call, |order| {
-            matches!(order, Some(Ordering::Less | Ordering::Equal))
-        })
+        compare(call, |order| matches!(order, Some(Ordering::Less | Ordering::Equal)))
     }),
     onnx("GreaterOrEqual", |call| {
-        compare(call, |order| {
-            matches!(order, Some(Ordering::Greater | Ordering::Equal))
-        })
+        compare(call, |order| matches!(order, Some(Ordering::Greater | Ordering::Equal)))
     }),
     onnx("Not", |call| {
         let tensor = call.tensor(0)?;
@@ -73,22 +65,14 @@ fn compare(call: &mut Call<'_>, holds: fn(Option<Ordering>) -> bool) -> Outputs 
         )
     } else {
         let (x, y) = (a.to_i64().map_err(wrong)?, b.to_i64().map_err(wrong)?);
-        truths(
-            call,
-            shape,
-            x.iter().zip(&y).map(|(x, y)| holds(Some(x.cmp(y)))),
-        )
+        truths(call, shape, x.iter().zip(&y).map(|(x, y)| holds(Some(x.cmp(y)))))
     }
 }
 
 fn logic(call: &mut Call<'_>, holds: fn(bool, bool) -> bool) -> Outputs {
     let (a, b) = operands(call)?;
     let bits = a.bytes().iter().zip(b.bytes().iter());
-    truths(
-        call,
-        a.shape().to_vec(),
-        bits.map(|(&a, &b)| holds(a != 0, b != 0)),
-    )
+    truths(call, a.shape().to_vec(), bits.map(|(&a, &b)| holds(a != 0, b != 0)))
 }
 
 fn choose(call: &mut Call<'_>) -> Outputs {
@@ -106,14 +90,9 @@ fn choose(call: &mut Call<'_>) -> Outputs {
     let chosen = condition.bytes().iter().map(|&bit| bit != 0);
     match (a, b) {
         (Value::Float(a), Value::Float(b)) => {
-            let full = if shape.is_empty() {
-                vec![1]
-            } else {
-                shape.clone()
-            };
+            let full = if shape.is_empty() { vec![1] } else { shape.clone() };
             let expand = |x: Float| expanded(x, &full);
-            let result =
-                B::float_mask_where(expand(b), mask(chosen.collect(), full.clone()), expand(a));
+            let result = B::float_mask_where(expand(b), mask(chosen.collect(), full.clone()), expand(a));
             Ok(vec![Value::Float(reshape(result, shape))])
         }
         (a, b) => {
@@ -127,9 +106,7 @@ fn choose(call: &mut Call<'_>) -> Outputs {
                 bytes.extend_from_slice(if chosen { a } else { b });
             }
             let result = Tensor::new(a.dtype(), shape, bytes.into());
-            Ok(vec![Value::Host(
-                result.map_err(|e| call.wrong(e.to_string()))?,
-            )])
+            Ok(vec![Value::Host(result.map_err(|e| call.wrong(e.to_string()))?)])
         }
     }
 }

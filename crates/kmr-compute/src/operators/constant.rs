@@ -59,10 +59,7 @@ fn constant_of_shape(call: &mut Call<'_>) -> Outputs {
     let shape = sizes(call, shape)?;
     let value = tensor_attribute(call, "value")?.unwrap_or_else(|| Tensor::scalar(0.0_f32));
     if value.len() != 1 || value.dtype().bits().is_none_or(|bits| bits < 8) {
-        return Err(call.wrong(format!(
-            "the value must be one number; got {:?}",
-            value.shape()
-        )));
+        return Err(call.wrong(format!("the value must be one number; got {:?}", value.shape())));
     }
     let count = shape
         .iter()
@@ -72,31 +69,19 @@ fn constant_of_shape(call: &mut Call<'_>) -> Outputs {
     }
     let bytes = value.bytes().repeat(shape.iter().product());
     let tensor = Tensor::new(value.dtype(), shape, bytes.into());
-    Ok(vec![Value::from_tensor(
-        tensor.map_err(|e| call.wrong(e.to_string()))?,
-    )])
+    Ok(vec![Value::from_tensor(tensor.map_err(|e| call.wrong(e.to_string()))?)])
 }
 
 fn dimensions(call: &mut Call<'_>) -> Outputs {
     let shape = call.value(0)?.shape();
     let rank = shape.len() as i64;
     let clamp = |position: i64| {
-        let from_start = if position < 0 {
-            position + rank
-        } else {
-            position
-        };
+        let from_start = if position < 0 { position + rank } else { position };
         from_start.clamp(0, rank) as usize
     };
     let (start, end) = (clamp(call.int("start", 0)), clamp(call.int("end", rank)));
-    let shape: Vec<i64> = shape[start..end.max(start)]
-        .iter()
-        .map(|&size| size as i64)
-        .collect();
-    Ok(vec![Value::Host(Tensor::from_vec(
-        vec![shape.len()],
-        shape,
-    ))])
+    let shape: Vec<i64> = shape[start..end.max(start)].iter().map(|&size| size as i64).collect();
+    Ok(vec![Value::Host(Tensor::from_vec(vec![shape.len()], shape))])
 }
 
 fn range(call: &mut Call<'_>) -> Outputs {
@@ -113,10 +98,7 @@ fn range(call: &mut Call<'_>) -> Outputs {
             values.push(next);
             next = next.saturating_add(step);
         }
-        return Ok(vec![Value::Host(Tensor::from_vec(
-            vec![values.len()],
-            values,
-        ))]);
+        return Ok(vec![Value::Host(Tensor::from_vec(vec![values.len()], values))]);
     }
     Err(call.unsupported("only ranges of int64 are supported"))
 }

@@ -69,10 +69,7 @@ impl Operands {
         let spatial = xs.len() - 2;
         let window = Window::new(call, &ws[2..])?;
         if window.kernel != ws[2..] {
-            return Err(call.wrong(format!(
-                "kernel_shape is {:?}; the weights are {ws:?}",
-                window.kernel
-            )));
+            return Err(call.wrong(format!("kernel_shape is {:?}; the weights are {ws:?}", window.kernel)));
         }
         let groups = call.int("group", 1);
         let groups = usize::try_from(groups).map_err(|_| call.wrong("group is negative"))?;
@@ -185,12 +182,7 @@ impl Operands {
         options.padding = [(pads[0], pads[2]), (pads[1], pads[3])];
         let x = reshape(
             self.x,
-            vec![
-                self.batch,
-                self.geometry.in_channels,
-                self.size[0],
-                self.size[1],
-            ],
+            vec![self.batch, self.geometry.in_channels, self.size[0], self.size[1]],
         );
         let weights = shape(&self.w);
         let w = reshape(self.w, vec![weights[0], weights[1], kernel[0], kernel[1]]);
@@ -208,9 +200,7 @@ pub struct Window {
 impl Window {
     /// Reads the attributes; `kernel` is the kernel where none is given.
     pub fn new(call: &Call<'_>, kernel: &[usize]) -> Result<Self, ComputeError> {
-        let kernel = call
-            .sizes("kernel_shape")?
-            .unwrap_or_else(|| kernel.to_vec());
+        let kernel = call.sizes("kernel_shape")?.unwrap_or_else(|| kernel.to_vec());
         let rank = kernel.len();
         let list = |name: &str| {
             let sizes = call.sizes(name)?.unwrap_or_else(|| vec![1; rank]);

@@ -29,11 +29,7 @@ fn within(call: &Call<'_>, positions: &[i64], size: usize) -> Result<Vec<usize>,
     positions
         .iter()
         .map(|&position| {
-            let from_start = if position < 0 {
-                position + size as i64
-            } else {
-                position
-            };
+            let from_start = if position < 0 { position + size as i64 } else { position };
             usize::try_from(from_start)
                 .ok()
                 .filter(|&position| position < size)
@@ -54,10 +50,7 @@ pub fn select(
         Value::Float(float) => {
             let list = positions.iter().map(|&position| position as i64).collect();
             if positions.is_empty() || shape(&float).contains(&0) {
-                return Ok(Value::from_tensor(Tensor::from_vec(
-                    result,
-                    Vec::<f32>::new(),
-                )));
+                return Ok(Value::from_tensor(Tensor::from_vec(result, Vec::<f32>::new())));
             }
             Ok(Value::Float(reshape(
                 B::float_select(float, axis, indices(list)),

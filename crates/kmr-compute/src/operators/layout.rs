@@ -35,11 +35,7 @@ fn with_shape(call: &Call<'_>, value: Value, target: Vec<usize>) -> Outputs {
     }
     Ok(vec![match value {
         Value::Float(float) => Value::Float(reshape(float, target)),
-        Value::Host(tensor) => Value::Host(
-            tensor
-                .reshaped(target)
-                .map_err(|e| call.wrong(e.to_string()))?,
-        ),
+        Value::Host(tensor) => Value::Host(tensor.reshaped(target).map_err(|e| call.wrong(e.to_string()))?),
     }])
 }
 
@@ -65,10 +61,7 @@ fn flatten(call: &mut Call<'_>) -> Outputs {
     } else {
         call.axis(axis, shape.len())?
     };
-    let target = vec![
-        shape[..axis].iter().product(),
-        shape[axis..].iter().product(),
-    ];
+    let target = vec![shape[..axis].iter().product(), shape[axis..].iter().product()];
     with_shape(call, value, target)
 }
 
@@ -89,13 +82,10 @@ fn reshaped(call: &mut Call<'_>) -> Outputs {
                 inferred = Some(position);
                 1
             }
-            0 if zero_is_copied => *source.get(position).ok_or_else(|| {
-                call.wrong(format!(
-                    "shape {wanted:?} copies a size that {source:?} does not have"
-                ))
-            })?,
-            size => usize::try_from(size)
-                .map_err(|_| call.wrong(format!("shape {wanted:?} is no shape")))?,
+            0 if zero_is_copied => *source
+                .get(position)
+                .ok_or_else(|| call.wrong(format!("shape {wanted:?} copies a size that {source:?} does not have")))?,
+            size => usize::try_from(size).map_err(|_| call.wrong(format!("shape {wanted:?} is no shape")))?,
         });
     }
     if let Some(position) = inferred {
@@ -111,15 +101,11 @@ fn reshaped(call: &mut Call<'_>) -> Outputs {
 fn transpose(call: &mut Call<'_>) -> Outputs {
     let value = call.value(0)?;
     let source = value.shape();
-    let order = call
-        .sizes("perm")?
-        .unwrap_or_else(|| (0..source.len()).rev().collect());
+    let order = call.sizes("perm")?.unwrap_or_else(|| (0..source.len()).rev().collect());
     let mut sorted = order.clone();
     sorted.sort_unstable();
     if !sorted.into_iter().eq(0..source.len()) {
-        return Err(call.wrong(format!(
-            "perm {order:?} does not order the axes of {source:?}"
-        )));
+        return Err(call.wrong(format!("perm {order:?} does not order the axes of {source:?}")));
     }
     Ok(vec![match value {
         Value::Float(float) if source.len() < 2 => Value::Float(float),
@@ -139,9 +125,7 @@ fn squeeze(call: &mut Call<'_>) -> Outputs {
     let source = value.shape();
     let axes = match call.moved_integers("axes", 1, 13)? {
         Some(axes) => call.axes(&axes, source.len())?,
-        None => (0..source.len())
-            .filter(|&axis| source[axis] == 1)
-            .collect(),
+        None => (0..source.len()).filter(|&axis| source[axis] == 1).collect(),
     };
     if let Some(&axis) = axes.iter().find(|&&axis| source[axis] != 1) {
         return Err(call.wrong(format!("axis {axis} of {source:?} is not 1")));
@@ -178,8 +162,8 @@ fn concat(call: &mut Call<'_>) -> Outputs {
     result[axis] = 0;
     for value in &values {
         let shape = value.shape();
-        let fits = shape.len() == result.len()
-            && (0..shape.len()).all(|other| other == axis || shape[other] == result[other]);
+        let fits =
+            shape.len() == result.len() && (0..shape.len()).all(|other| other == axis || shape[other] == result[other]);
         if !fits || value.dtype() != dtype {
             return Err(call.wrong(format!(
                 "{dtype} {result:?} and {} {shape:?} do not join along axis {axis}",
@@ -227,15 +211,12 @@ fn split(call: &mut Call<'_>) -> Outputs {
             let outputs = call.node.outputs().len();
             let count = call.int("num_outputs", outputs as i64).max(1) as usize;
             let chunk = source[axis].div_ceil(count);
-            let chunks =
-                (0..count).map(|part| chunk.min(source[axis].saturating_sub(part * chunk)));
+            let chunks = (0..count).map(|part| chunk.min(source[axis].saturating_sub(part * chunk)));
             chunks.collect()
         }
     };
     if lengths.iter().sum::<usize>() != source[axis] {
-        return Err(call.wrong(format!(
-            "parts {lengths:?} do not make up axis {axis} of {source:?}"
-        )));
+        return Err(call.wrong(format!("parts {lengths:?} do not make up axis {axis} of {source:?}")));
     }
     let mut start = 0;
     lengths
@@ -263,10 +244,7 @@ fn cut(call: &Call<'_>, value: Value, bounds: &Bounds) -> Result<Value, ComputeE
     match value {
         Value::Float(float) => {
             if target.contains(&0) {
-                return Ok(Value::from_tensor(Tensor::from_vec(
-                    target,
-                    Vec::<f32>::new(),
-                )));
+                return Ok(Value::from_tensor(Tensor::from_vec(target, Vec::<f32>::new())));
             }
             let slices: Vec<Slice> = bounds
                 .iter()
@@ -291,13 +269,9 @@ fn cut(call: &Call<'_>, value: Value, bounds: &Bounds) -> Result<Value, ComputeE
         Value::Host(tensor) => {
             let strides = strided::strides(&source);
             let offset = bounds.iter().zip(&strides);
-            let offset = offset
-                .map(|(&(start, ..), &stride)| start as isize * stride)
-                .sum();
+            let offset = offset.map(|(&(start, ..), &stride)| start as isize * stride).sum();
             let steps = bounds.iter().zip(&strides);
-            let steps: Vec<isize> = steps
-                .map(|(&(.., step), &stride)| step as isize * stride)
-                .collect();
+            let steps: Vec<isize> = steps.map(|(&(.., step), &stride)| step as isize * stride).collect();
             let moved = strided::copy(&tensor, target, &steps, offset);
             Ok(Value::Host(moved.map_err(|m| call.wrong(m))?))
         }
@@ -307,8 +281,7 @@ fn cut(call: &Call<'_>, value: Value, bounds: &Bounds) -> Result<Value, ComputeE
 fn slice(call: &mut Call<'_>) -> Outputs {
     let value = call.value(0)?;
     let source = value.shape();
-    let list =
-        |call: &mut Call<'_>, name: &str, position: usize| call.moved_integers(name, position, 10);
+    let list = |call: &mut Call<'_>, name: &str, position: usize| call.moved_integers(name, position, 10);
     let starts = list(call, "starts", 1)?.unwrap_or_default();
     let ends = list(call, "ends", 2)?.unwrap_or_default();
     let axes = list(call, "axes", 3)?.unwrap_or_else(|| (0..starts.len() as i64).collect());
@@ -321,11 +294,7 @@ fn slice(call: &mut Call<'_>) -> Outputs {
         let axis = call.axis(axis, source.len())?;
         let (size, step) = (source[axis] as i64, steps[position]);
         let from_start = |index: i64| {
-            if index < 0 {
-                index.saturating_add(size)
-            } else {
-                index
-            }
+            if index < 0 { index.saturating_add(size) } else { index }
         };
         let (start, end) = (from_start(starts[position]), from_start(ends[position]));
         bounds[axis] = match step {
@@ -368,8 +337,7 @@ fn pad(call: &mut Call<'_>) -> Outputs {
     if pads.len() != 2 * axes.len() {
         return Err(call.wrong(format!("pads {pads:?} do not fit {} axes", axes.len())));
     }
-    let pads =
-        sizes(call, pads).map_err(|_| call.unsupported("negative pads are not supported"))?;
+    let pads = sizes(call, pads).map_err(|_| call.unsupported("negative pads are not supported"))?;
     let mut around = vec![(0, 0); rank];
     for (position, &axis) in axes.iter().enumerate() {
         around[call.axis(axis, rank)?] = (pads[position], pads[position + axes.len()]);
@@ -377,9 +345,7 @@ fn pad(call: &mut Call<'_>) -> Outputs {
     match source_value {
         Value::Float(float) => {
             let fill = match fill {
-                Some(fill) if fill.len() == 1 => {
-                    fill.to_f32().map_err(|e| call.wrong(e.to_string()))?[0]
-                }
+                Some(fill) if fill.len() == 1 => fill.to_f32().map_err(|e| call.wrong(e.to_string()))?[0],
                 Some(fill) => return Err(call.wrong(format!("fills with {:?}", fill.shape()))),
                 None => 0.0,
             };
@@ -392,9 +358,7 @@ fn pad(call: &mut Call<'_>) -> Outputs {
         Value::Host(tensor) => {
             let size = strided::element_size(tensor.dtype()).map_err(|m| call.wrong(m))?;
             let fill = match &fill {
-                Some(fill) if fill.dtype() == tensor.dtype() && fill.len() == 1 => {
-                    fill.bytes().to_vec()
-                }
+                Some(fill) if fill.dtype() == tensor.dtype() && fill.len() == 1 => fill.bytes().to_vec(),
                 Some(_) => return Err(call.wrong("fills with another type")),
                 None => vec![0; size],
             };
@@ -412,9 +376,7 @@ fn pad(call: &mut Call<'_>) -> Outputs {
                 bytes[at * size..][..size].copy_from_slice(element);
             }
             let tensor = Tensor::new(tensor.dtype(), target, bytes.into());
-            Ok(vec![Value::Host(
-                tensor.map_err(|e| call.wrong(e.to_string()))?,
-            )])
+            Ok(vec![Value::Host(tensor.map_err(|e| call.wrong(e.to_string()))?)])
         }
     }
 }
@@ -431,8 +393,6 @@ fn expand(call: &mut Call<'_>) -> Outputs {
             Value::from_tensor(Tensor::from_vec(target, Vec::<f32>::new()))
         }
         Value::Float(float) => Value::Float(expanded(float, &target)),
-        Value::Host(tensor) => {
-            Value::Host(strided::expand(&tensor, &target).map_err(|m| call.wrong(m))?)
-        }
+        Value::Host(tensor) => Value::Host(strided::expand(&tensor, &target).map_err(|m| call.wrong(m))?),
     }])
 }

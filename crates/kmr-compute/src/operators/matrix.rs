@@ -67,10 +67,7 @@ fn general(call: &mut Call<'_>) -> Outputs {
     if shape(&a)[1] != shape(&b)[0] {
         return Err(call.wrong(format!("{sa:?} times {sb:?}: inner sizes differ")));
     }
-    let (alpha, beta) = (
-        call.float_attribute("alpha", 1.0),
-        call.float_attribute("beta", 1.0),
-    );
+    let (alpha, beta) = (call.float_attribute("alpha", 1.0), call.float_attribute("beta", 1.0));
     let mut result = B::float_matmul(a, b);
     if alpha != 1.0 {
         result = B::float_mul_scalar(result, scalar(alpha));

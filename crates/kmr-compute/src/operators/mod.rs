@@ -38,11 +38,7 @@ pub(crate) struct Operator {
 
 /// An operator of ONNX's own domain.
 const fn onnx(name: &'static str, run: fn(&mut Call<'_>) -> Outputs) -> Operator {
-    Operator {
-        name,
-        domain: "",
-        run,
-    }
+    Operator { name, domain: "", run }
 }
 
 fn families() -> [&'static [Operator]; 13] {

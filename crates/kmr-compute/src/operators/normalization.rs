@@ -6,9 +6,7 @@ use kmr_kernels::Affine;
 use super::{Operator, onnx};
 use crate::{
     ComputeError,
-    interpreter::{
-        B, Call, Float, Outputs, Value, from_vec, into_vec, is_tracked, reshape, shape, with_slice,
-    },
+    interpreter::{B, Call, Float, Outputs, Value, from_vec, into_vec, is_tracked, reshape, shape, with_slice},
 };
 
 pub const OPERATORS: &[Operator] = &[
@@ -55,9 +53,7 @@ fn batch_normalization(call: &mut Call<'_>) -> Outputs {
     let full = shape(&x);
     if full.len() < 2 || parameters.iter().any(|p| shape(p) != [full[1]]) {
         let shapes: Vec<_> = parameters.iter().map(shape).collect();
-        return Err(call.wrong(format!(
-            "an input of {full:?} with parameters of {shapes:?}"
-        )));
+        return Err(call.wrong(format!("an input of {full:?} with parameters of {shapes:?}")));
     }
     if (1..5).any(|position| call.names_output(position)) {
         return Err(call.unsupported("updating running statistics is not supported"));
@@ -82,9 +78,8 @@ fn batch_normalization(call: &mut Call<'_>) -> Outputs {
         kmr_kernels::affine(&mut values, plane, &affine).map_err(|e| call.wrong(e.to_string()))?;
         return Ok(vec![Value::Float(from_vec(values, full))]);
     }
-    let [scale, bias, mean, variance]: [Float; 4] = parameters
-        .try_into()
-        .map_err(|_| call.wrong("needs four parameters"))?;
+    let [scale, bias, mean, variance]: [Float; 4] =
+        parameters.try_into().map_err(|_| call.wrong("needs four parameters"))?;
     let epsilon = f64::from(epsilon);
     Ok(vec![Value::Float(B::batch_norm(
         x, scale, bias, mean, variance, epsilon,
@@ -127,8 +122,5 @@ fn softmax(call: &mut Call<'_>, function: fn(Float, usize) -> Float) -> Outputs 
     }
     let axis = call.axis(call.int("axis", 1), rank)?;
     let flat = vec![full[..axis].iter().product(), full[axis..].iter().product()];
-    Ok(vec![Value::Float(reshape(
-        function(reshape(x, flat), 1),
-        full,
-    ))])
+    Ok(vec![Value::Float(reshape(function(reshape(x, flat), 1), full))])
 }

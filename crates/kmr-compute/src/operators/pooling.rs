@@ -9,12 +9,8 @@ use crate::{
 };
 
 pub const OPERATORS: &[Operator] = &[
-    onnx("GlobalAveragePool", |call| {
-        global(call, |x| B::float_mean_dim(x, 2))
-    }),
-    onnx("GlobalMaxPool", |call| {
-        global(call, |x| B::float_max_dim(x, 2))
-    }),
+    onnx("GlobalAveragePool", |call| global(call, |x| B::float_mean_dim(x, 2))),
+    onnx("GlobalMaxPool", |call| global(call, |x| B::float_max_dim(x, 2))),
     onnx("AveragePool", average),
     onnx("MaxPool", maximum),
 ];
@@ -62,11 +58,7 @@ impl Pool {
         if spatial == 1 {
             size.insert(0, 1);
             pads = vec![0, pads[0], 0, pads[1]];
-            for list in [
-                &mut window.kernel,
-                &mut window.strides,
-                &mut window.dilations,
-            ] {
+            for list in [&mut window.kernel, &mut window.strides, &mut window.dilations] {
                 list.insert(0, 1);
             }
         }
@@ -131,9 +123,8 @@ impl Pool {
         };
         (0..self.output[axis])
             .map(|step| {
-                let taps = (0..self.window.kernel[axis]).map(|tap| {
-                    step * self.window.strides[axis] + tap * self.window.dilations[axis]
-                });
+                let taps = (0..self.window.kernel[axis])
+                    .map(|tap| step * self.window.strides[axis] + tap * self.window.dilations[axis]);
                 taps.filter(|at| (first..end).contains(at)).count()
             })
             .collect()
@@ -153,11 +144,9 @@ fn average(call: &mut Call<'_>) -> Outputs {
         let include = call.int("count_include_pad", 0) == 1;
         let (rows, columns) = (pool.counts(0, include), pool.counts(1, include));
         let area = (kernel[0] * kernel[1]) as f32;
-        let scale = rows.iter().flat_map(|row| {
-            columns
-                .iter()
-                .map(move |column| area / (row * column) as f32)
-        });
+        let scale = rows
+            .iter()
+            .flat_map(|row| columns.iter().map(move |column| area / (row * column) as f32));
         let scale = from_vec(scale.collect(), vec![1, 1, pool.output[0], pool.output[1]]);
         result = B::float_mul(result, scale);
     }

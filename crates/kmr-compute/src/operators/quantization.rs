@@ -8,10 +8,7 @@ use crate::{
     interpreter::{Call, Outputs, Value},
 };
 
-pub const OPERATORS: &[Operator] = &[
-    onnx("QuantizeLinear", quantize),
-    onnx("DequantizeLinear", dequantize),
-];
+pub const OPERATORS: &[Operator] = &[onnx("QuantizeLinear", quantize), onnx("DequantizeLinear", dequantize)];
 
 /// Least and greatest value and bits of an integer type.
 fn limits(dtype: DType) -> Option<(i32, i32, usize)> {
@@ -69,18 +66,13 @@ fn pack(dtype: DType, shape: Vec<usize>, values: &[i32]) -> Option<Tensor> {
     let (_, _, bits) = limits(dtype)?;
     let bytes: Vec<u8> = match bits {
         32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
-        16 => values
-            .iter()
-            .flat_map(|&v| (v as u16).to_le_bytes())
-            .collect(),
+        16 => values.iter().flat_map(|&v| (v as u16).to_le_bytes()).collect(),
         8 => values.iter().map(|&v| v as u8).collect(),
         _ => values
             .chunks(8 / bits)
             .map(|chunk| {
                 let parts = chunk.iter().enumerate();
-                parts.fold(0, |byte, (k, &v)| {
-                    byte | ((v & ((1 << bits) - 1)) << (k * bits)) as u8
-                })
+                parts.fold(0, |byte, (k, &v)| byte | ((v & ((1 << bits) - 1)) << (k * bits)) as u8)
             })
             .collect(),
     };
@@ -134,9 +126,7 @@ impl Granularity {
                 scale[other] == expected
             });
         if !blocked {
-            return Err(call.wrong(format!(
-                "scales of {scale:?} do not fit {shape:?} along axis {axis}"
-            )));
+            return Err(call.wrong(format!("scales of {scale:?} do not fit {shape:?} along axis {axis}")));
         }
         Ok(Self {
             inner,
@@ -160,20 +150,13 @@ impl Granularity {
 /// Scales as float32, zero points as integers, and for each element which of them it uses.
 type Scales = (Vec<f32>, Vec<i32>, Vec<usize>);
 
-fn scales(
-    call: &mut Call<'_>,
-    shape: &[usize],
-    scale: &Tensor,
-    zero: Option<&Tensor>,
-) -> Result<Scales, ComputeError> {
+fn scales(call: &mut Call<'_>, shape: &[usize], scale: &Tensor, zero: Option<&Tensor>) -> Result<Scales, ComputeError> {
     let granularity = Granularity::new(call, shape, scale.shape())?;
-    let values = scale
-        .to_f32()
-        .map_err(|e| call.wrong(e.to_string()))?
-        .into_owned();
+    let values = scale.to_f32().map_err(|e| call.wrong(e.to_string()))?.into_owned();
     let zeros = match zero {
-        Some(zero) if zero.shape().iter().product::<usize>() == values.len() => unpack(zero)
-            .ok_or_else(|| call.unsupported(format!("zero points are {}", zero.dtype())))?,
+        Some(zero) if zero.shape().iter().product::<usize>() == values.len() => {
+            unpack(zero).ok_or_else(|| call.unsupported(format!("zero points are {}", zero.dtype())))?
+        }
         Some(zero) => {
             return Err(call.wrong(format!(
                 "scales of {:?} with zero points of {:?}",
@@ -204,10 +187,7 @@ fn quantize(call: &mut Call<'_>) -> Outputs {
         return Err(call.unsupported(format!("quantizes to {target}")));
     };
     debug_assert!(bits <= 16);
-    let values = x
-        .to_f32()
-        .map_err(|e| call.wrong(e.to_string()))?
-        .into_owned();
+    let values = x.to_f32().map_err(|e| call.wrong(e.to_string()))?.into_owned();
     let (scale, zeros, uses) = scales(call, x.shape(), &scale, zero.as_ref())?;
     let quantized: Vec<i32> = values
         .iter()
@@ -233,11 +213,7 @@ fn dequantize(call: &mut Call<'_>) -> Outputs {
     if let Some(zero) = &zero
         && zero.dtype() != x.dtype()
     {
-        return Err(call.wrong(format!(
-            "{} with zero points of {}",
-            x.dtype(),
-            zero.dtype()
-        )));
+        return Err(call.wrong(format!("{} with zero points of {}", x.dtype(), zero.dtype())));
     }
     let result_type = scale.dtype();
     let (scale, zeros, uses) = scales(call, x.shape(), &scale, zero.as_ref())?;

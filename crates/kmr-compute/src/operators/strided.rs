@@ -22,12 +22,7 @@ pub fn strides(shape: &[usize]) -> Vec<isize> {
 /// The elements `offset + Σ index·stride`, in row-major order of `shape`.
 ///
 /// The caller makes sure that all of them exist.
-pub fn copy(
-    tensor: &Tensor,
-    shape: Vec<usize>,
-    strides: &[isize],
-    offset: isize,
-) -> Result<Tensor, String> {
+pub fn copy(tensor: &Tensor, shape: Vec<usize>, strides: &[isize], offset: isize) -> Result<Tensor, String> {
     let size = element_size(tensor.dtype())?;
     let source = tensor.bytes();
     let count: usize = shape.iter().product();

@@ -51,14 +51,10 @@ pub fn model(
                 _ => Dimension::Fixed(size),
             })
             .collect();
-        graph
-            .inputs
-            .push(ValueInfo::tensor(name, tensor.dtype(), &shape));
+        graph.inputs.push(ValueInfo::tensor(name, tensor.dtype(), &shape));
     }
     let outputs = outputs.iter();
-    graph.outputs = outputs
-        .map(|name| ValueInfo::tensor(name, DType::FLOAT, &[]))
-        .collect();
+    graph.outputs = outputs.map(|name| ValueInfo::tensor(name, DType::FLOAT, &[])).collect();
     graph.nodes = nodes.into_iter().map(Arc::new).collect();
     Model::new(graph, 8, opset)
 }
