@@ -155,9 +155,9 @@ fn role(node: &Node, slot: usize) -> Role {
         return Role::Operand;
     }
     match (node.op_type(), slot) {
-        ("DequantizeLinear", 0)
-        | ("QLinearConv" | "QLinearMatMul", 3)
-        | ("ConvInteger" | "MatMulInteger", 1) => Role::QuantizedWeight,
+        ("DequantizeLinear", 0) | ("QLinearConv" | "QLinearMatMul", 3) | ("ConvInteger" | "MatMulInteger", 1) => {
+            Role::QuantizedWeight
+        }
         ("QuantizeLinear" | "DequantizeLinear" | "Resize" | "Upsample" | "Clip", 1..)
         | ("ConvInteger" | "MatMulInteger", 2..)
         | ("Pad", 1..)
@@ -209,11 +209,7 @@ fn is_float(dtype: DType) -> bool {
     dtype.is_float()
         || matches!(
             dtype,
-            DType::FLOAT8E4M3FN
-                | DType::FLOAT8E4M3FNUZ
-                | DType::FLOAT8E5M2
-                | DType::FLOAT8E5M2FNUZ
-                | DType::FLOAT4E2M1
+            DType::FLOAT8E4M3FN | DType::FLOAT8E4M3FNUZ | DType::FLOAT8E5M2 | DType::FLOAT8E5M2FNUZ | DType::FLOAT4E2M1
         )
 }
 
@@ -253,11 +249,7 @@ impl Parameter {
         };
         let shape = shapes.shape(&self.name)?.to_vec();
         let axis = reader.int("axis").unwrap_or(1);
-        let axis = if axis < 0 {
-            axis + shape.len() as i64
-        } else {
-            axis
-        };
+        let axis = if axis < 0 { axis + shape.len() as i64 } else { axis };
         let axis = usize::try_from(axis).ok()?;
         let block = usize::try_from(reader.int("block_size").unwrap_or(0)).ok()?;
         (tensor.dtype() == self.tensor.dtype()).then_some(ZeroPoints {
@@ -340,11 +332,7 @@ fn node_macs(node: &Node, shapes: &Shapes) -> Result<u64, ModelError> {
     let shape = |name: Option<&str>| {
         let name = name.unwrap_or_default();
         shapes.shape(name).ok_or_else(|| {
-            uncountable(
-                node,
-                format!("cannot be counted: the shape of `{name}` is not known"),
-            )
-            .with_help(format!(
+            uncountable(node, format!("cannot be counted: the shape of `{name}` is not known")).with_help(format!(
                 "declare the type of `{name}` in the model's value_info, or give the shapes of the inputs"
             ))
         })
@@ -455,9 +443,7 @@ fn layers(graph: &Graph, parameters: &[Parameter], shapes: &Shapes) -> Vec<Layer
             constants.insert(node.id());
             continue;
         }
-        let params = inputs()
-            .filter_map(|input| carried.remove(input.as_str()))
-            .sum();
+        let params = inputs().filter_map(|input| carried.remove(input.as_str())).sum();
         if inputs().count() > 0 && inputs().all(|input| constants.contains(input.as_str())) {
             let outputs = node.outputs().iter().filter(|output| !output.is_empty());
             constants.extend(outputs.map(String::as_str));

@@ -3,8 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use kmr_model::{
-    DType, Dimension, ErrorKind, Graph, Initializer, Model, Node, Tensor, ValueInfo, channels,
-    cost::Costs, shapes,
+    DType, Dimension, ErrorKind, Graph, Initializer, Model, Node, Tensor, ValueInfo, channels, cost::Costs, shapes,
 };
 use proptest::prelude::*;
 
@@ -13,9 +12,7 @@ fn graph(input: &[Dimension], nodes: Vec<Node>, tensors: Vec<(&str, Tensor)>) ->
     graph.inputs = vec![ValueInfo::tensor("x", DType::FLOAT, input)];
     graph.nodes = nodes.into_iter().map(Arc::new).collect();
     for (name, tensor) in tensors {
-        graph
-            .initializers
-            .insert(name.into(), Initializer::from(tensor));
+        graph.initializers.insert(name.into(), Initializer::from(tensor));
     }
     if let Some(last) = graph.nodes.last() {
         let declared = ValueInfo::tensor(last.id(), DType::FLOAT, &[Dimension::Unknown]);
@@ -73,11 +70,7 @@ fn a_reshape_chain_of_an_exporter_resolves_at_any_batch() {
 #[test]
 fn a_contradiction_names_the_node() {
     let nodes = vec![Node::new("Conv", "stem", &["x", "w"], &["y"])];
-    let model = Model::new(
-        graph(&image(), nodes, vec![("w", zeros(&[4, 2, 3, 3]))]),
-        8,
-        17,
-    );
+    let model = Model::new(graph(&image(), nodes, vec![("w", zeros(&[4, 2, 3, 3]))]), 8, 17);
     let error = shapes::infer(&model, &BTreeMap::new()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Shape);
     assert_eq!(
@@ -111,9 +104,7 @@ fn an_unknown_operator_is_unknown_unless_declared() {
     assert_eq!((found.shape("a"), found.shape("b")), (None, None));
 
     let declared = [Dimension::Named("batch".into()), Dimension::Fixed(7)];
-    graph
-        .value_info
-        .push(ValueInfo::tensor("a", DType::FLOAT, &declared));
+    graph.value_info.push(ValueInfo::tensor("a", DType::FLOAT, &declared));
     let model = Model::new(graph, 8, 17);
     let found = shapes::infer(&model, &feeds(&[2, 3, 8, 8])).unwrap();
     assert_eq!(found.shape("b"), Some(&[2, 7][..]));
@@ -135,10 +126,7 @@ fn costs_are_those_counted_by_hand() {
     let weights = vec![
         ("w1", zeros(&[3, 1, 3, 3])),
         ("w2", Tensor::from_vec(vec![5, 3, 1, 1], vec![1.0_f32; 15])),
-        (
-            "b2",
-            Tensor::from_vec(vec![5], vec![-0.0_f32, 0.0, 1.0, 2.0, 3.0]),
-        ),
+        ("b2", Tensor::from_vec(vec![5], vec![-0.0_f32, 0.0, 1.0, 2.0, 3.0])),
         (
             "wq",
             Tensor::from_vec(vec![2, 5], vec![0_u8, 1, 2, 3, 4, 0, 1, 2, 1, 1]),
@@ -157,10 +145,7 @@ fn costs_are_those_counted_by_hand() {
     let at_pointwise = (3 + 5) * 64 * 4;
     // The dequantized weight is made later, when little else is alive.
     assert_eq!(costs.cost("peak_activation_bytes"), Ok(at_pointwise));
-    assert_eq!(
-        costs.cost("size_bytes"),
-        Ok(model.encode_to_vec().len() as u64)
-    );
+    assert_eq!(costs.cost("size_bytes"), Ok(model.encode_to_vec().len() as u64));
     let layers: Vec<_> = costs
         .layers
         .iter()
@@ -168,11 +153,7 @@ fn costs_are_those_counted_by_hand() {
         .collect();
     assert_eq!(
         layers,
-        [
-            ("depthwise", 27, 27 * 64),
-            ("pointwise", 20, 15 * 64),
-            ("head", 10, 10)
-        ]
+        [("depthwise", 27, 27 * 64), ("pointwise", 20, 15 * 64), ("head", 10, 10)]
     );
     assert!(costs.cost("latency").is_err());
 }

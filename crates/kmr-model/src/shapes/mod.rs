@@ -3,7 +3,7 @@
 //! Shapes are concrete. Small integer (and float) values are computed along the way, because exporters
 //! spell a Reshape's target as a chain of Shape, Gather, Concat and arithmetic.
 //!
-//! A family of operators is one module; an operator is one function in [`operator`]'s table.
+//! A family of operators is one module; an operator is one function in `operator`'s table.
 
 mod arithmetic;
 mod constants;

@@ -72,9 +72,8 @@ fn part(value: &Value, start: usize, shape: &[usize]) -> Vec<f32> {
 
 fn compute(node: &Node, values: &HashMap<String, Value>, shape: &[usize]) -> Vec<f32> {
     let input = |k: usize| &values[&node.inputs()[k]];
-    let each = |function: &dyn Fn(&[usize]) -> f32| -> Vec<f32> {
-        coordinates(shape).map(|at| function(&at)).collect()
-    };
+    let each =
+        |function: &dyn Fn(&[usize]) -> f32| -> Vec<f32> { coordinates(shape).map(|at| function(&at)).collect() };
     match node.op_type() {
         "Constant" => {
             let message = node.attribute("value").unwrap().t.as_option().unwrap();
@@ -96,9 +95,7 @@ fn compute(node: &Node, values: &HashMap<String, Value>, shape: &[usize]) -> Vec
         "GlobalAveragePool" => each(&|at| {
             let sizes = &input(0).0;
             let pixels = coordinates(&sizes[2..]);
-            let sum: f32 = pixels
-                .map(|pixel| get(input(0), &[&at[..2], &pixel].concat()))
-                .sum();
+            let sum: f32 = pixels.map(|pixel| get(input(0), &[&at[..2], &pixel].concat())).sum();
             sum / (sizes[2] * sizes[3]) as f32
         }),
         "Flatten" | "Reshape" => input(0).1.clone(),
@@ -130,11 +127,7 @@ fn compute(node: &Node, values: &HashMap<String, Value>, shape: &[usize]) -> Vec
                 let (row, column) = at.split_at(at.len() - 1);
                 let mut sum = 0.0;
                 for k in 0..inner {
-                    let right = if transposed {
-                        [column[0], k]
-                    } else {
-                        [k, column[0]]
-                    };
+                    let right = if transposed { [column[0], k] } else { [k, column[0]] };
                     sum += get(input(0), &[row, &[k]].concat()) * get(input(1), &right);
                 }
                 sum + if node.inputs().len() > 2 {
@@ -149,13 +142,7 @@ fn compute(node: &Node, values: &HashMap<String, Value>, shape: &[usize]) -> Vec
     }
 }
 
-fn convolution(
-    node: &Node,
-    input: &Value,
-    weight: &Value,
-    bias: &Value,
-    shape: &[usize],
-) -> Vec<f32> {
+fn convolution(node: &Node, input: &Value, weight: &Value, bias: &Value, shape: &[usize]) -> Vec<f32> {
     let groups = node.int("group").unwrap() as usize;
     let pad = node.ints("pads").unwrap()[0] as usize;
     let per_group = weight.0[0] / groups;
@@ -166,8 +153,7 @@ fn convolution(
             let inside = |p: usize, size: usize| p >= pad && p < size + pad;
             if inside(y, input.0[2]) && inside(x, input.0[3]) {
                 let channel = at[1] / per_group * weight.0[1] + k[0];
-                sum += get(input, &[at[0], channel, y - pad, x - pad])
-                    * get(weight, &[at[1], k[0], k[1], k[2]]);
+                sum += get(input, &[at[0], channel, y - pad, x - pad]) * get(weight, &[at[1], k[0], k[1], k[2]]);
             }
         }
         sum + bias.1[at[1]]

@@ -21,15 +21,10 @@ fn analysis(model: &Model) -> ChannelAnalysis {
 }
 
 /// `model` with the weights that read the channels not in `keep` set to zero.
-fn silenced(
-    model: &Model,
-    analysis: &ChannelAnalysis,
-    keep: &BTreeMap<String, Vec<usize>>,
-) -> Model {
+fn silenced(model: &Model, analysis: &ChannelAnalysis, keep: &BTreeMap<String, Vec<usize>>) -> Model {
     let mut summed: HashSet<(&str, usize)> = HashSet::new();
     for node in &model.graph.nodes {
-        let depthwise =
-            node.is("Conv") && model.graph.tensor(&node.inputs()[1]).unwrap().shape()[1] == 1;
+        let depthwise = node.is("Conv") && model.graph.tensor(&node.inputs()[1]).unwrap().shape()[1] == 1;
         match node.op_type() {
             // A depthwise convolution reads a channel to make one: its own consumers ignore that.
             "Conv" if depthwise && node.int("group") != Some(1) => {}
@@ -175,11 +170,7 @@ fn every_channel_of_a_group_cannot_go() {
         format!("channel group `{id}`: must keep at least one channel")
     );
     assert!(cut(&[0, 4]).is_err() && cut(&[1, 0]).is_err() && cut(&[1, 1]).is_err());
-    assert!(
-        found
-            .cut(&model, &[("none".into(), vec![0])].into())
-            .is_err()
-    );
+    assert!(found.cut(&model, &[("none".into(), vec![0])].into()).is_err());
 }
 
 /// The number of groups that people count in a residual network of three stages of three blocks.

@@ -3,8 +3,7 @@
 use std::{cell::Cell, sync::Arc};
 
 use kmr_model::{
-    DType, Dimension, Graph, Initializer, Model, Node, Tensor, ValueInfo, codec::tensor_to_message,
-    proto,
+    DType, Dimension, Graph, Initializer, Model, Node, Tensor, ValueInfo, codec::tensor_to_message, proto,
 };
 
 /// Height and width of every image.
@@ -89,8 +88,7 @@ impl Network {
         let bias = self.weight(&[outputs]);
         let pad = (kernel / 2) as i64;
         self.node("Conv", &[input, &weight, &bias], |node| {
-            node.with_int("group", group as i64)
-                .with_ints("pads", &[pad; 4])
+            node.with_int("group", group as i64).with_ints("pads", &[pad; 4])
         })
     }
 

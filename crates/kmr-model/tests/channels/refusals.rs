@@ -18,13 +18,7 @@ fn verdict(build: impl Fn(&mut Network)) -> Option<(String, String)> {
 fn refusal(model: &Model) -> Option<(String, String)> {
     let shapes = shapes::infer(model, &BTreeMap::new()).unwrap();
     let found = analyze(model, &shapes).unwrap();
-    let first = model
-        .graph
-        .nodes
-        .iter()
-        .find(|n| n.is("Conv"))
-        .unwrap()
-        .id();
+    let first = model.graph.nodes.iter().find(|n| n.is("Conv")).unwrap().id();
     let refusal = found
         .refused
         .iter()
@@ -72,10 +66,7 @@ fn splitting_channels_into_heads_is_refused() {
         network.value = network.plain("Reshape", &[&y, &target]);
     };
     let (_, reason) = verdict(heads).unwrap();
-    assert_eq!(
-        reason,
-        "it splits this axis in a way that is not understood"
-    );
+    assert_eq!(reason, "it splits this axis in a way that is not understood");
 }
 
 #[test]
@@ -125,8 +116,5 @@ fn a_sum_with_the_models_input_is_refused() {
     let y = network.conv("x", [3, 3, 3], 1);
     network.value = network.plain("Add", &[&y, "x"]);
     let (place, reason) = refusal(&network.finish(0)).unwrap();
-    assert_eq!(
-        (place.as_str(), reason.as_str()),
-        ("input `x`", "is fed from outside")
-    );
+    assert_eq!((place.as_str(), reason.as_str()), ("input `x`", "is fed from outside"));
 }
