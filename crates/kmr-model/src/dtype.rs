@@ -73,10 +73,7 @@ impl DType {
 
     /// Whether values are floating-point numbers.
     pub fn is_float(self) -> bool {
-        matches!(
-            self,
-            Self::FLOAT | Self::DOUBLE | Self::FLOAT16 | Self::BFLOAT16
-        )
+        matches!(self, Self::FLOAT | Self::DOUBLE | Self::FLOAT16 | Self::BFLOAT16)
     }
 }
 

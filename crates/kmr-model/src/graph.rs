@@ -84,9 +84,7 @@ impl Graph {
 
     /// The tensor of the initializer `name`.
     pub fn tensor(&self, name: &str) -> Option<&Arc<Tensor>> {
-        self.initializers
-            .get(name)
-            .map(|initializer| &initializer.tensor)
+        self.initializers.get(name).map(|initializer| &initializer.tensor)
     }
 
     /// The node of this [id](Node::id), in linear time; use [`Graph::index`] for many.
@@ -152,11 +150,7 @@ impl Graph {
                 }
             }
         }
-        match self
-            .outputs
-            .iter()
-            .find(|output| !defined.contains(output.name()))
-        {
+        match self.outputs.iter().find(|output| !defined.contains(output.name())) {
             Some(output) => Err(ModelError::new(
                 ErrorKind::Name,
                 format!("output `{}`", output.name()),
@@ -185,17 +179,8 @@ impl<'g> GraphIndex<'g> {
             for output in node.outputs().iter().filter(|o| !o.is_empty()) {
                 index.producers.insert(output, position);
             }
-            for (slot, input) in node
-                .inputs()
-                .iter()
-                .enumerate()
-                .filter(|(_, i)| !i.is_empty())
-            {
-                index
-                    .consumers
-                    .entry(input)
-                    .or_default()
-                    .push((position, slot));
+            for (slot, input) in node.inputs().iter().enumerate().filter(|(_, i)| !i.is_empty()) {
+                index.consumers.entry(input).or_default().push((position, slot));
             }
             Graph::captured(node, &mut index.captured);
         }

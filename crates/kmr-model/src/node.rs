@@ -26,18 +26,10 @@ impl Node {
     pub fn from_proto(proto: proto::NodeProto) -> Result<Self, ModelError> {
         let place = || format!("node `{}`", proto.name.as_deref().unwrap_or_default());
         if proto.op_type.as_deref().unwrap_or_default().is_empty() {
-            return Err(ModelError::new(
-                ErrorKind::Malformed,
-                place(),
-                "has no operator type",
-            ));
+            return Err(ModelError::new(ErrorKind::Malformed, place(), "has no operator type"));
         }
         if proto.output.iter().all(String::is_empty) {
-            return Err(ModelError::new(
-                ErrorKind::Malformed,
-                place(),
-                "has no output",
-            ));
+            return Err(ModelError::new(ErrorKind::Malformed, place(), "has no output"));
         }
         Ok(Self(proto))
     }
@@ -47,10 +39,7 @@ impl Node {
     /// # Panics
     /// If `outputs` has no name in it.
     pub fn new(op_type: &str, name: &str, inputs: &[&str], outputs: &[&str]) -> Self {
-        assert!(
-            outputs.iter().any(|o| !o.is_empty()),
-            "a node needs a named output"
-        );
+        assert!(outputs.iter().any(|o| !o.is_empty()), "a node needs a named output");
         Self(proto::NodeProto {
             input: inputs.iter().map(|&i| i.into()).collect(),
             output: outputs.iter().map(|&o| o.into()).collect(),
@@ -71,11 +60,7 @@ impl Node {
 
     /// The name of the first output that has one: this node's identity.
     pub fn id(&self) -> &str {
-        self.0
-            .output
-            .iter()
-            .find(|o| !o.is_empty())
-            .map_or("", String::as_str)
+        self.0.output.iter().find(|o| !o.is_empty()).map_or("", String::as_str)
     }
 
     /// The node's own name; may be empty, and need not be unique.
@@ -85,11 +70,7 @@ impl Node {
 
     /// What people call this node: its name, or its id where it has none.
     pub fn label(&self) -> &str {
-        if self.name().is_empty() {
-            self.id()
-        } else {
-            self.name()
-        }
+        if self.name().is_empty() { self.id() } else { self.name() }
     }
 
     /// The operator.
@@ -122,19 +103,12 @@ impl Node {
 
     /// Input `position`, if it is present.
     pub fn input(&self, position: usize) -> Option<&str> {
-        self.0
-            .input
-            .get(position)
-            .map(String::as_str)
-            .filter(|i| !i.is_empty())
+        self.0.input.get(position).map(String::as_str).filter(|i| !i.is_empty())
     }
 
     /// The attribute `name`.
     pub fn attribute(&self, name: &str) -> Option<&proto::AttributeProto> {
-        self.0
-            .attribute
-            .iter()
-            .find(|a| a.name.as_deref() == Some(name))
+        self.0.attribute.iter().find(|a| a.name.as_deref() == Some(name))
     }
 
     /// The integer attribute `name`.
@@ -164,10 +138,7 @@ impl Node {
 
     /// Whether an attribute holds a subgraph.
     pub fn has_subgraph(&self) -> bool {
-        self.0
-            .attribute
-            .iter()
-            .any(|a| a.g.is_set() || !a.graphs.is_empty())
+        self.0.attribute.iter().any(|a| a.g.is_set() || !a.graphs.is_empty())
     }
 
     /// This node with the integer attribute `name`.
@@ -217,12 +188,7 @@ impl Node {
 
     /// Sets an attribute, replacing one of the same name in its place.
     pub fn set_attribute(&mut self, attribute: proto::AttributeProto) {
-        match self
-            .0
-            .attribute
-            .iter_mut()
-            .find(|a| a.name == attribute.name)
-        {
+        match self.0.attribute.iter_mut().find(|a| a.name == attribute.name) {
             Some(existing) => *existing = attribute,
             None => self.0.attribute.push(attribute),
         }

@@ -2,9 +2,7 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use crate::{
-    DType, Dimension, ErrorKind, Graph, Initializer, Layout, ModelError, Node, Tensor, proto,
-};
+use crate::{DType, Dimension, ErrorKind, Graph, Initializer, Layout, ModelError, Node, Tensor, proto};
 
 /// One edit. Nodes are named by their [id](Node::id).
 #[derive(Clone, Debug, PartialEq)]
@@ -119,43 +117,26 @@ fn apply_edit(graph: &mut Graph, edit: &Edit) -> Result<bool, ModelError> {
     match edit {
         Edit::StoreTensor { name, tensor } => {
             let before = graph.initializers.get(name);
-            let reshaped = before.is_none_or(|b| {
-                b.tensor.shape() != tensor.shape() || b.tensor.dtype() != tensor.dtype()
-            });
+            let reshaped =
+                before.is_none_or(|b| b.tensor.shape() != tensor.shape() || b.tensor.dtype() != tensor.dtype());
             let after = match before {
                 Some(before) => before.with_tensor(tensor.clone()),
                 None => Initializer::from(tensor.clone()),
             };
             graph.initializers.insert(name.clone(), after);
-            if reshaped
-                && let Some(input) = graph.inputs.iter_mut().find(|input| input.name() == name)
-            {
-                let shape: Vec<_> = tensor
-                    .shape()
-                    .iter()
-                    .map(|&size| Dimension::Fixed(size))
-                    .collect();
+            if reshaped && let Some(input) = graph.inputs.iter_mut().find(|input| input.name() == name) {
+                let shape: Vec<_> = tensor.shape().iter().map(|&size| Dimension::Fixed(size)).collect();
                 input.retype(tensor.dtype(), &shape);
             }
             return Ok(reshaped);
         }
         Edit::RemoveTensor { name } => {
-            graph
-                .initializers
-                .shift_remove(name)
-                .ok_or_else(|| no_tensor(name))?;
+            graph.initializers.shift_remove(name).ok_or_else(|| no_tensor(name))?;
             graph.inputs.retain(|input| input.name() != name);
         }
         Edit::StoreSparse { name, sparse } => {
-            let initializer = graph
-                .initializers
-                .get_mut(name)
-                .ok_or_else(|| no_tensor(name))?;
-            initializer.layout = if *sparse {
-                Layout::Sparse
-            } else {
-                Layout::Dense
-            };
+            let initializer = graph.initializers.get_mut(name).ok_or_else(|| no_tensor(name))?;
+            initializer.layout = if *sparse { Layout::Sparse } else { Layout::Dense };
         }
         Edit::AddNode { node, before } => {
             let position = match before {
@@ -168,9 +149,7 @@ fn apply_edit(graph: &mut Graph, edit: &Edit) -> Result<bool, ModelError> {
         Edit::RemoveNode { node } => {
             let removed = graph.nodes.remove(position(graph, node)?);
             let outputs: HashSet<_> = removed.outputs().iter().map(String::as_str).collect();
-            graph
-                .value_info
-                .retain(|value| !outputs.contains(value.name()));
+            graph.value_info.retain(|value| !outputs.contains(value.name()));
         }
         Edit::Rewire { node, input, value } => {
             let node = node_mut(graph, node)?;
@@ -197,11 +176,7 @@ fn apply_edit(graph: &mut Graph, edit: &Edit) -> Result<bool, ModelError> {
             attributes.retain(|attribute| attribute.name.as_deref() != Some(name));
             return Ok(true);
         }
-        Edit::Retype {
-            value,
-            dtype,
-            shape,
-        } => {
+        Edit::Retype { value, dtype, shape } => {
             let declared = graph
                 .inputs
                 .iter_mut()
@@ -216,14 +191,10 @@ fn apply_edit(graph: &mut Graph, edit: &Edit) -> Result<bool, ModelError> {
 }
 
 fn position(graph: &Graph, id: &str) -> Result<usize, ModelError> {
-    graph
-        .nodes
-        .iter()
-        .position(|node| node.id() == id)
-        .ok_or_else(|| {
-            ModelError::new(ErrorKind::Name, format!("node `{id}`"), "does not exist")
-                .with_help("a node is named by its first output")
-        })
+    graph.nodes.iter().position(|node| node.id() == id).ok_or_else(|| {
+        ModelError::new(ErrorKind::Name, format!("node `{id}`"), "does not exist")
+            .with_help("a node is named by its first output")
+    })
 }
 
 fn node_mut<'g>(graph: &'g mut Graph, id: &str) -> Result<&'g mut Node, ModelError> {
@@ -232,9 +203,5 @@ fn node_mut<'g>(graph: &'g mut Graph, id: &str) -> Result<&'g mut Node, ModelErr
 }
 
 fn no_tensor(name: &str) -> ModelError {
-    ModelError::new(
-        ErrorKind::Name,
-        format!("tensor `{name}`"),
-        "does not exist",
-    )
+    ModelError::new(ErrorKind::Name, format!("tensor `{name}`"), "does not exist")
 }

@@ -48,11 +48,7 @@ impl Tensor {
                 ),
             ));
         }
-        Ok(Self {
-            dtype,
-            shape,
-            bytes,
-        })
+        Ok(Self { dtype, shape, bytes })
     }
 
     /// A tensor that owns `values`.
@@ -160,18 +156,8 @@ impl Tensor {
     /// [`ErrorKind::Shape`] for other element types.
     pub fn to_f32(&self) -> Result<Cow<'_, [f32]>, ModelError> {
         Ok(match self.dtype {
-            DType::FLOAT16 => Cow::Owned(
-                self.values::<half::f16>()?
-                    .iter()
-                    .map(|v| v.to_f32())
-                    .collect(),
-            ),
-            DType::BFLOAT16 => Cow::Owned(
-                self.values::<half::bf16>()?
-                    .iter()
-                    .map(|v| v.to_f32())
-                    .collect(),
-            ),
+            DType::FLOAT16 => Cow::Owned(self.values::<half::f16>()?.iter().map(|v| v.to_f32()).collect()),
+            DType::BFLOAT16 => Cow::Owned(self.values::<half::bf16>()?.iter().map(|v| v.to_f32()).collect()),
             DType::DOUBLE => Cow::Owned(self.values::<f64>()?.iter().map(|&v| v as f32).collect()),
             _ => self.values::<f32>()?,
         })

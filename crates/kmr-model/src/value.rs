@@ -65,9 +65,7 @@ impl ValueInfo {
                     Some(DimensionValue::DimValue(size)) => {
                         usize::try_from(*size).map_or(Dimension::Unknown, Dimension::Fixed)
                     }
-                    Some(DimensionValue::DimParam(name)) if !name.is_empty() => {
-                        Dimension::Named(name.clone())
-                    }
+                    Some(DimensionValue::DimParam(name)) if !name.is_empty() => Dimension::Named(name.clone()),
                     _ => Dimension::Unknown,
                 })
                 .collect(),

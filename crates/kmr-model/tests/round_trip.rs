@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use kmr_model::{
-    DType, Dimension, Edit, Graph, Initializer, Layout, Model, Node, Patch, Tensor, ValueInfo,
-};
+use kmr_model::{DType, Dimension, Edit, Graph, Initializer, Layout, Model, Node, Patch, Tensor, ValueInfo};
 
 fn small() -> Model {
     let mut graph = Graph::new("small");
@@ -21,10 +19,7 @@ fn small() -> Model {
     ));
     graph.initializers.insert(
         "w".into(),
-        Initializer::from(Tensor::from_vec(
-            vec![2, 3],
-            vec![1.0_f32, 0.0, 2.0, 0.0, -0.0, 3.0],
-        )),
+        Initializer::from(Tensor::from_vec(vec![2, 3], vec![1.0_f32, 0.0, 2.0, 0.0, -0.0, 3.0])),
     );
     graph.nodes.push(Arc::new(
         Node::new("Gemm", "fc", &["x", "w"], &["y"]).with_int("transB", 1),

@@ -5,9 +5,7 @@ use std::{collections::HashSet, sync::Arc};
 use bytes::Bytes;
 
 use super::{TensorShell, malformed, sparse, typed};
-use crate::{
-    DType, ErrorKind, Graph, Initializer, Layout, Model, ModelError, Node, Tensor, ValueInfo, proto,
-};
+use crate::{DType, ErrorKind, Graph, Initializer, Layout, Model, ModelError, Node, Tensor, ValueInfo, proto};
 
 /// Subgraphs and types nest; a hostile file nests until the stack ends.
 const NESTING_LIMIT: u32 = 200;
@@ -74,10 +72,7 @@ impl<'a> DecodeOptions<'a> {
                     .with_help("the file may be truncated, or of another format")
             })?;
         if message.ir_version.is_none() {
-            return Err(malformed(
-                place,
-                "is not an ONNX model: it states no IR version",
-            ));
+            return Err(malformed(place, "is not an ONNX model: it states no IR version"));
         }
         let graph = message
             .graph
@@ -108,21 +103,14 @@ impl<'a> DecodeOptions<'a> {
             .map(|m| self.sparse(m));
         for named in dense.collect::<Vec<_>>().into_iter().chain(sparse) {
             let (name, initializer) = named?;
-            if graph
-                .initializers
-                .insert(name.clone(), initializer)
-                .is_some()
-            {
+            if graph.initializers.insert(name.clone(), initializer).is_some() {
                 return Err(malformed(format!("tensor `{name}`"), "exists twice"));
             }
         }
         let mut seen = HashSet::new();
         for output in &graph.outputs {
             if !seen.insert(output.name()) {
-                return Err(malformed(
-                    format!("output `{}`", output.name()),
-                    "is declared twice",
-                ));
+                return Err(malformed(format!("output `{}`", output.name()), "is declared twice"));
             }
         }
         graph.shell = Arc::new(message);
@@ -144,15 +132,9 @@ impl<'a> DecodeOptions<'a> {
         Ok((name, initializer))
     }
 
-    fn sparse(
-        &self,
-        mut message: proto::SparseTensorProto,
-    ) -> Result<(String, Initializer), ModelError> {
+    fn sparse(&self, mut message: proto::SparseTensorProto) -> Result<(String, Initializer), ModelError> {
         let (Some(values), Some(indices)) = (message.values.take(), message.indices.take()) else {
-            return Err(malformed(
-                "a sparse initializer",
-                "lacks its values or its indices",
-            ));
+            return Err(malformed("a sparse initializer", "lacks its values or its indices"));
         };
         let name = values.name.clone().unwrap_or_default();
         if name.is_empty() {
@@ -194,10 +176,7 @@ impl Model {
 }
 
 fn values(messages: &mut Vec<proto::ValueInfoProto>) -> Vec<ValueInfo> {
-    std::mem::take(messages)
-        .into_iter()
-        .map(ValueInfo)
-        .collect()
+    std::mem::take(messages).into_iter().map(ValueInfo).collect()
 }
 
 fn shape(name: &str, dims: &[i64]) -> Result<Vec<usize>, ModelError> {
@@ -247,12 +226,7 @@ pub(super) fn tensor(
     let (bytes, typed) = if message.data_location == Some(1) {
         let entries: Vec<_> = std::mem::take(&mut message.external_data)
             .into_iter()
-            .map(|entry| {
-                (
-                    entry.key.unwrap_or_default(),
-                    entry.value.unwrap_or_default(),
-                )
-            })
+            .map(|entry| (entry.key.unwrap_or_default(), entry.value.unwrap_or_default()))
             .collect();
         message.data_location = None;
         (external.read(&name, &entries)?, false)
@@ -261,8 +235,7 @@ pub(super) fn tensor(
     } else {
         (typed::take(&mut message, dtype), true)
     };
-    let tensor =
-        Tensor::new(dtype, shape, bytes).map_err(|error| malformed(place(), error.to_string()))?;
+    let tensor = Tensor::new(dtype, shape, bytes).map_err(|error| malformed(place(), error.to_string()))?;
     Ok((
         tensor,
         TensorShell {

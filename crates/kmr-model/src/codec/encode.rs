@@ -50,18 +50,10 @@ impl Model {
 
 fn graph(graph: &Graph, data: Data) -> proto::GraphProto {
     let mut message = (*graph.shell).clone();
-    message.node = graph
-        .nodes
-        .iter()
-        .map(|node| node.proto().clone())
-        .collect();
+    message.node = graph.nodes.iter().map(|node| node.proto().clone()).collect();
     message.input = graph.inputs.iter().map(|value| value.0.clone()).collect();
     message.output = graph.outputs.iter().map(|value| value.0.clone()).collect();
-    message.value_info = graph
-        .value_info
-        .iter()
-        .map(|value| value.0.clone())
-        .collect();
+    message.value_info = graph.value_info.iter().map(|value| value.0.clone()).collect();
     for (name, initializer) in &graph.initializers {
         match (
             initializer.layout,
@@ -69,13 +61,9 @@ fn graph(graph: &Graph, data: Data) -> proto::GraphProto {
             sparse::is_storable(initializer.tensor.dtype()),
         ) {
             (Layout::Sparse, Data::Inline, true) => {
-                message
-                    .sparse_initializer
-                    .extend(sparse_tensor(name, initializer));
+                message.sparse_initializer.extend(sparse_tensor(name, initializer));
             }
-            _ => message
-                .initializer
-                .push(dense_tensor(name, initializer, data)),
+            _ => message.initializer.push(dense_tensor(name, initializer, data)),
         }
     }
     message
@@ -125,12 +113,7 @@ fn sparse_tensor(name: &str, initializer: &Initializer) -> Option<proto::SparseT
         .as_deref()
         .and_then(|shell| shell.sparse.as_deref().cloned())
         .unwrap_or_default();
-    message.dims = initializer
-        .tensor
-        .shape()
-        .iter()
-        .map(|&size| size as i64)
-        .collect();
+    message.dims = initializer.tensor.shape().iter().map(|&size| size as i64).collect();
     message.values = MessageField::some(tensor_message(name, initializer, &values));
     let mut positions = super::tensor_to_message("", &indices);
     positions.name = None;

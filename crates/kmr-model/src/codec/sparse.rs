@@ -6,12 +6,7 @@ use super::malformed;
 use crate::{DType, ModelError, Tensor, tensor::element_count};
 
 /// The dense form of `values` at `indices` (linear `[n]`, or coordinates `[n, rank]`).
-pub(super) fn to_dense(
-    name: &str,
-    shape: Vec<usize>,
-    values: &Tensor,
-    indices: &Tensor,
-) -> Result<Tensor, ModelError> {
+pub(super) fn to_dense(name: &str, shape: Vec<usize>, values: &Tensor, indices: &Tensor) -> Result<Tensor, ModelError> {
     let place = || format!("sparse tensor `{name}`");
     let dtype = values.dtype();
     let width = match dtype.bits() {
@@ -28,10 +23,7 @@ pub(super) fn to_dense(
     let positions = linear(&shape, indices).ok_or_else(|| {
         malformed(
             place(),
-            format!(
-                "indices of shape {:?} do not fit shape {shape:?}",
-                indices.shape()
-            ),
+            format!("indices of shape {:?} do not fit shape {shape:?}", indices.shape()),
         )
     })?;
     if positions.len() != values.len() || positions.iter().any(|&p| p >= count) {
@@ -54,13 +46,10 @@ fn linear(shape: &[usize], indices: &Tensor) -> Option<Vec<usize>> {
         [_, rank] if rank == shape.len() && rank > 0 => raw
             .chunks_exact(rank)
             .map(|coordinate| {
-                coordinate
-                    .iter()
-                    .zip(shape)
-                    .try_fold(0_usize, |linear, (&i, &size)| {
-                        let i = usize::try_from(i).ok().filter(|&i| i < size)?;
-                        linear.checked_mul(size)?.checked_add(i)
-                    })
+                coordinate.iter().zip(shape).try_fold(0_usize, |linear, (&i, &size)| {
+                    let i = usize::try_from(i).ok().filter(|&i| i < size)?;
+                    linear.checked_mul(size)?.checked_add(i)
+                })
             })
             .collect(),
         _ => None,

@@ -13,12 +13,8 @@ pub(super) fn take(message: &mut TensorProto, dtype: DType) -> Bytes {
             .collect()
     };
     let raw = match dtype {
-        DType::FLOAT | DType::COMPLEX64 => {
-            le(&std::mem::take(&mut message.float_data), f32::to_le_bytes)
-        }
-        DType::DOUBLE | DType::COMPLEX128 => {
-            le(&std::mem::take(&mut message.double_data), f64::to_le_bytes)
-        }
+        DType::FLOAT | DType::COMPLEX64 => le(&std::mem::take(&mut message.float_data), f32::to_le_bytes),
+        DType::DOUBLE | DType::COMPLEX128 => le(&std::mem::take(&mut message.double_data), f64::to_le_bytes),
         DType::INT64 => le(&std::mem::take(&mut message.int64_data), i64::to_le_bytes),
         DType::UINT64 => le(&std::mem::take(&mut message.uint64_data), u64::to_le_bytes),
         DType::UINT32 => std::mem::take(&mut message.uint64_data)
@@ -57,9 +53,5 @@ fn le<T: Copy, const N: usize>(values: &[T], bytes: impl Fn(T) -> [u8; N]) -> Ve
 }
 
 fn from_le<T, const N: usize>(raw: &[u8], value: impl Fn([u8; N]) -> T) -> Vec<T> {
-    raw.as_chunks::<N>()
-        .0
-        .iter()
-        .map(|&chunk| value(chunk))
-        .collect()
+    raw.as_chunks::<N>().0.iter().map(|&chunk| value(chunk)).collect()
 }
