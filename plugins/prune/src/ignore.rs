@@ -33,8 +33,7 @@ impl Ignore {
 
 /// Linear in the product of the lengths: remembers the last `*` and tries again after it.
 fn matches(pattern: &str, name: &str) -> bool {
-    let (pattern, name): (Vec<char>, Vec<char>) =
-        (pattern.chars().collect(), name.chars().collect());
+    let (pattern, name): (Vec<char>, Vec<char>) = (pattern.chars().collect(), name.chars().collect());
     let (mut at, mut read) = (0, 0);
     let mut again: Option<(usize, usize)> = None;
     while read < name.len() {
@@ -85,9 +84,6 @@ mod tests {
         let ignore = Ignore(vec!["conv*".into(), "layre1".into()]);
         assert!(ignore.covers(["stem", "conv1"]));
         let error = ignore.check(["conv1", "layer1"].into_iter()).unwrap_err();
-        assert!(
-            error.to_string().contains("`layre1` matches no layer"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("`layre1` matches no layer"), "{error}");
     }
 }

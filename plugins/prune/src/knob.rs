@@ -1,8 +1,6 @@
 //! The values of a knob, read and put in order.
 
-use kmr_sdk::{
-    Action, Assignment, Error, KnobSettings, Result, Target, serde_json::Value, wire::Per,
-};
+use kmr_sdk::{Action, Assignment, Error, KnobSettings, Result, Target, serde_json::Value, wire::Per};
 
 /// The target of a knob that is turned once for the whole model.
 pub const MODEL: &str = "model";
@@ -27,16 +25,12 @@ impl Sparsity {
         let place = || format!("knob `{name}`");
         let mut values: Vec<f64> = knobs.values(name)?;
         if let Some(outside) = values.iter().find(|value| !(0.0..=most).contains(*value)) {
-            return Err(Error::invalid_configuration(format!(
-                "takes values in [0, {most}]; got {outside}"
-            ))
-            .at(place()));
+            return Err(
+                Error::invalid_configuration(format!("takes values in [0, {most}]; got {outside}")).at(place()),
+            );
         }
         if values.first().is_some_and(|&off| off != 0.0) {
-            return Err(
-                Error::invalid_configuration("the first value means off, and has to be 0")
-                    .at(place()),
-            );
+            return Err(Error::invalid_configuration("the first value means off, and has to be 0").at(place()));
         }
         values.sort_by(f64::total_cmp);
         values.dedup();
@@ -109,10 +103,7 @@ mod tests {
     use super::*;
 
     fn knobs(values: &str) -> KnobSettings {
-        kmr_sdk::serde_json::from_str(&format!(
-            r#"{{"s": {{"values": {values}, "per": "layer"}}}}"#
-        ))
-        .unwrap()
+        kmr_sdk::serde_json::from_str(&format!(r#"{{"s": {{"values": {values}, "per": "layer"}}}}"#)).unwrap()
     }
 
     #[test]
@@ -133,15 +124,8 @@ mod tests {
 
     #[test]
     fn values_outside_are_refused() {
-        let refused = |values| {
-            Sparsity::read(&knobs(values), "s", 0.95)
-                .unwrap_err()
-                .to_string()
-        };
-        assert_eq!(
-            refused("[0, 1.2]"),
-            "knob `s`: takes values in [0, 0.95]; got 1.2"
-        );
+        let refused = |values| Sparsity::read(&knobs(values), "s", 0.95).unwrap_err().to_string();
+        assert_eq!(refused("[0, 1.2]"), "knob `s`: takes values in [0, 0.95]; got 1.2");
         assert!(refused("[0.1, 0.2]").contains("off"));
         assert!(refused(r#"[0, "much"]"#).starts_with("knob `s`"));
     }

@@ -2,10 +2,7 @@
 
 use std::str::FromStr;
 
-use kmr_sdk::{
-    Action, Applied, Error, Host, KnobSettings, Result, Rule, Target, log, serde_json::Value,
-    wire::Per,
-};
+use kmr_sdk::{Action, Applied, Error, Host, KnobSettings, Result, Rule, Target, log, serde_json::Value, wire::Per};
 use serde::Deserialize;
 
 use crate::{
@@ -38,10 +35,10 @@ impl FromStr for Pattern {
             .and_then(|(keep, of)| Some((keep.parse().ok()?, of.parse().ok()?)));
         match parsed {
             Some((keep, of)) if 0 < keep && keep < of => Ok(Self { keep, of }),
-            _ => Err(Error::invalid_request(format!(
-                "takes \"off\" or a pattern as \"2:4\"; got `{text}`"
-            ))
-            .at(format!("knob `{KNOB}`"))),
+            _ => Err(
+                Error::invalid_request(format!("takes \"off\" or a pattern as \"2:4\"; got `{text}`"))
+                    .at(format!("knob `{KNOB}`")),
+            ),
         }
     }
 }
@@ -107,11 +104,7 @@ impl Rule for PruneNM {
         let scored = self.remembered.of(host)?;
         if self.per == Per::Layer {
             let targets = scored.weights.iter().filter_map(|weight| {
-                let layers = weight
-                    .readers
-                    .iter()
-                    .map(|reader| reader.node.clone())
-                    .collect();
+                let layers = weight.readers.iter().map(|reader| reader.node.clone()).collect();
                 self.target(&scored, &[weight], &weight.tensor, weight.label(), layers)
             });
             return Ok(targets.collect());
@@ -146,10 +139,7 @@ impl Rule for PruneNM {
             let mut found = false;
             for weight in chosen {
                 found = true;
-                zeroing.zero(
-                    weight,
-                    removed(weight, &scored.scores[&weight.tensor], pattern),
-                )?;
+                zeroing.zero(weight, removed(weight, &scored.scores[&weight.tensor], pattern))?;
             }
             if !found {
                 return Err(unknown_target(assignment));
@@ -179,9 +169,7 @@ impl PruneNM {
                     continue;
                 };
                 let positions = removed(weight, &scored.scores[&weight.tensor], pattern);
-                let positions = positions
-                    .into_iter()
-                    .filter(|&position| values[position] != 0.0);
+                let positions = positions.into_iter().filter(|&position| values[position] != 0.0);
                 effect.extend(positions.map(|position| (number, position)));
             }
             effect.sort_unstable();
@@ -209,22 +197,14 @@ impl PruneNM {
 /// The positions that `pattern` sets to zero: in every block of neighbours along the input channels, all but the
 /// greatest. A block that the axis cuts short keeps as many as a whole one.
 fn removed(weight: &Weight, scores: &[f32], pattern: Pattern) -> Vec<usize> {
-    let (length, stride) = (
-        weight.shape[weight.input_axis],
-        weight.stride(weight.input_axis),
-    );
+    let (length, stride) = (weight.shape[weight.input_axis], weight.stride(weight.input_axis));
     let mut positions = Vec::new();
-    for start in
-        (0..weight.len()).filter(|&element| weight.coordinate(element, weight.input_axis) == 0)
-    {
+    for start in (0..weight.len()).filter(|&element| weight.coordinate(element, weight.input_axis) == 0) {
         for first in (0..length).step_by(pattern.of) {
             let block: Vec<usize> = (first..length.min(first + pattern.of))
                 .map(|index| start + index * stride)
                 .collect();
-            let values: Vec<f64> = block
-                .iter()
-                .map(|&position| f64::from(scores[position]))
-                .collect();
+            let values: Vec<f64> = block.iter().map(|&position| f64::from(scores[position])).collect();
             let kept = greatest(&values, pattern.keep);
             let gone = (0..block.len()).filter(|index| !kept.contains(index));
             positions.extend(gone.map(|index| block[index]));
@@ -293,19 +273,13 @@ mod tests {
     #[test]
     fn a_pattern_is_applied_and_its_saving_told_honestly() {
         let knobs = r#"{"pattern": {"values": ["off", "1:4", "2:4"], "per": "layer"}}"#;
-        let mut rule =
-            PruneNM::new(Config::default(), serde_json::from_str(knobs).unwrap()).unwrap();
+        let mut rule = PruneNM::new(Config::default(), serde_json::from_str(knobs).unwrap()).unwrap();
         let host = ModelHost::new(residual_network());
         let targets = host.with(|host| rule.targets(host)).unwrap();
         let labels: Vec<_> = targets.iter().map(|target| target.label.as_str()).collect();
         assert_eq!(
             labels,
-            [
-                "block.first.conv",
-                "block.second.conv",
-                "wide.conv",
-                "linear"
-            ],
+            ["block.first.conv", "block.second.conv", "wide.conv", "linear"],
             "one input channel makes no block"
         );
         assert_eq!(targets[0].values, ["off", "2:4", "1:4"]);
@@ -327,16 +301,10 @@ mod tests {
         assert!(applied.notes[0].starts_with("stored zeros save no bytes in wide.conv"));
         // Ten input channels: blocks of 4, 4 and 2, so 3 stay of 10.
         let (sparse, applied) = apply("1:4");
-        assert_eq!(
-            sparse.graph.initializers["wide.weight"].layout,
-            Layout::Sparse
-        );
+        assert_eq!(sparse.graph.initializers["wide.weight"].layout, Layout::Sparse);
         assert!(sparse.encoded_len() < residual_network().encoded_len());
         assert_eq!(
-            (
-                applied.changes[0].before.as_str(),
-                applied.changes[0].after.as_str()
-            ),
+            (applied.changes[0].before.as_str(), applied.changes[0].after.as_str()),
             ("1440", "432")
         );
     }

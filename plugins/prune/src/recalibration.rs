@@ -44,23 +44,14 @@ pub fn recalibrate(host: &Host<'_>, samples: usize, applied: &mut Applied) -> Re
     })?;
     let mut patch = Patch::new();
     for norm in &norms {
-        for (name, statistic) in [
-            (&norm.mean, Statistic::Mean),
-            (&norm.variance, Statistic::Variance),
-        ] {
+        for (name, statistic) in [(&norm.mean, Statistic::Mean), (&norm.variance, Statistic::Variance)] {
             let values = finite(
                 observed.get(&norm.input, statistic)?,
                 &format!("{}/{}", norm.input, statistic.name()),
             )?;
             if values.len() != norm.channels {
-                let message = format!(
-                    "has {} channels; its normalization has {}",
-                    values.len(),
-                    norm.channels
-                );
-                return Err(
-                    Error::new(ErrorCode::SHAPE, message).at(format!("value `{}`", norm.input))
-                );
+                let message = format!("has {} channels; its normalization has {}", values.len(), norm.channels);
+                return Err(Error::new(ErrorCode::SHAPE, message).at(format!("value `{}`", norm.input)));
             }
             // Variances are not negative; rounding may say otherwise.
             let clean = |value: f32| {
@@ -70,10 +61,7 @@ pub fn recalibrate(host: &Host<'_>, samples: usize, applied: &mut Applied) -> Re
                     value
                 }
             };
-            let tensor = Tensor::from_vec(
-                vec![values.len()],
-                values.into_iter().map(clean).collect::<Vec<f32>>(),
-            );
+            let tensor = Tensor::from_vec(vec![values.len()], values.into_iter().map(clean).collect::<Vec<f32>>());
             patch.push(Edit::StoreTensor {
                 name: name.clone(),
                 tensor,
@@ -92,11 +80,7 @@ pub fn recalibrate(host: &Host<'_>, samples: usize, applied: &mut Applied) -> Re
 fn statistics(graph: &Graph, applied: &mut Applied) -> Vec<Statistics> {
     let index = graph.index();
     let mut found = Vec::new();
-    for node in graph
-        .nodes
-        .iter()
-        .filter(|node| node.is("BatchNormalization"))
-    {
+    for node in graph.nodes.iter().filter(|node| node.is("BatchNormalization")) {
         let own = |slot: usize| {
             let name = node.input(slot)?;
             let tensor = graph.tensor(name)?;

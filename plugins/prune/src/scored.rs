@@ -41,9 +41,7 @@ impl Remembered {
     /// If `samples` is zero.
     pub fn new(importance: Importance, samples: usize, ignore: Ignore) -> Result<Self> {
         if samples == 0 {
-            return Err(
-                Error::invalid_configuration("has to be 1 or more; got 0").at("config.samples")
-            );
+            return Err(Error::invalid_configuration("has to be 1 or more; got 0").at("config.samples"));
         }
         Ok(Self {
             importance,
@@ -76,11 +74,7 @@ impl Remembered {
             .filter(|weight| !self.ignore.covers(names(weight)))
             .collect();
         let scores = scores(host, &base.graph, &weights, self.importance, self.samples)?;
-        Ok(Scored {
-            base,
-            weights,
-            scores,
-        })
+        Ok(Scored { base, weights, scores })
     }
 }
 
@@ -90,9 +84,6 @@ fn names(weight: &Weight) -> impl Iterator<Item = &str> + Clone {
         .readers
         .iter()
         .flat_map(|reader| [reader.node.as_str(), reader.label.as_str()]);
-    let layer = weight
-        .tensor
-        .strip_suffix(".weight")
-        .unwrap_or(&weight.tensor);
+    let layer = weight.tensor.strip_suffix(".weight").unwrap_or(&weight.tensor);
     readers.chain([weight.tensor.as_str(), layer])
 }

@@ -35,11 +35,7 @@ pub fn at_least(wanted: usize, units: usize, width: usize, limits: Limits) -> us
 }
 
 fn greatest_common_divisor(a: usize, b: usize) -> usize {
-    if b == 0 {
-        a
-    } else {
-        greatest_common_divisor(b, a % b)
-    }
+    if b == 0 { a } else { greatest_common_divisor(b, a % b) }
 }
 
 /// The indices of the `count` greatest scores, ascending. Of equal scores the first stay.
@@ -93,12 +89,7 @@ pub struct Ranked<'a> {
 /// How many units each group keeps when `sparsity` of all units go, the least important of all first.
 ///
 /// More are kept where `limits` ask for it; a greater sparsity never keeps more of any group.
-pub fn kept_globally(
-    groups: &[Ranked<'_>],
-    sparsity: f64,
-    normalize: Normalize,
-    limits: Limits,
-) -> Vec<usize> {
+pub fn kept_globally(groups: &[Ranked<'_>], sparsity: f64, normalize: Normalize, limits: Limits) -> Vec<usize> {
     let mut all: Vec<(f64, usize)> = Vec::new();
     for (group, ranked) in groups.iter().enumerate() {
         let divisor = normalize.divisor(ranked.scores);

@@ -11,12 +11,7 @@ const SPARSE_IR_VERSION: i64 = 5;
 pub fn dense_len(name: &str, tensor: &Tensor) -> u64 {
     field(
         1,
-        tensor_len(
-            name,
-            tensor.shape(),
-            tensor.dtype(),
-            tensor.byte_len() as u64,
-        ),
+        tensor_len(name, tensor.shape(), tensor.dtype(), tensor.byte_len() as u64),
     )
 }
 
@@ -126,9 +121,7 @@ mod tests {
             "filler".into(),
             Tensor::from_vec(vec![1 << 14], vec![1_u8; 1 << 14]).into(),
         );
-        graph
-            .initializers
-            .insert("weight".into(), tensor.clone().into());
+        graph.initializers.insert("weight".into(), tensor.clone().into());
         graph.initializers["weight"].layout = layout;
         Model::new(graph, 8, 17)
     }
@@ -163,9 +156,7 @@ mod tests {
     #[test]
     fn float32_pays_off_when_more_than_two_thirds_are_zero() {
         let tensor = |nonzero: usize| {
-            let values = (0..9000)
-                .map(|i| if i < nonzero { 1.0_f32 } else { 0.0 })
-                .collect();
+            let values = (0..9000).map(|i| if i < nonzero { 1.0_f32 } else { 0.0 }).collect();
             Tensor::from_vec(vec![9000], values)
         };
         let empty = Model::new(graph(&[], &[]), 8, 17);

@@ -8,7 +8,7 @@ use std::{
 use kmr_sdk::{
     Action, Applied, Error, Host, KnobSettings, Result, Rule, RunRequest, Target, log,
     model::{
-        Dimension, Model,
+        Dimension, Graph, Model,
         channels::{self, ChannelAnalysis, ChannelGroup},
         shapes,
     },
@@ -22,6 +22,7 @@ use crate::{
     knob::{MODEL, Sparsity, unknown_target},
     recalibration,
     selection::{Limits, Normalize, Ranked, greatest, kept, kept_globally},
+    weights::stored,
 };
 
 /// The name of the knob: the share of channels removed, from 0 to 0.95.
@@ -82,8 +83,9 @@ impl Config {
             ("recalibration_samples", self.recalibration_samples),
         ];
         match counts.into_iter().find(|&(_, count)| count == 0) {
-            Some((key, _)) => Err(Error::invalid_configuration("has to be 1 or more; got 0")
-                .at(format!("config.{key}"))),
+            Some((key, _)) => {
+                Err(Error::invalid_configuration("has to be 1 or more; got 0").at(format!("config.{key}")))
+            }
             None => Ok(()),
         }
     }
@@ -122,8 +124,7 @@ impl Rule for Prune {
     fn new(config: Config, knobs: KnobSettings) -> Result<Self> {
         config.check()?;
         let sparsity = Sparsity::read(&knobs, KNOB, MOST)?;
-        if config.scope == Scope::Global && sparsity.per == Per::Layer && knobs.get(KNOB).is_some()
-        {
+        if config.scope == Scope::Global && sparsity.per == Per::Layer && knobs.get(KNOB).is_some() {
             let message = "\"global\" ranks the channels of the whole model for one knob; \
                            turn the knob with per = \"model\", or leave scope out";
             return Err(Error::invalid_configuration(message).at("config.scope"));
@@ -148,18 +149,13 @@ impl Rule for Prune {
         }
         if self.sparsity.per == Per::Layer {
             let targets = prepared.groups.iter().filter_map(|group| {
-                let count =
-                    |sparsity| kept(group.scores.len(), group.width, sparsity, self.limits());
+                let count = |sparsity| kept(group.scores.len(), group.width, sparsity, self.limits());
                 self.sparsity
                     .target(&group.id, &group.label, group.nodes.clone(), count)
             });
             return Ok(targets.collect());
         }
-        let nodes: BTreeSet<&String> = prepared
-            .groups
-            .iter()
-            .flat_map(|group| &group.nodes)
-            .collect();
+        let nodes: BTreeSet<&String> = prepared.groups.iter().flat_map(|group| &group.nodes).collect();
         let nodes = nodes.into_iter().cloned().collect();
         let counts = |sparsity| self.counts(&prepared.groups, sparsity);
         let target = self.sparsity.target(MODEL, "all channels", nodes, counts);
@@ -174,16 +170,10 @@ impl Rule for Prune {
         let prepared = self.prepare(host)?;
         let mut keep: BTreeMap<String, Vec<usize>> = BTreeMap::new();
         for (assignment, sparsity) in assigned {
-            let group = prepared
-                .groups
-                .iter()
-                .find(|group| group.id == assignment.target);
+            let group = prepared.groups.iter().find(|group| group.id == assignment.target);
             let counts: Vec<(&Prunable, usize)> = match (self.sparsity.per, group) {
                 (Per::Layer, Some(group)) => {
-                    vec![(
-                        group,
-                        kept(group.scores.len(), group.width, sparsity, self.limits()),
-                    )]
+                    vec![(group, kept(group.scores.len(), group.width, sparsity, self.limits()))]
                 }
                 (Per::Model, _) if assignment.target == MODEL => prepared
                     .groups
@@ -230,12 +220,7 @@ impl Prune {
         }
     }
 
-    fn cut(
-        &self,
-        host: &Host<'_>,
-        prepared: &Prepared,
-        keep: &BTreeMap<String, Vec<usize>>,
-    ) -> Result<Applied> {
+    fn cut(&self, host: &Host<'_>, prepared: &Prepared, keep: &BTreeMap<String, Vec<usize>>) -> Result<Applied> {
         let mut applied = Applied::default();
         if keep.is_empty() {
             return Ok(applied);
@@ -247,12 +232,11 @@ impl Prune {
         let mut told = BTreeSet::new();
         let groups = keep.keys().filter_map(|id| prepared.analysis.group(id));
         for producer in groups.flat_map(|group| &group.producers) {
-            let size = |graph: &kmr_sdk::model::Graph| {
-                graph
-                    .tensor(&producer.weight)
-                    .and_then(|tensor| tensor.shape().get(producer.axis).copied())
+            let size = |graph: &Graph| -> Result<Option<usize>> {
+                let weight = stored(graph, &producer.weight)?;
+                Ok(weight.and_then(|weight| weight.shape().get(producer.axis).copied()))
             };
-            if let (Some(before), Some(after)) = (size(&base.graph), size(&cut))
+            if let (Some(before), Some(after)) = (size(&base.graph)?, size(&cut)?)
                 && told.insert(&producer.node)
             {
                 applied.change(&node_label(base, &producer.node), "channels", before, after);
@@ -283,11 +267,7 @@ impl Prune {
     fn analyze(&self, host: &Host<'_>, base: Model, seed: u64) -> Result<Prepared> {
         let shapes = shapes::infer(&base, &feeds(host, &base))?;
         let analysis = channels::analyze(&base, &shapes)?;
-        let names: Vec<Vec<String>> = analysis
-            .groups
-            .iter()
-            .map(|group| names(&base, group))
-            .collect();
+        let names: Vec<Vec<String>> = analysis.groups.iter().map(|group| names(&base, group)).collect();
         self.config.ignore.check(
             names
                 .iter()
@@ -299,21 +279,16 @@ impl Prune {
             .groups
             .iter()
             .zip(&names)
-            .filter(|(group, names)| {
-                group.channels > 1 && !self.config.ignore.covers(names.iter().map(String::as_str))
-            })
+            .filter(|(group, names)| group.channels > 1 && !self.config.ignore.covers(names.iter().map(String::as_str)))
             .map(|(group, _)| group)
             .collect();
-        let scores = group_scores(
-            host,
-            &base,
-            &open,
-            self.config.importance,
-            self.config.samples,
-        )?;
+        let scores = group_scores(host, &base, &open, self.config.importance, self.config.samples)?;
         let groups = open.iter().zip(scores).filter_map(|(group, scores)| {
             let Some(scores) = scores else {
-                log::info!("channels of `{}` stay: no weight of floating-point numbers tells what they matter", group.id);
+                log::info!(
+                    "channels of `{}` stay: no weight of floating-point numbers tells what they matter",
+                    group.id
+                );
                 return None;
             };
             Some(Prunable {
@@ -338,12 +313,7 @@ impl Prune {
 fn feeds(host: &Host<'_>, model: &Model) -> BTreeMap<String, Vec<usize>> {
     let told = model.graph.feeds().all(|feed| {
         let shape = feed.shape();
-        shape.is_some_and(|shape| {
-            shape
-                .iter()
-                .skip(1)
-                .all(|size| matches!(size, Dimension::Fixed(_)))
-        })
+        shape.is_some_and(|shape| shape.iter().skip(1).all(|size| matches!(size, Dimension::Fixed(_))))
     });
     let mut feeds = BTreeMap::new();
     if told {
@@ -354,9 +324,7 @@ fn feeds(host: &Host<'_>, model: &Model) -> BTreeMap<String, Vec<usize>> {
         limit: Some(1),
         ..Default::default()
     };
-    let sample = host
-        .run(&request)
-        .and_then(|mut batches| batches.next().transpose());
+    let sample = host.run(&request).and_then(|mut batches| batches.next().transpose());
     match sample {
         Ok(Some(sample)) => {
             feeds.extend(
@@ -366,9 +334,7 @@ fn feeds(host: &Host<'_>, model: &Model) -> BTreeMap<String, Vec<usize>> {
                     .map(|(name, tensor)| (name, tensor.shape().to_vec())),
             );
         }
-        Ok(None) => log::warn!(
-            "there is no calibration sample; dimensions that the model leaves open are taken as 1"
-        ),
+        Ok(None) => log::warn!("there is no calibration sample; dimensions that the model leaves open are taken as 1"),
         Err(error) => log::warn!("dimensions that the model leaves open are taken as 1: {error}"),
     }
     feeds
@@ -453,13 +419,11 @@ mod tests {
     }
 
     fn action(assignments: &[(&str, f64)]) -> Action {
-        let assignments = assignments
-            .iter()
-            .map(|&(target, value)| kmr_sdk::Assignment {
-                knob: KNOB.into(),
-                target: target.into(),
-                value: value.into(),
-            });
+        let assignments = assignments.iter().map(|&(target, value)| kmr_sdk::Assignment {
+            knob: KNOB.into(),
+            target: target.into(),
+            value: value.into(),
+        });
         Action {
             assignments: assignments.collect(),
         }
@@ -467,9 +431,7 @@ mod tests {
 
     fn applied(rule: &mut Prune, assignments: &[(&str, f64)]) -> (Model, Applied) {
         let host = ModelHost::new(residual_network());
-        let applied = host
-            .with(|host| rule.apply(host, &action(assignments)))
-            .unwrap();
+        let applied = host.with(|host| rule.apply(host, &action(assignments))).unwrap();
         (host.candidate(), applied)
     }
 
@@ -521,10 +483,7 @@ mod tests {
             .iter()
             .map(|c| (c.layer.as_str(), c.before.as_str(), c.after.as_str()))
             .collect();
-        assert_eq!(
-            changes,
-            [("stem.conv", "10", "5"), ("block.second.conv", "10", "5")]
-        );
+        assert_eq!(changes, [("stem.conv", "10", "5"), ("block.second.conv", "10", "5")]);
     }
 
     #[test]
@@ -595,14 +554,7 @@ mod tests {
         host.with(|host| rule.apply(host, &action(&[("wide.conv", 0.5)])))
             .unwrap();
         assert_eq!(host.sessions.load(std::sync::atomic::Ordering::SeqCst), 1);
-        assert_eq!(
-            host.candidate()
-                .graph
-                .tensor("wide.weight")
-                .unwrap()
-                .shape()[0],
-            8
-        );
+        assert_eq!(host.candidate().graph.tensor("wide.weight").unwrap().shape()[0], 8);
         host.with(|host| rule.targets(host)).unwrap();
         assert_eq!(
             host.sessions.load(std::sync::atomic::Ordering::SeqCst),
@@ -650,17 +602,10 @@ mod tests {
         let mut first = rule(config, "[0, 0.5]", "layer").unwrap();
         let found = targets(&mut first, residual_network()).unwrap();
         let labels: Vec<_> = found.iter().map(|target| target.label.as_str()).collect();
-        assert_eq!(
-            labels,
-            ["wide"],
-            "the stem's channels are those of block.second too"
-        );
+        assert_eq!(labels, ["wide"], "the stem's channels are those of block.second too");
         let mut second = rule(json!({"ignore": ["layer7.*"]}), "[0, 0.5]", "layer").unwrap();
         let error = targets(&mut second, residual_network()).unwrap_err();
-        assert!(
-            error.to_string().contains("`layer7.*` matches no layer"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("`layer7.*` matches no layer"), "{error}");
     }
 
     #[test]

@@ -10,9 +10,9 @@ use std::{
 
 use bytes::Bytes;
 use kmr_abi::{
-    AbiResult, Batch, BatchIteratorBox, BorrowedTensor, CANDIDATE, ErrorCode, Host_TO, HostRef,
-    OutputBuffer, OutputBuffer_TO, OutputBufferBox, PluginError, Session, Session_TO, SessionBox,
-    SharedTensor, SharedTensor_TO, SharedTensorBox, TensorDescription,
+    AbiResult, Batch, BatchIteratorBox, BorrowedTensor, CANDIDATE, ErrorCode, Host_TO, HostRef, OutputBuffer,
+    OutputBuffer_TO, OutputBufferBox, PluginError, Session, Session_TO, SessionBox, SharedTensor, SharedTensor_TO,
+    SharedTensorBox, TensorDescription,
     abi_stable::{
         erased_types::TD_Opaque,
         sabi_types::RRef,
@@ -28,13 +28,7 @@ use kmr_sdk::{
 /// A graph with float inputs and outputs of these names and nothing else.
 pub fn graph(inputs: &[&str], outputs: &[&str]) -> Graph {
     let mut graph = Graph::new("test");
-    let declare = |name: &&str| {
-        ValueInfo::tensor(
-            name,
-            DType::FLOAT,
-            &[Dimension::Unknown, Dimension::Unknown],
-        )
-    };
+    let declare = |name: &&str| ValueInfo::tensor(name, DType::FLOAT, &[Dimension::Unknown, Dimension::Unknown]);
     graph.inputs = inputs.iter().map(declare).collect();
     graph.outputs = outputs.iter().map(declare).collect();
     graph
@@ -87,10 +81,7 @@ pub fn residual_network() -> Model {
     layer("block.first", "stem.relu");
     layer("block.second", "block.first.relu");
     layer("wide", "block.relu");
-    for (after, name) in [
-        ("stem.norm", "stem.relu"),
-        ("block.first.norm", "block.first.relu"),
-    ] {
+    for (after, name) in [("stem.norm", "stem.relu"), ("block.first.norm", "block.first.relu")] {
         node(Node::new("Relu", name, &[after], &[name]));
     }
     node(Node::new(
@@ -99,24 +90,9 @@ pub fn residual_network() -> Model {
         &["block.second.norm", "stem.relu"],
         &["block.add"],
     ));
-    node(Node::new(
-        "Relu",
-        "block.relu",
-        &["block.add"],
-        &["block.relu"],
-    ));
-    node(Node::new(
-        "Relu",
-        "wide.relu",
-        &["wide.norm"],
-        &["wide.relu"],
-    ));
-    node(Node::new(
-        "GlobalAveragePool",
-        "pool",
-        &["wide.relu"],
-        &["pool"],
-    ));
+    node(Node::new("Relu", "block.relu", &["block.add"], &["block.relu"]));
+    node(Node::new("Relu", "wide.relu", &["wide.norm"], &["wide.relu"]));
+    node(Node::new("GlobalAveragePool", "pool", &["wide.relu"], &["pool"]));
     node(Node::new("Flatten", "flatten", &["pool"], &["flatten"]));
     let linear = Node::new(
         "Gemm",
@@ -140,12 +116,9 @@ pub fn residual_network() -> Model {
         "wide.norm",
         "wide.relu",
     ];
-    graph.nodes.sort_by_key(|node| {
-        order
-            .iter()
-            .position(|&id| id == node.id())
-            .unwrap_or(order.len())
-    });
+    graph
+        .nodes
+        .sort_by_key(|node| order.iter().position(|&id| id == node.id()).unwrap_or(order.len()));
     let mut seed = 0;
     let mut tensor = |name: &str, shape: &[usize], positive: bool| {
         seed += 1;
@@ -166,12 +139,7 @@ pub fn residual_network() -> Model {
         ("wide", 16, 10),
     ] {
         tensor(&format!("{name}.weight"), &[outputs, inputs, 3, 3], false);
-        for (part, positive) in [
-            ("gamma", true),
-            ("beta", false),
-            ("mean", false),
-            ("variance", true),
-        ] {
+        for (part, positive) in [("gamma", true), ("beta", false), ("mean", false), ("variance", true)] {
             tensor(&format!("{name}.{part}"), &[outputs], positive);
         }
     }
@@ -260,8 +228,7 @@ impl OutputBuffer for Buffer {
 
     fn commit(&mut self) -> AbiResult<u64> {
         let (dtype, shape) = read_description(&self.description).unwrap();
-        let tensor =
-            Tensor::new(dtype, shape, Bytes::from(std::mem::take(&mut self.bytes))).unwrap();
+        let tensor = Tensor::new(dtype, shape, Bytes::from(std::mem::take(&mut self.bytes))).unwrap();
         let number = self.next.fetch_add(1, Ordering::SeqCst);
         self.committed.lock().unwrap().insert(number, tensor);
         ROk(number)
@@ -269,10 +236,7 @@ impl OutputBuffer for Buffer {
 }
 
 fn fail<T>(error: impl ToString) -> AbiResult<T> {
-    RErr(PluginError::new(
-        ErrorCode::INVALID_REQUEST,
-        error.to_string(),
-    ))
+    RErr(PluginError::new(ErrorCode::INVALID_REQUEST, error.to_string()))
 }
 
 impl kmr_abi::Host for ModelHost {
@@ -318,10 +282,7 @@ impl kmr_abi::Host for ModelHost {
     fn observe(&self, request: RStr<'_>) -> AbiResult<RVec<SharedTensorBox>> {
         let request: ObserveRequest = serde_json::from_str(request.as_str()).unwrap();
         let tensors = (self.observe)(&self.candidate(), &request);
-        ROk(tensors
-            .iter()
-            .map(|(name, tensor)| held(name, tensor))
-            .collect())
+        ROk(tensors.iter().map(|(name, tensor)| held(name, tensor)).collect())
     }
 
     fn open_session<'a>(&'a self, request: RStr<'_>) -> AbiResult<SessionBox<'a>> {
@@ -388,11 +349,7 @@ impl Session for CannedSession<'_> {
     }
 
     fn gradient(&self, name: RStr<'_>) -> AbiResult<SharedTensorBox> {
-        assert!(
-            self.trainable
-                .iter()
-                .any(|trainable| trainable == name.as_str())
-        );
+        assert!(self.trainable.iter().any(|trainable| trainable == name.as_str()));
         let model = self.host.candidate();
         let tensor = model.graph.tensor(name.as_str()).unwrap();
         let gradient = Tensor::from_vec(tensor.shape().to_vec(), vec![self.pulled; tensor.len()]);

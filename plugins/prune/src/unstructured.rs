@@ -1,8 +1,6 @@
 //! The rule `prune_unstructured`: sets single weights to zero.
 
-use kmr_sdk::{
-    Action, Applied, Error, Host, KnobSettings, Result, Rule, Target, log, model::Model, wire::Per,
-};
+use kmr_sdk::{Action, Applied, Error, Host, KnobSettings, Result, Rule, Target, log, model::Model, wire::Per};
 use serde::Deserialize;
 
 use crate::{
@@ -95,11 +93,7 @@ impl Rule for PruneUnstructured {
         let nonzero = |weight: &Weight, sparsity: f64| self.nonzero(&scored.base, weight, sparsity);
         if self.sparsity.per == Per::Layer {
             let targets = scored.weights.iter().filter_map(|weight| {
-                let layers = weight
-                    .readers
-                    .iter()
-                    .map(|reader| reader.node.clone())
-                    .collect();
+                let layers = weight.readers.iter().map(|reader| reader.node.clone()).collect();
                 self.sparsity
                     .target(&weight.tensor, weight.label(), layers, |sparsity| {
                         nonzero(weight, sparsity)
@@ -112,18 +106,10 @@ impl Rule for PruneUnstructured {
         let target = self
             .sparsity
             .target(MODEL, "all weights", layers, |sparsity| match self.scope {
-                Scope::Uniform => scored
-                    .weights
-                    .iter()
-                    .map(|weight| nonzero(weight, sparsity))
-                    .sum(),
+                Scope::Uniform => scored.weights.iter().map(|weight| nonzero(weight, sparsity)).sum(),
                 Scope::Global => {
                     let total: usize = scored.weights.iter().map(Weight::len).sum();
-                    let before: usize = scored
-                        .weights
-                        .iter()
-                        .map(|weight| nonzero(weight, 0.0))
-                        .sum();
+                    let before: usize = scored.weights.iter().map(|weight| nonzero(weight, 0.0)).sum();
                     before.min(total - removed(total, sparsity))
                 }
             });
@@ -157,10 +143,7 @@ impl Rule for PruneUnstructured {
                 continue;
             }
             for weight in chosen {
-                zeroing.zero(
-                    weight,
-                    self.least(weight, &scored.scores[&weight.tensor], sparsity),
-                )?;
+                zeroing.zero(weight, self.least(weight, &scored.scores[&weight.tensor], sparsity))?;
             }
         }
         zeroing.finish(host)
@@ -186,9 +169,7 @@ impl PruneUnstructured {
         let mut least = Vec::new();
         for mut set in self.sets(weight) {
             let count = removed(set.len(), sparsity);
-            least.extend_from_slice(least_of(&mut set, count, |&position| {
-                (scores[position], position)
-            }));
+            least.extend_from_slice(least_of(&mut set, count, |&position| (scores[position], position)));
         }
         least
     }
@@ -203,10 +184,7 @@ impl PruneUnstructured {
         };
         let sets = self.sets(weight);
         let left = sets.iter().map(|set| {
-            let nonzero = set
-                .iter()
-                .filter(|&&position| values[position] != 0.0)
-                .count();
+            let nonzero = set.iter().filter(|&&position| values[position] != 0.0).count();
             nonzero.min(set.len() - removed(set.len(), sparsity))
         });
         left.sum()
@@ -225,11 +203,7 @@ fn least_of<T>(items: &mut [T], count: usize, key: impl Fn(&T) -> (f32, usize)) 
 }
 
 /// For each of `weights`, the positions among the least of all of them together.
-fn least_of_all<'w>(
-    weights: &[&'w Weight],
-    scores: &ElementScores,
-    sparsity: f64,
-) -> Vec<(&'w Weight, Vec<usize>)> {
+fn least_of_all<'w>(weights: &[&'w Weight], scores: &ElementScores, sparsity: f64) -> Vec<(&'w Weight, Vec<usize>)> {
     let mut all: Vec<(f32, usize, usize)> = Vec::new();
     for (number, weight) in weights.iter().enumerate() {
         all.extend(
@@ -270,10 +244,7 @@ mod tests {
 
     fn rule(config: serde_json::Value, per: &str) -> Result<PruneUnstructured> {
         let knobs = format!(r#"{{"{KNOB}": {{"values": [0, 0.25, 0.5, 0.9], "per": "{per}"}}}}"#);
-        PruneUnstructured::new(
-            serde_json::from_value(config)?,
-            serde_json::from_str(&knobs).unwrap(),
-        )
+        PruneUnstructured::new(serde_json::from_value(config)?, serde_json::from_str(&knobs).unwrap())
     }
 
     fn apply(rule: &mut PruneUnstructured, host: &ModelHost, target: &str, value: f64) -> Applied {
@@ -289,13 +260,7 @@ mod tests {
     }
 
     fn values(model: &Model, name: &str) -> Vec<f32> {
-        model
-            .graph
-            .tensor(name)
-            .unwrap()
-            .values::<f32>()
-            .unwrap()
-            .into_owned()
+        model.graph.tensor(name).unwrap().values::<f32>().unwrap().into_owned()
     }
 
     #[test]
@@ -316,11 +281,7 @@ mod tests {
             before
                 .iter()
                 .zip(&after)
-                .all(|(b, a)| if b.abs() < threshold {
-                    *a == 0.0
-                } else {
-                    a == b
-                })
+                .all(|(b, a)| if b.abs() < threshold { *a == 0.0 } else { a == b })
         );
         assert_eq!(model.encoded_len(), base.encoded_len());
         assert!(
@@ -331,10 +292,7 @@ mod tests {
         let host = ModelHost::new(base.clone());
         let applied = apply(&mut rule, &host, "wide.weight", 0.9);
         let model = host.candidate();
-        assert_eq!(
-            model.graph.initializers["wide.weight"].layout,
-            Layout::Sparse
-        );
+        assert_eq!(model.graph.initializers["wide.weight"].layout, Layout::Sparse);
         assert!(model.encoded_len() < base.encoded_len() - 3000);
         assert_eq!(
             applied.notes,
@@ -346,24 +304,15 @@ mod tests {
     fn a_ranking_of_all_weights_takes_the_smallest_wherever_they_are() {
         let mut base = residual_network();
         let tiny = Tensor::from_vec(vec![4, 16], vec![1e-6_f32; 64]);
-        base.graph
-            .initializers
-            .insert("linear.weight".into(), tiny.into());
-        let total: usize = crate::weights::weights(&base.graph)
-            .iter()
-            .map(Weight::len)
-            .sum();
+        base.graph.initializers.insert("linear.weight".into(), tiny.into());
+        let total: usize = crate::weights::weights(&base.graph).iter().map(Weight::len).sum();
         let mut rule = rule(json!({"scope": "global"}), "model").unwrap();
         let host = ModelHost::new(base);
         let targets = host.with(|host| rule.targets(host)).unwrap();
         assert_eq!(targets[0].values, [0.0, 0.25, 0.5, 0.9]);
         apply(&mut rule, &host, MODEL, 0.25);
         let model = host.candidate();
-        assert!(
-            values(&model, "linear.weight")
-                .iter()
-                .all(|value| *value == 0.0)
-        );
+        assert!(values(&model, "linear.weight").iter().all(|value| *value == 0.0));
         let zeros = crate::weights::weights(&model.graph)
             .iter()
             .flat_map(|weight| values(&model, &weight.tensor))
@@ -377,18 +326,12 @@ mod tests {
         let mut base = residual_network();
         let mut sparse = values(&base, "linear.weight");
         sparse[..40].fill(0.0);
-        base.graph.initializers.insert(
-            "linear.weight".into(),
-            Tensor::from_vec(vec![4, 16], sparse).into(),
-        );
+        base.graph
+            .initializers
+            .insert("linear.weight".into(), Tensor::from_vec(vec![4, 16], sparse).into());
         let mut rule = rule(json!({}), "layer").unwrap();
-        let targets = ModelHost::new(base)
-            .with(|host| rule.targets(host))
-            .unwrap();
-        let linear = targets
-            .iter()
-            .find(|target| target.target == "linear.weight")
-            .unwrap();
+        let targets = ModelHost::new(base).with(|host| rule.targets(host)).unwrap();
+        let linear = targets.iter().find(|target| target.target == "linear.weight").unwrap();
         assert_eq!(linear.values, [0.0, 0.9]);
     }
 
@@ -422,9 +365,7 @@ mod tests {
     fn scopes_that_cannot_be_are_refused() {
         let refused = |config, per| rule(config, per).err().unwrap().to_string();
         assert!(refused(json!({"scope": "global"}), "layer").contains("per = \"model\""));
-        assert!(
-            refused(json!({"scope": "global", "importance": "wanda"}), "model").contains("\"l1\"")
-        );
+        assert!(refused(json!({"scope": "global", "importance": "wanda"}), "model").contains("\"l1\""));
         assert!(refused(json!({"samples": 0}), "layer").starts_with("config.samples"));
     }
 }

@@ -87,8 +87,7 @@ pub fn weights(graph: &Graph) -> Vec<Weight> {
         }
     }
     found.retain(|weight| {
-        index.consumers(&weight.tensor).len() == weight.readers.len()
-            && !index.is_captured(&weight.tensor)
+        index.consumers(&weight.tensor).len() == weight.readers.len() && !index.is_captured(&weight.tensor)
     });
     found
 }
@@ -164,9 +163,7 @@ pub fn stored(graph: &Graph, name: &str) -> Result<Option<Tensor>> {
 /// If it holds what is no finite number.
 pub fn finite(tensor: &Tensor, name: &str) -> Result<Vec<f32>> {
     let place = || format!("tensor `{name}`");
-    let values = tensor
-        .to_f32()
-        .map_err(|error| Error::from(error).at(place()))?;
+    let values = tensor.to_f32().map_err(|error| Error::from(error).at(place()))?;
     let count = values.iter().filter(|value| !value.is_finite()).count();
     if count > 0 {
         let message = format!(
@@ -186,10 +183,9 @@ mod tests {
     #[test]
     fn a_grouped_convolution_reads_the_channels_of_its_group() {
         let mut graph = graph(&["x"], &["y"]);
-        graph.initializers.insert(
-            "w".into(),
-            Tensor::from_vec(vec![4, 2, 1, 1], vec![1.0_f32; 8]).into(),
-        );
+        graph
+            .initializers
+            .insert("w".into(), Tensor::from_vec(vec![4, 2, 1, 1], vec![1.0_f32; 8]).into());
         graph.nodes.push(std::sync::Arc::new(
             Node::new("Conv", "conv", &["x", "w"], &["y"]).with_int("group", 2),
         ));
@@ -203,16 +199,12 @@ mod tests {
     #[test]
     fn a_weight_that_something_else_reads_is_left_alone() {
         let mut graph = graph(&["x"], &["y", "z"]);
-        graph.initializers.insert(
-            "w".into(),
-            Tensor::from_vec(vec![2, 2], vec![1.0_f32; 4]).into(),
-        );
-        graph.nodes.push(std::sync::Arc::new(Node::new(
-            "MatMul",
-            "product",
-            &["x", "w"],
-            &["y"],
-        )));
+        graph
+            .initializers
+            .insert("w".into(), Tensor::from_vec(vec![2, 2], vec![1.0_f32; 4]).into());
+        graph
+            .nodes
+            .push(std::sync::Arc::new(Node::new("MatMul", "product", &["x", "w"], &["y"])));
         assert_eq!(weights(&graph).len(), 1);
         graph
             .nodes

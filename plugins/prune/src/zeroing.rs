@@ -32,11 +32,7 @@ impl<'m> Zeroing<'m> {
     }
 
     /// Sets the elements at `positions` of `weight` to zero, and stores it in whichever layout is smaller.
-    pub fn zero(
-        &mut self,
-        weight: &Weight,
-        positions: impl IntoIterator<Item = usize>,
-    ) -> Result<()> {
+    pub fn zero(&mut self, weight: &Weight, positions: impl IntoIterator<Item = usize>) -> Result<()> {
         let Some(tensor) = self.model.graph.tensor(&weight.tensor) else {
             return Ok(());
         };
@@ -54,8 +50,7 @@ impl<'m> Zeroing<'m> {
             return Ok(());
         }
         let after = Tensor::new(tensor.dtype(), tensor.shape().to_vec(), bytes.into())?;
-        let nonzero = [tensor, &after]
-            .map(|tensor| crate::storage::stored_count(tensor).unwrap_or(tensor.len()));
+        let nonzero = [tensor, &after].map(|tensor| crate::storage::stored_count(tensor).unwrap_or(tensor.len()));
         self.applied
             .change(weight.label(), "nonzero weights", nonzero[0], nonzero[1]);
         match store(&mut self.patch, self.model, &weight.tensor, after) {

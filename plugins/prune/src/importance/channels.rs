@@ -78,26 +78,16 @@ pub fn group_scores(
         .iter()
         .map(|group| {
             let slices = group.slices.iter();
-            let judged = |slice: &&TensorSlice| {
-                roles
-                    .part(group, slice)
-                    .is_some_and(|part| importance.counts(part))
-            };
+            let judged = |slice: &&TensorSlice| roles.part(group, slice).is_some_and(|part| importance.counts(part));
             slices.filter(judged).collect()
         })
         .collect();
-    let tensors: BTreeSet<&str> = parts
-        .iter()
-        .flatten()
-        .map(|slice| slice.tensor.as_str())
-        .collect();
+    let tensors: BTreeSet<&str> = parts.iter().flatten().map(|slice| slice.tensor.as_str()).collect();
     if tensors.is_empty() {
         return Ok(vec![None; groups.len()]);
     }
     let elements = match importance {
-        Importance::L1 | Importance::L2 | Importance::GroupL2 => {
-            magnitude::scores(graph, tensors.iter().copied())?
-        }
+        Importance::L1 | Importance::L2 | Importance::GroupL2 => magnitude::scores(graph, tensors.iter().copied())?,
         Importance::Taylor => {
             let names: Vec<String> = tensors
                 .iter()
@@ -131,9 +121,7 @@ fn unit_scores(
     let mut scores = vec![0.0_f64; group.channels];
     let mut judged = false;
     for part in parts {
-        let (Some(values), Some(tensor)) =
-            (elements.get(&part.tensor), stored(graph, &part.tensor)?)
-        else {
+        let (Some(values), Some(tensor)) = (elements.get(&part.tensor), stored(graph, &part.tensor)?) else {
             continue;
         };
         judged = true;
@@ -157,8 +145,7 @@ fn unit_scores(
         scores.iter_mut().for_each(|score| *score = score.sqrt());
     }
     if scores.iter().any(|score| !score.is_finite()) {
-        let message =
-            "weights and activations are so large that the importance of a channel is not finite";
+        let message = "weights and activations are so large that the importance of a channel is not finite";
         return Err(Error::unsupported(message).at(format!("channel group `{}`", group.id)));
     }
     Ok(judged.then_some(scores))
@@ -181,18 +168,10 @@ impl Roles {
             floats: HashSet::new(),
         };
         for weight in weights {
-            roles
-                .weights
-                .insert((weight.tensor.clone(), weight.input_axis));
-            roles
-                .weights
-                .insert((weight.tensor.clone(), weight.output_axis));
+            roles.weights.insert((weight.tensor.clone(), weight.input_axis));
+            roles.weights.insert((weight.tensor.clone(), weight.output_axis));
         }
-        for node in graph
-            .nodes
-            .iter()
-            .filter(|node| node.is("BatchNormalization"))
-        {
+        for node in graph.nodes.iter().filter(|node| node.is("BatchNormalization")) {
             roles.scales.extend(node.input(1).map(str::to_owned));
             roles.offsets.extend(node.input(2).map(str::to_owned));
         }
@@ -203,9 +182,7 @@ impl Roles {
             .filter(|node| node.is("Constant"))
             .map(|node| node.id());
         for name in names.chain(constants) {
-            if stored(graph, name)
-                .is_ok_and(|tensor| tensor.is_some_and(|tensor| tensor.dtype().is_float()))
-            {
+            if stored(graph, name).is_ok_and(|tensor| tensor.is_some_and(|tensor| tensor.dtype().is_float())) {
                 roles.floats.insert(name.to_owned());
             }
         }

@@ -9,10 +9,7 @@ use crate::weights::finite_values;
 ///
 /// # Errors
 /// If one does not exist, or holds what is no finite number.
-pub fn scores<'a>(
-    graph: &Graph,
-    names: impl IntoIterator<Item = &'a str>,
-) -> Result<ElementScores> {
+pub fn scores<'a>(graph: &Graph, names: impl IntoIterator<Item = &'a str>) -> Result<ElementScores> {
     let scores = names.into_iter().map(|name| {
         let mut values = finite_values(graph, name)?;
         values.iter_mut().for_each(|value| *value = value.abs());

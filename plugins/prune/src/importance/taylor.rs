@@ -19,12 +19,7 @@ const BATCH: usize = 32;
 ///
 /// # Errors
 /// If the model cannot be differentiated, there is no data, or a number is not finite.
-pub fn scores(
-    host: &Host<'_>,
-    graph: &Graph,
-    names: &[String],
-    samples: usize,
-) -> Result<ElementScores> {
+pub fn scores(host: &Host<'_>, graph: &Graph, names: &[String], samples: usize) -> Result<ElementScores> {
     let mut session = host.open_session(&SessionRequest {
         trainable: names.to_vec(),
         batch: Some(BATCH.min(samples)),
@@ -35,10 +30,7 @@ pub fn scores(
         .iter()
         .map(|name| finite_values(graph, name))
         .collect::<Result<Vec<_>>>()?;
-    let mut sums: Vec<Vec<f32>> = weights
-        .iter()
-        .map(|values| vec![0.0; values.len()])
-        .collect();
+    let mut sums: Vec<Vec<f32>> = weights.iter().map(|values| vec![0.0; values.len()]).collect();
     let mut seen = 0;
     while seen < samples {
         host.progress(seen as f64 / samples as f64, "taylor importance")?;
@@ -55,11 +47,7 @@ pub fn scores(
         for ((name, values), sums) in names.iter().zip(&weights).zip(&mut sums) {
             let gradient = finite(&session.gradient(name)?, &format!("gradient of {name}"))?;
             if gradient.len() != sums.len() {
-                let message = format!(
-                    "has {} elements; its tensor has {}",
-                    gradient.len(),
-                    sums.len()
-                );
+                let message = format!("has {} elements; its tensor has {}", gradient.len(), sums.len());
                 return Err(Error::unsupported(message).at(format!("gradient of `{name}`")));
             }
             for ((sum, value), gradient) in sums.iter_mut().zip(values).zip(&gradient) {
@@ -97,9 +85,7 @@ fn cotangent(batch: &Batch, name: &str, output: &Tensor) -> Result<Tensor> {
                 .ok()
                 .filter(|&label| label < classes)
                 .ok_or_else(|| {
-                    let message = format!(
-                        "label {label} lies outside of the {classes} classes of output `{name}`"
-                    );
+                    let message = format!("label {label} lies outside of the {classes} classes of output `{name}`");
                     Error::invalid_request(message).at("calibration data")
                 })?,
             None => most_likely(scores),
@@ -171,16 +157,11 @@ mod tests {
         let tensor = Tensor::from_vec(vec![2, 2], vec![1.0_f32, 3.0, 3.0, 1.0]);
         let error = cotangent(&batch(Some(vec![0, 2])), "logits", &tensor).unwrap_err();
         assert!(
-            error
-                .to_string()
-                .contains("label 2 lies outside of the 2 classes"),
+            error.to_string().contains("label 2 lies outside of the 2 classes"),
             "{error}"
         );
         let own = cotangent(&batch(None), "logits", &tensor).unwrap();
-        assert_eq!(
-            own,
-            cotangent(&batch(Some(vec![1, 0])), "logits", &tensor).unwrap()
-        );
+        assert_eq!(own, cotangent(&batch(Some(vec![1, 0])), "logits", &tensor).unwrap());
     }
 
     #[test]
@@ -196,9 +177,7 @@ mod tests {
         ];
         host.logits = Tensor::from_vec(vec![2, 2], vec![0.0_f32; 4]);
         let names = vec!["linear.weight".to_owned()];
-        let scores = host
-            .with(|host| scores(host, &model.graph, &names, 4))
-            .unwrap();
+        let scores = host.with(|host| scores(host, &model.graph, &names, 4)).unwrap();
         let weights = finite_values(&model.graph, "linear.weight").unwrap();
         // Two batches of two; the slope by the first logit is ½ · (½ − 0).
         for (score, weight) in scores["linear.weight"].iter().zip(weights) {

@@ -13,12 +13,7 @@ use crate::weights::{Reader, Weight, finite, finite_values};
 ///
 /// # Errors
 /// If the model cannot be observed, or a number is not finite.
-pub fn scores(
-    host: &Host<'_>,
-    graph: &Graph,
-    weights: &[Weight],
-    samples: usize,
-) -> Result<ElementScores> {
+pub fn scores(host: &Host<'_>, graph: &Graph, weights: &[Weight], samples: usize) -> Result<ElementScores> {
     let norms = mean_squares(host, weights, samples)?;
     weights
         .iter()
@@ -80,10 +75,14 @@ fn squares_of<'a>(reader: &Reader, weight: &Weight, norms: &'a MeanSquares) -> R
         per_group
     };
     let squares = norms.get(&(reader.input.clone(), reader.channel_axis));
-    squares.map(Vec::as_slice).filter(|squares| squares.len() == channels).ok_or_else(|| {
-        let message = format!("its input has another number of channels than the {channels} that its weight multiplies");
-        Error::unsupported(message).at(format!("node `{}`", reader.label))
-    })
+    squares
+        .map(Vec::as_slice)
+        .filter(|squares| squares.len() == channels)
+        .ok_or_else(|| {
+            let message =
+                format!("its input has another number of channels than the {channels} that its weight multiplies");
+            Error::unsupported(message).at(format!("node `{}`", reader.label))
+        })
 }
 
 #[cfg(test)]
@@ -108,14 +107,8 @@ mod tests {
                 }
             };
             let request = request.values.iter().map(|value| {
-                let channels = if value == "flatten" {
-                    16
-                } else {
-                    channels(value)
-                };
-                let squares = (0..channels)
-                    .map(|channel| (channel * channel) as f32)
-                    .collect();
+                let channels = if value == "flatten" { 16 } else { channels(value) };
+                let squares = (0..channels).map(|channel| (channel * channel) as f32).collect();
                 (
                     format!("{value}/mean_square"),
                     Tensor::from_vec(vec![channels], squares),
@@ -124,9 +117,7 @@ mod tests {
             request.collect()
         });
         let weights = crate::weights::weights(&model.graph);
-        let scores = host
-            .with(|host| scores(host, &model.graph, &weights, 32))
-            .unwrap();
+        let scores = host.with(|host| scores(host, &model.graph, &weights, 32)).unwrap();
         let values = finite_values(&model.graph, "wide.weight").unwrap();
         for (element, score) in scores["wide.weight"].iter().enumerate() {
             let channel = element / 9 % 10;

@@ -29,9 +29,7 @@ pub fn scores(
     samples: usize,
 ) -> Result<ElementScores> {
     match importance {
-        Importance::L1 => {
-            magnitude::scores(graph, weights.iter().map(|weight| weight.tensor.as_str()))
-        }
+        Importance::L1 => magnitude::scores(graph, weights.iter().map(|weight| weight.tensor.as_str())),
         Importance::Wanda => wanda::scores(host, graph, weights, samples),
     }
 }
