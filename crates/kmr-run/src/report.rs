@@ -196,6 +196,8 @@ pub struct StepReport {
     pub quality: Option<f64>,
     /// How many search samples stand behind the quality.
     pub samples: Option<usize>,
+    /// Every cost that was measured.
+    pub costs: BTreeMap<String, f64>,
 }
 
 /// A layer before and after.
@@ -235,4 +237,22 @@ pub struct PluginReport {
     pub version: String,
     /// The SHA-256 of its file.
     pub sha256: Sha256,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{env, fs, path::Path};
+
+    use super::*;
+
+    #[test]
+    fn the_published_schema_is_the_one_that_is_written() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/report.schema.json");
+        let schema = format!("{:#}\n", report_schema());
+        if env::var_os("UPDATE_SCHEMA").is_some() {
+            fs::write(&path, &schema).unwrap();
+        }
+        let published = fs::read_to_string(&path).unwrap();
+        assert!(published == schema, "run this test with UPDATE_SCHEMA=1, and count REPORT_SCHEMA up if meaning changed");
+    }
 }

@@ -28,7 +28,7 @@ pub fn execute(arguments: &Infer, common: &Common) -> Result<u8, Failure> {
         arguments.values.clone()
     };
     let asked: Vec<&str> = names.iter().map(String::as_str).collect();
-    let program = Interpreter::new()
+    let program = Interpreter
         .load(&model)
         .map_err(|error| Failure::new(exit::INPUT, error.to_string()).at(place()))?;
     let batch = arguments.batch as usize;

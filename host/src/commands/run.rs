@@ -40,7 +40,7 @@ pub fn execute(arguments: &Run, common: &Common) -> Result<u8, Failure> {
     let model = Model::decode(model_bytes.clone()).map_err(|error| Failure::model(&model_path, &error))?;
     check_weights(&model, &model_path)?;
     let splits = Splits::read(&plan.manifest, &model)?;
-    let engine = Interpreter::new();
+    let engine = Interpreter;
     if let Some(refusal) = engine.supports(&model).into_iter().next() {
         let error = kmr_compute::ComputeError::from(refusal);
         return Err(compute_failure(&model_path, &error));
@@ -160,10 +160,10 @@ fn measure_original(subject: &mut Subject) -> Result<kmr_core::Costs, Failure> {
 /// The budget's limits in the meters' units.
 fn limits(plan: &Plan, before: &kmr_core::Costs) -> Result<Vec<(String, f64)>, Failure> {
     let limits = plan.resolved.limits.iter();
-    limits.map(|limit| absolute(&limit.meter, limit.at_most, before)).collect()
+    limits.map(|limit| absolute(&limit.meter, &limit.at_most, before)).collect()
 }
 
-fn absolute(meter: &str, at_most: manifest::Amount, before: &kmr_core::Costs) -> Result<(String, f64), Failure> {
+fn absolute(meter: &str, at_most: &manifest::Amount, before: &kmr_core::Costs) -> Result<(String, f64), Failure> {
     let original = before.get(meter).copied().ok_or_else(|| {
         Failure::new(exit::INPUT, format!("`{meter}` of this model is not known"))
             .help("declare the shapes of open inputs under `[model] inputs`; `kmr measure` tells what is missing")
@@ -203,7 +203,7 @@ fn stages(plan: &Plan, limits: &[(String, f64)], before: &kmr_core::Costs, sign:
     };
     let stages = plan.resolved.stages.iter().map(|stage| {
         let until = match &stage.until {
-            Some(until) => Some(budget(&[absolute(&until.meter, until.at_most, before)?])?),
+            Some(until) => Some(budget(&[absolute(&until.meter, &until.at_most, before)?])?),
             None => None,
         };
         Ok(Stage {

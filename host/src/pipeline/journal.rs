@@ -81,6 +81,7 @@ impl Recorder {
             cost: measured.and_then(|measurement| measurement.costs.get(&self.budget_meter).copied()),
             quality: quality.map(|quality| self.sign * quality.value),
             samples: quality.map(|quality| quality.samples),
+            costs: measured.map(|measurement| measurement.costs.clone()).unwrap_or_default(),
         }
     }
 
