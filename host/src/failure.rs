@@ -95,7 +95,7 @@ impl From<kmr_manifest::Error> for Failure {
         let first = error.first();
         let (line, column) = first.line_and_column();
         let code = match error.kind() {
-            kmr_manifest::ErrorKind::Extension => exit::PLUGIN_MISSING,
+            kmr_manifest::ErrorKind::Extension | kmr_manifest::ErrorKind::PluginPath => exit::PLUGIN_MISSING,
             _ => exit::MANIFEST,
         };
         Self {

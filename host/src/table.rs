@@ -45,9 +45,9 @@ impl Table {
     }
 }
 
-/// A number with its thousands apart, whole where it is whole.
+/// A number with its thousands apart, with decimals where they say something.
 pub fn number(value: f64) -> String {
-    if value.fract() != 0.0 || value.abs() >= 1e15 {
+    if !value.is_finite() || (value.fract() != 0.0 && value.abs() < 1000.0) || value.abs() >= 1e15 {
         return format!("{value:.4}");
     }
     let digits = format!("{:.0}", value.abs());

@@ -9,10 +9,9 @@ use std::{
 };
 
 use kmr_compute::{Engine, Program};
-use kmr_formats::Dataset;
 use kmr_model::Model;
 
-use super::{data::Splits, forward::ForwardCache};
+use super::{data::Splits, forward::Answers};
 use crate::terminal::Progress;
 
 /// What every part of a run shares and none changes.
@@ -36,8 +35,7 @@ pub struct Context {
     /// Where progress is shown.
     pub progress: Progress,
     /// The reference's answers, which every comparison needs again.
-    search_answers: Arc<ForwardCache>,
-    holdout_answers: Arc<ForwardCache>,
+    pub reference_answers: Answers,
 }
 
 impl Context {
@@ -64,22 +62,12 @@ impl Context {
             threads,
             interrupted,
             progress,
-            search_answers: Arc::default(),
-            holdout_answers: Arc::default(),
+            reference_answers: Answers::default(),
         }
     }
 
     /// Whether somebody asked to stop.
     pub fn is_interrupted(&self) -> bool {
         self.interrupted.load(Ordering::Relaxed)
-    }
-
-    /// The reference's answers on `data`, which is one of the splits.
-    pub fn reference_answers(&self, data: &Arc<Dataset>) -> Arc<ForwardCache> {
-        if Arc::ptr_eq(data, &self.splits.search) {
-            self.search_answers.clone()
-        } else {
-            self.holdout_answers.clone()
-        }
     }
 }

@@ -356,7 +356,7 @@ fn layers(context: &Context, result: &Candidate) -> Vec<LayerReport> {
     let reports = before.iter().map(|layer| {
         let now = after.iter().find(|other| other.node == layer.node);
         let macs = |layer: Option<&cost::LayerCost>| layer.and_then(|layer| layer.macs).unwrap_or(0) as f64;
-        let changes = result.changes.iter().filter(|(_, change)| change.layer == layer.node);
+        let changes = result.changes.iter().filter(|(_, change)| change.layer == layer.node || change.layer == layer.label);
         LayerReport {
             layer: layer.label.clone(),
             operator: layer.op_type.clone(),

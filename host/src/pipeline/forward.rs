@@ -13,7 +13,7 @@ use kmr_model::Tensor;
 /// Samples to a batch where nobody asks otherwise.
 pub const BATCH: usize = 100;
 
-/// Answers kept for meters that ask for the same: several meters, one run.
+/// One model's answers on one data set, kept for meters that ask for the same: several meters, one run.
 #[derive(Default)]
 pub struct ForwardCache {
     entries: Mutex<Entries>,
@@ -41,6 +41,25 @@ impl ForwardCache {
             entries.bytes += bytes;
             entries.answers.insert(key, answers.to_vec());
         }
+    }
+}
+
+/// One model's answers, split by split.
+#[derive(Default)]
+pub struct Answers {
+    splits: Mutex<Vec<(Arc<Dataset>, Arc<ForwardCache>)>>,
+}
+
+impl Answers {
+    /// The answers on `data`.
+    pub fn on(&self, data: &Arc<Dataset>) -> Arc<ForwardCache> {
+        let mut splits = self.splits.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, answers)) = splits.iter().find(|(known, _)| Arc::ptr_eq(known, data)) {
+            return answers.clone();
+        }
+        let answers = Arc::new(ForwardCache::default());
+        splits.push((data.clone(), answers.clone()));
+        answers
     }
 }
 

@@ -42,11 +42,6 @@ impl Recorder {
         }
     }
 
-    /// How many candidates were measured without adopting them.
-    pub fn probes(&self) -> usize {
-        self.probes
-    }
-
     fn tried(&mut self, trial: &Trial) {
         self.trials += 1;
         let step = self.step(trial);

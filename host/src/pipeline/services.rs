@@ -113,7 +113,7 @@ impl Services {
     fn cache(&self, request: &RunRequest) -> Option<Arc<ForwardCache>> {
         match (&self.caller, request.split) {
             (Caller::Meter { data, answers, .. }, Split::Evaluation) => Some(match request.model.as_str() {
-                REFERENCE => self.context.reference_answers(data),
+                REFERENCE => self.context.reference_answers.on(data),
                 _ => answers.clone(),
             }),
             _ => None,

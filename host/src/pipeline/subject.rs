@@ -17,7 +17,7 @@ use kmr_sdk::{
 use super::{
     catalog::{COST_METERS, loader_failure},
     context::Context,
-    forward::ForwardCache,
+    forward::Answers,
     plan::{self, Plan},
     services::{Caller, Services},
     transaction::Transaction,
@@ -41,7 +41,7 @@ pub struct Candidate {
     pub model: Model,
     /// What its rules did, with the rule's id; earlier stages' first.
     pub changes: Vec<(String, Change)>,
-    answers: Arc<ForwardCache>,
+    answers: Answers,
 }
 
 /// A use of a rule in the present stage.
@@ -108,7 +108,7 @@ impl Subject {
         let base = Arc::new(Candidate {
             model: context.reference.clone(),
             changes: Vec::new(),
-            answers: Arc::default(),
+            answers: Answers::default(),
         });
         let quality_meter = resolved.quality.meter.clone();
         Ok(Self {
@@ -137,7 +137,7 @@ impl Subject {
         Arc::new(Candidate {
             model: self.context.reference.clone(),
             changes: Vec::new(),
-            answers: Arc::default(),
+            answers: Answers::default(),
         })
     }
 
@@ -180,7 +180,7 @@ impl Subject {
             Caller::Meter {
                 data: data.clone(),
                 limit,
-                answers: candidate.answers.clone(),
+                answers: candidate.answers.on(data),
             },
             Transaction::new(candidate.model.clone()),
         );
@@ -252,7 +252,7 @@ impl Subject {
         let candidate = Arc::new(Candidate {
             model,
             changes,
-            answers: Arc::default(),
+            answers: Answers::default(),
         });
         if self.made.len() >= KEPT {
             self.made.clear();

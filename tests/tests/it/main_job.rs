@@ -3,8 +3,9 @@
 use std::fs;
 
 use bytes::Bytes;
+use kmr_formats::read_npz;
 use kmr_model::Model;
-use kmr_tests::{Bench, example};
+use kmr_tests::{Bench, example, kmr};
 
 use crate::SHORT;
 
@@ -31,6 +32,25 @@ fn a_run_fits_the_budget_to_the_byte_and_says_what_it_did() {
     let elements = |model: &Model| -> usize { model.graph.initializers.values().map(|i| i.tensor.len()).sum() };
     assert!(elements(&pruned) < elements(&original), "channels are really gone");
     assert_eq!(pruned.graph.nodes.len(), original.graph.nodes.len());
+}
+
+#[test]
+fn the_reported_quality_is_that_of_the_written_file_on_each_split() {
+    let bench = Bench::new(SHORT);
+    bench.run(&[]).expect(0, &[]);
+    let report = bench.report();
+    let model = bench.path("run/model.onnx");
+    for (split, file) in [("search", "search-5k.npz"), ("holdout", "test-10k.npz")] {
+        let (inputs, outputs) = (example().join(file), bench.path("logits.npz"));
+        let text = |path: &std::path::Path| path.to_str().unwrap().to_owned();
+        let arguments = ["infer", &text(&model), "--inputs", &text(&inputs), "--outputs", &text(&outputs)];
+        kmr(&[&arguments[..], &["--scale", "1/255"]].concat()).expect(0, &[]);
+        let logits = read_npz(&outputs).unwrap()["logits"].to_f32().unwrap().into_owned();
+        let labels = read_npz(&inputs).unwrap()["labels"].to_i64().unwrap();
+        let samples = logits.chunks(10).zip(&labels).take(200);
+        let right = samples.filter(|(row, label)| (0..10).all(|class| row[class] <= row[**label as usize])).count();
+        assert_eq!(report["quality"][split]["after"].as_f64().unwrap(), right as f64 / 200.0, "{split}");
+    }
 }
 
 #[test]
