@@ -64,7 +64,11 @@ impl Failure {
         if let Some(rendered) = &self.rendered {
             return format!("{}\n", rendered.trim_end());
         }
-        let (red, blue, reset) = if color { ("\x1b[1;31m", "\x1b[1;34m", "\x1b[0m") } else { ("", "", "") };
+        let (red, blue, reset) = if color {
+            ("\x1b[1;31m", "\x1b[1;34m", "\x1b[0m")
+        } else {
+            ("", "", "")
+        };
         let mut text = format!("{red}error{reset}: {}\n", self.message);
         if let Some(place) = &self.place {
             text += &format!("  {blue}-->{reset} {place}\n");

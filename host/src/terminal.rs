@@ -53,7 +53,11 @@ pub fn initialize(choice: ColorChoice, verbosity: i16) {
         .filter_level(log::LevelFilter::Off)
         .filter_module("kmr", level)
         .parse_env("KMR_LOG")
-        .write_style(if color { env_logger::WriteStyle::Always } else { env_logger::WriteStyle::Never })
+        .write_style(if color {
+            env_logger::WriteStyle::Always
+        } else {
+            env_logger::WriteStyle::Never
+        })
         .target(env_logger::Target::Pipe(Box::new(AroundBars)))
         .format_timestamp(None)
         .init();

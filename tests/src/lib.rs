@@ -11,7 +11,9 @@ use serde_json::Value;
 
 /// The repository's root.
 pub fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests lie in the repository")
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the tests lie in the repository")
 }
 
 /// The folder of the example.
@@ -110,7 +112,11 @@ pub fn kmr(arguments: &[&str]) -> Run {
 pub fn kmr_in(folder: &Path, arguments: &[&str]) -> Run {
     let program = build_folder().join("kmr");
     let mut command = Command::new(program);
-    command.current_dir(folder).args(arguments).env_remove("KMR_PLUGIN_PATH").env_remove("KMR_LOG");
+    command
+        .current_dir(folder)
+        .args(arguments)
+        .env_remove("KMR_PLUGIN_PATH")
+        .env_remove("KMR_LOG");
     Run::of(command.output().expect("kmr starts"))
 }
 

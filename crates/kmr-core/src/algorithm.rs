@@ -192,21 +192,13 @@ fn start<S: Subject + ?Sized>(
         .is_ok_and(|standing| standing.met);
     let reducing = knobs.levels(Role::Reduce);
     let recovering = knobs.levels(Role::Recover);
-    let recoveries = if recovering == 0 {
-        0
-    } else {
-        options.recoveries
-    };
+    let recoveries = if recovering == 0 { 0 } else { options.recoveries };
     // Without reductions to follow, the recoveries stand by themselves.
     let (bound, at_once) = match reducing {
         0 => (recoveries, recoveries),
         _ => (reducing.saturating_mul(recoveries.saturating_add(1)), 0),
     };
-    let reference = objective
-        .reference
-        .as_ref()
-        .unwrap_or(&measurement)
-        .without_scores();
+    let reference = objective.reference.as_ref().unwrap_or(&measurement).without_scores();
     Ok(History {
         schema: SCHEMA,
         budget: objective.budget.clone(),
@@ -247,9 +239,7 @@ fn measure_start<S: Subject + ?Sized>(
         .map_err(|error| unmeasurable(error.to_string()))?;
     let quality = match &objective.known_quality {
         Some(quality) => quality.clone(),
-        None => subject
-            .quality(&knobs.off(), Fidelity::FULL)
-            .map_err(failed)?,
+        None => subject.quality(&knobs.off(), Fidelity::FULL).map_err(failed)?,
     };
     let reference = match &objective.reference {
         Some(reference) => reference.quality_value().unwrap_or(f64::NAN),

@@ -50,10 +50,7 @@ impl Assignment {
         let mut values = self.0.clone();
         for (position, change) in action.0.iter().enumerate() {
             check_value(knobs, change.knob, change.value)?;
-            if action.0[..position]
-                .iter()
-                .any(|earlier| earlier.knob == change.knob)
-            {
+            if action.0[..position].iter().any(|earlier| earlier.knob == change.knob) {
                 return Err(ActionError::KnobTwice { knob: change.knob });
             }
             values[change.knob] = change.value;
@@ -72,9 +69,7 @@ impl Assignment {
 
     /// Whether a knob with this role differs between the two.
     pub fn differs(&self, other: &Assignment, knobs: &Knobs, role: Role) -> bool {
-        knobs
-            .with_role(role)
-            .any(|knob| self.0[knob] != other.0[knob])
+        knobs.with_role(role).any(|knob| self.0[knob] != other.0[knob])
     }
 
     /// The same assignment with the recovering knobs back at *off*.
@@ -173,10 +168,7 @@ impl Action {
             let known = knobs.get(change.knob);
             match known.and_then(|knob| Some((knob, knob.values.get(change.value)?))) {
                 Some((knob, value)) => format!("{knob} = {value}"),
-                None => format!(
-                    "knob {} = value {}, which does not exist",
-                    change.knob, change.value
-                ),
+                None => format!("knob {} = value {}, which does not exist", change.knob, change.value),
             }
         });
         words.collect::<Vec<_>>().join(", ")
@@ -240,13 +232,7 @@ mod tests {
         Knobs::new(vec![
             Knob::new("prune", "sparsity", "layer1", Role::Reduce, values.clone()),
             Knob::new("prune", "sparsity", "layer2", Role::Reduce, values),
-            Knob::new(
-                "distill",
-                "on",
-                "model",
-                Role::Recover,
-                vec![false.into(), true.into()],
-            ),
+            Knob::new("distill", "on", "model", Role::Recover, vec![false.into(), true.into()]),
         ])
         .unwrap()
     }
@@ -254,10 +240,7 @@ mod tests {
     #[test]
     fn actions_lead_where_they_say_and_back_out_as_changes() {
         let knobs = knobs();
-        let action = Action(vec![
-            Change { knob: 1, value: 2 },
-            Change { knob: 2, value: 1 },
-        ]);
+        let action = Action(vec![Change { knob: 1, value: 2 }, Change { knob: 2, value: 1 }]);
         let there = knobs.off().apply(&knobs, &action).unwrap();
         assert_eq!(there.as_slice(), [0, 2, 1]);
         assert_eq!(knobs.off().changes_to(&there), action);
@@ -273,17 +256,11 @@ mod tests {
     fn foreign_indexes_are_errors() {
         let knobs = knobs();
         let apply = |changes: &[(usize, usize)]| {
-            let action = changes
-                .iter()
-                .map(|&(knob, value)| Change { knob, value })
-                .collect();
+            let action = changes.iter().map(|&(knob, value)| Change { knob, value }).collect();
             knobs.off().apply(&knobs, &action).unwrap_err()
         };
         assert_eq!(apply(&[]), ActionError::Empty);
-        assert_eq!(
-            apply(&[(3, 0)]),
-            ActionError::NoSuchKnob { knob: 3, knobs: 3 }
-        );
+        assert_eq!(apply(&[(3, 0)]), ActionError::NoSuchKnob { knob: 3, knobs: 3 });
         assert!(matches!(
             apply(&[(2, 2)]),
             ActionError::NoSuchValue {
@@ -294,9 +271,6 @@ mod tests {
         ));
         assert_eq!(apply(&[(0, 1), (0, 2)]), ActionError::KnobTwice { knob: 0 });
         let short = Assignment::from(vec![0]);
-        assert_eq!(
-            short.check(&knobs),
-            Err(ActionError::Length { given: 1, knobs: 3 })
-        );
+        assert_eq!(short.check(&knobs), Err(ActionError::Length { given: 1, knobs: 3 }));
     }
 }

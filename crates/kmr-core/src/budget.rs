@@ -88,10 +88,7 @@ impl Budget {
                     at_most: limit.at_most,
                 });
             }
-            if limits[..position]
-                .iter()
-                .any(|earlier| earlier.meter == meter)
-            {
+            if limits[..position].iter().any(|earlier| earlier.meter == meter) {
                 return Err(BudgetError::Repeated { meter });
             }
         }
@@ -126,9 +123,7 @@ impl Budget {
         };
         for Limit { meter, at_most } in &self.0 {
             let Some(&cost) = costs.get(meter) else {
-                return Err(Unmeasurable::Missing {
-                    meter: meter.clone(),
-                });
+                return Err(Unmeasurable::Missing { meter: meter.clone() });
             };
             if cost > *at_most {
                 standing.met = false;
@@ -193,18 +188,13 @@ mod tests {
     use super::*;
 
     fn costs(pairs: &[(&str, f64)]) -> Costs {
-        pairs
-            .iter()
-            .map(|&(meter, cost)| (meter.to_owned(), cost))
-            .collect()
+        pairs.iter().map(|&(meter, cost)| (meter.to_owned(), cost)).collect()
     }
 
     #[test]
     fn one_limit_is_loaded_by_its_cost_and_several_by_their_violation() {
         let one = Budget::at_most("size", 100.0).unwrap();
-        let standing = one
-            .standing(&costs(&[("macs", 7.0), ("size", 150.0)]))
-            .unwrap();
+        let standing = one.standing(&costs(&[("macs", 7.0), ("size", 150.0)])).unwrap();
         assert_eq!(
             standing,
             Standing {
@@ -220,9 +210,7 @@ mod tests {
             at_most,
         };
         let two = Budget::new(vec![limit("size", 100.0), limit("macs", 10.0)]).unwrap();
-        let standing = two
-            .standing(&costs(&[("size", 150.0), ("macs", 5.0)]))
-            .unwrap();
+        let standing = two.standing(&costs(&[("size", 150.0), ("macs", 5.0)])).unwrap();
         assert_eq!(
             standing,
             Standing {
@@ -242,11 +230,7 @@ mod tests {
         ));
         for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
             assert!(budget.standing(&costs(&[("size", bad)])).is_err());
-            assert!(
-                budget
-                    .standing(&costs(&[("size", 1.0), ("macs", bad)]))
-                    .is_err()
-            );
+            assert!(budget.standing(&costs(&[("size", 1.0), ("macs", bad)])).is_err());
             assert!(Budget::at_most("size", bad).is_err());
         }
         assert!(Budget::at_most("size", 0.0).is_err());
@@ -258,10 +242,7 @@ mod tests {
         for correct in 0..=2000 {
             let reference = correct as f64 / 2000.0 + 0.005;
             assert!(floor.holds(correct as f64 / 2000.0, reference), "{correct}");
-            assert!(
-                !floor.holds((correct as f64 - 1.0) / 2000.0, reference),
-                "{correct}"
-            );
+            assert!(!floor.holds((correct as f64 - 1.0) / 2000.0, reference), "{correct}");
         }
         assert!(!floor.holds(f64::NAN, 0.9));
         assert!(Floor::AtLeast(0.9).holds(0.9, f64::NAN));

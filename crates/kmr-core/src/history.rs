@@ -236,9 +236,7 @@ impl History {
 
     /// Records are in order of `step`, so those of the current state end the list.
     fn recent(&self) -> impl Iterator<Item = &Record> {
-        let first = self
-            .records
-            .partition_point(|record| record.step() < self.step);
+        let first = self.records.partition_point(|record| record.step() < self.step);
         self.records[first..].iter()
     }
 }

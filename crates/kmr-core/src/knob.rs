@@ -172,9 +172,7 @@ impl Knobs {
         let mut identities = std::collections::HashSet::new();
         for knob in &knobs {
             if knob.values.is_empty() {
-                return Err(KnobError::NoValues {
-                    knob: knob.to_string(),
-                });
+                return Err(KnobError::NoValues { knob: knob.to_string() });
             }
             for (position, value) in knob.values.iter().enumerate() {
                 if matches!(value, Value::Number(number) if !number.is_finite()) {
@@ -191,9 +189,7 @@ impl Knobs {
                 }
             }
             if !identities.insert((&knob.rule, &knob.name, &knob.target)) {
-                return Err(KnobError::RepeatedKnob {
-                    knob: knob.to_string(),
-                });
+                return Err(KnobError::RepeatedKnob { knob: knob.to_string() });
             }
         }
         Ok(Knobs(knobs))
@@ -229,10 +225,7 @@ impl Knobs {
 
     /// Σ(|V_k| − 1) over the knobs with this role: Proposition 1's N for [`Role::Reduce`].
     pub fn levels(&self, role: Role) -> usize {
-        self.iter()
-            .filter(|knob| knob.role == role)
-            .map(Knob::levels)
-            .sum()
+        self.iter().filter(|knob| knob.role == role).map(Knob::levels).sum()
     }
 
     /// The assignment with every knob off.
@@ -287,8 +280,6 @@ mod tests {
         assert!(message(vec![knob(vec![])]).contains("prune.sparsity of layer1"));
         assert!(message(vec![knob(vec![0.0.into(), 0.0.into()])]).contains("value 0 twice"));
         assert!(message(vec![knob(vec![f64::NAN.into()])]).contains("NaN"));
-        assert!(
-            message(vec![knob(vec![0.0.into()]), knob(vec![1.0.into()])]).contains("offered twice")
-        );
+        assert!(message(vec![knob(vec![0.0.into()]), knob(vec![1.0.into()])]).contains("offered twice"));
     }
 }

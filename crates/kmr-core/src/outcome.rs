@@ -95,11 +95,7 @@ impl Conclusion {
             .limits()
             .iter()
             .map(|limit| {
-                let cost = |costs: &Costs| {
-                    costs
-                        .get(&limit.meter)
-                        .map_or("?".to_owned(), f64::to_string)
-                };
+                let cost = |costs: &Costs| costs.get(&limit.meter).map_or("?".to_owned(), f64::to_string);
                 format!(
                     "{} {} (limit {}, smallest seen {})",
                     limit.meter,

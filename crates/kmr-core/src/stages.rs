@@ -113,18 +113,11 @@ pub enum PipelineError {
 
 impl Pipeline {
     /// Checks the stages against one another.
-    pub fn new(
-        stages: Vec<Stage>,
-        budget: Budget,
-        floor: Option<Floor>,
-    ) -> Result<Self, PipelineError> {
+    pub fn new(stages: Vec<Stage>, budget: Budget, floor: Option<Floor>) -> Result<Self, PipelineError> {
         let Some(last_reducing) = stages.len().checked_sub(1) else {
             return Err(PipelineError::NoStages);
         };
-        let last_reducing = stages
-            .iter()
-            .rposition(Stage::reduces)
-            .unwrap_or(last_reducing);
+        let last_reducing = stages.iter().rposition(Stage::reduces).unwrap_or(last_reducing);
         let mut names = HashSet::new();
         for (index, stage) in stages.iter().enumerate() {
             let name = || stage.name.clone();
@@ -135,15 +128,9 @@ impl Pipeline {
                 return Err(PipelineError::RepeatedStage { stage: name() });
             }
             for (position, rule) in stage.rules.iter().enumerate() {
-                if stage.rules[..position]
-                    .iter()
-                    .any(|earlier| earlier.id == rule.id)
-                {
+                if stage.rules[..position].iter().any(|earlier| earlier.id == rule.id) {
                     let rule = rule.id.clone();
-                    return Err(PipelineError::RepeatedRule {
-                        stage: name(),
-                        rule,
-                    });
+                    return Err(PipelineError::RepeatedRule { stage: name(), rule });
                 }
             }
             match (&stage.until, stage.reduces()) {
@@ -154,11 +141,7 @@ impl Pipeline {
                 _ => {}
             }
         }
-        Ok(Pipeline {
-            stages,
-            budget,
-            floor,
-        })
+        Ok(Pipeline { stages, budget, floor })
     }
 
     /// The stages in order.
@@ -222,9 +205,7 @@ where
             budget: stage.until.as_ref().unwrap_or(&pipeline.budget).clone(),
             floor: stage.floor.or(if is_last { pipeline.floor } else { None }),
             reference: before.as_ref().map(|(reference, _)| reference.clone()),
-            known_quality: before
-                .as_ref()
-                .and_then(|(_, last)| last.measurement.quality.clone()),
+            known_quality: before.as_ref().and_then(|(_, last)| last.measurement.quality.clone()),
         };
         let mut policy = policy_for(stage);
         let conclusion = budgeted_kmr(subject, &mut policy, &objective, options, observer)?;
@@ -255,21 +236,11 @@ where
     })
 }
 
-fn judge(
-    pipeline: &Pipeline,
-    reference: &Measurement,
-    last: &Measurement,
-    conclusions: &[Conclusion],
-) -> Outcome {
-    let met = pipeline
-        .budget
-        .standing(&last.costs)
-        .is_ok_and(|standing| standing.met);
+fn judge(pipeline: &Pipeline, reference: &Measurement, last: &Measurement, conclusions: &[Conclusion]) -> Outcome {
+    let met = pipeline.budget.standing(&last.costs).is_ok_and(|standing| standing.met);
     let quality = last.quality_value().unwrap_or(f64::NAN);
     let original = reference.quality_value().unwrap_or(f64::NAN);
-    let honored = pipeline
-        .floor
-        .is_none_or(|floor| floor.holds(quality, original));
+    let honored = pipeline.floor.is_none_or(|floor| floor.holds(quality, original));
     if met && honored {
         return Outcome::Feasible;
     }

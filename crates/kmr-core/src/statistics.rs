@@ -89,9 +89,7 @@ impl Comparison {
             comparison.samples += 1;
             comparison.lost += usize::from(after < before);
             comparison.gained += usize::from(after > before);
-            comparison.binary &= [before, after]
-                .iter()
-                .all(|&score| score == 0.0 || score == 1.0);
+            comparison.binary &= [before, after].iter().all(|&score| score == 0.0 || score == 1.0);
             // Welford's recurrence.
             let off = difference - comparison.drop;
             comparison.drop += off / comparison.samples as f64;
@@ -159,11 +157,7 @@ pub fn non_inferiority(
 
 /// The smallest margin that `samples` samples of 0/1 scores can prove when as many answers flip
 /// to wrong as to right, together a share `flipped` in [0, 1] of the samples.
-pub fn smallest_provable_drop(
-    samples: usize,
-    flipped: f64,
-    confidence: f64,
-) -> Result<f64, StatisticsError> {
+pub fn smallest_provable_drop(samples: usize, flipped: f64, confidence: f64) -> Result<f64, StatisticsError> {
     check_confidence(confidence)?;
     if samples == 0 {
         return Err(StatisticsError::NoSamples);
@@ -188,11 +182,7 @@ pub fn smallest_provable_drop(
 
 /// The smallest margin that `samples` samples can prove when nothing is lost on average and the
 /// differences have this standard deviation. Infinite for one sample.
-pub fn smallest_provable_mean_drop(
-    samples: usize,
-    deviation: f64,
-    confidence: f64,
-) -> Result<f64, StatisticsError> {
+pub fn smallest_provable_mean_drop(samples: usize, deviation: f64, confidence: f64) -> Result<f64, StatisticsError> {
     check_confidence(confidence)?;
     if samples == 0 {
         return Err(StatisticsError::NoSamples);
@@ -225,16 +215,8 @@ fn check_confidence(value: f64) -> Result<(), StatisticsError> {
 }
 
 enum Test {
-    Proportions {
-        samples: f64,
-        lost: f64,
-        gained: f64,
-    },
-    Mean {
-        samples: f64,
-        drop: f64,
-        deviation: f64,
-    },
+    Proportions { samples: f64, lost: f64, gained: f64 },
+    Mean { samples: f64, drop: f64, deviation: f64 },
 }
 
 impl Test {
@@ -242,11 +224,7 @@ impl Test {
         let samples = comparison.samples as f64;
         if comparison.binary {
             let (lost, gained) = (comparison.lost as f64, comparison.gained as f64);
-            Test::Proportions {
-                samples,
-                lost,
-                gained,
-            }
+            Test::Proportions { samples, lost, gained }
         } else {
             Test::Mean {
                 samples,
@@ -259,11 +237,9 @@ impl Test {
     /// P(a drop as small as observed | the drop is `margin`).
     fn p_value(&self, margin: f64) -> f64 {
         match *self {
-            Test::Proportions {
-                samples,
-                lost,
-                gained,
-            } => normal_upper_tail(-tango_statistic(samples, lost, gained, margin)),
+            Test::Proportions { samples, lost, gained } => {
+                normal_upper_tail(-tango_statistic(samples, lost, gained, margin))
+            }
             Test::Mean { samples, .. } if samples < 2.0 => 1.0,
             Test::Mean {
                 samples,
@@ -342,10 +318,7 @@ mod tests {
     #[test]
     fn flips_are_counted_where_the_accuracy_hides_them() {
         let comparison = binary(100, 7, 7);
-        assert_eq!(
-            (comparison.lost, comparison.gained, comparison.flips()),
-            (7, 7, 14)
-        );
+        assert_eq!((comparison.lost, comparison.gained, comparison.flips()), (7, 7, 14));
         assert!(comparison.drop.abs() < 1e-15 && comparison.binary);
     }
 
@@ -363,9 +336,7 @@ mod tests {
                     + (samples - lost - gained) * f64::ln(1.0 - 2.0 * q - margin)
             };
             let grid = (1..100_000).map(|at| f64::from(at) * (1.0 - margin) / 200_000.0);
-            let best = grid
-                .max_by(|x, y| likelihood(*x).total_cmp(&likelihood(*y)))
-                .unwrap();
+            let best = grid.max_by(|x, y| likelihood(*x).total_cmp(&likelihood(*y))).unwrap();
             let variance: f64 = samples * (2.0 * best + margin * (1.0 - margin));
             let expected = (lost - gained - samples * margin) / variance.sqrt();
             let actual = tango_statistic(samples, lost, gained, margin);
@@ -418,16 +389,8 @@ mod tests {
         assert!((provable - 0.026_34).abs() < 1e-4, "{provable}");
         let many = smallest_provable_drop(10_000, 0.03, 0.95).unwrap();
         assert!((0.0028..0.0030).contains(&many), "{many}");
-        assert!(
-            !non_inferiority(&binary(100, 0, 0), 0.02, 0.95)
-                .unwrap()
-                .passed
-        );
-        assert!(
-            non_inferiority(&binary(100, 0, 0), 0.03, 0.95)
-                .unwrap()
-                .passed
-        );
+        assert!(!non_inferiority(&binary(100, 0, 0), 0.02, 0.95).unwrap().passed);
+        assert!(non_inferiority(&binary(100, 0, 0), 0.03, 0.95).unwrap().passed);
     }
 
     #[test]
@@ -437,24 +400,12 @@ mod tests {
             let bound = non_inferiority(&comparison, 0.0, 0.9).unwrap().upper_bound;
             for margin in [0.01, 0.02, 0.05, 0.1, 0.5] {
                 let test = non_inferiority(&comparison, margin, 0.9).unwrap();
-                assert_eq!(
-                    test.passed,
-                    bound < margin,
-                    "{comparison:?} {margin} {bound}"
-                );
+                assert_eq!(test.passed, bound < margin, "{comparison:?} {margin} {bound}");
             }
         }
         // Winning is non-inferiority with nothing to lose: McNemar's test.
-        assert!(
-            non_inferiority(&binary(200, 3, 12), 0.0, 0.95)
-                .unwrap()
-                .passed
-        );
-        assert!(
-            !non_inferiority(&binary(200, 9, 12), 0.0, 0.95)
-                .unwrap()
-                .passed
-        );
+        assert!(non_inferiority(&binary(200, 3, 12), 0.0, 0.95).unwrap().passed);
+        assert!(!non_inferiority(&binary(200, 9, 12), 0.0, 0.95).unwrap().passed);
     }
 
     /// Against a paired t-test worked by hand: differences 1, 2, 3, 4 have t = 2.5/(1.29099/2).

@@ -45,11 +45,7 @@ pub trait Subject {
     fn cost(&mut self, assignment: &Assignment) -> Result<Costs, SubjectError<Self::Error>>;
 
     /// The quality of a candidate: expensive, and asked only after its cost has passed.
-    fn quality(
-        &mut self,
-        assignment: &Assignment,
-        fidelity: Fidelity,
-    ) -> Result<Quality, SubjectError<Self::Error>>;
+    fn quality(&mut self, assignment: &Assignment, fidelity: Fidelity) -> Result<Quality, SubjectError<Self::Error>>;
 
     /// Makes a candidate the subject's present state. Called for each accepted step, and once more
     /// at the end when the best state is not the last one accepted.

@@ -63,10 +63,7 @@ impl<'f, R: Read> Bounded<'f, R> {
         }
         if bytes.len() as u64 != count {
             let missing = count - bytes.len() as u64;
-            return Err(self.error(
-                ErrorKind::Malformed,
-                format!("{what} ends {missing} bytes too early"),
-            ));
+            return Err(self.error(ErrorKind::Malformed, format!("{what} ends {missing} bytes too early")));
         }
         Ok(bytes)
     }
@@ -83,10 +80,7 @@ impl<'f, R: Read> Bounded<'f, R> {
         let mut byte = [0];
         match self.reader.read(&mut byte) {
             Ok(0) => Ok(()),
-            Ok(_) => Err(self.error(
-                ErrorKind::Malformed,
-                "more bytes follow than the shape takes",
-            )),
+            Ok(_) => Err(self.error(ErrorKind::Malformed, "more bytes follow than the shape takes")),
             Err(cause) => Err(self.error(ErrorKind::Malformed, format!("damaged: {cause}"))),
         }
     }

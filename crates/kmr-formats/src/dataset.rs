@@ -80,10 +80,8 @@ impl Dataset {
             }
         }
         let Some((_, count)) = count else {
-            return Err(
-                FormatError::new(ErrorKind::Empty, path, "there is no array of inputs")
-                    .help("name arrays like the model's inputs"),
-            );
+            return Err(FormatError::new(ErrorKind::Empty, path, "there is no array of inputs")
+                .help("name arrays like the model's inputs"));
         };
         let labels = match labels {
             Some((file, name, labels)) => Some(labels::read(file, name, &labels, count)?),
@@ -204,10 +202,7 @@ impl Dataset {
             inputs: inputs
                 .map(|(name, array)| (name.clone(), rows(array, range.clone())))
                 .collect(),
-            labels: self
-                .labels
-                .as_ref()
-                .map(|labels| labels[range.clone()].to_vec()),
+            labels: self.labels.as_ref().map(|labels| labels[range.clone()].to_vec()),
             places: self.places[range].to_vec(),
             ..self
         }
@@ -260,10 +255,6 @@ fn with_rows(array: &Tensor, count: usize, bytes: Bytes) -> Tensor {
 fn scaled(array: &Tensor, scale: Scale) -> Tensor {
     let (numerator, denominator) = (scale.numerator as f32, scale.denominator as f32);
     let table: [f32; 256] = std::array::from_fn(|x| x as f32 * numerator / denominator);
-    let values: Vec<f32> = array
-        .bytes()
-        .iter()
-        .map(|byte| table[usize::from(*byte)])
-        .collect();
+    let values: Vec<f32> = array.bytes().iter().map(|byte| table[usize::from(*byte)]).collect();
     Tensor::from_vec(array.shape().to_vec(), values)
 }

@@ -91,9 +91,7 @@ impl FormatError {
     pub fn way_out(&self) -> &str {
         match (self.0.help.as_str(), self.0.kind) {
             ("", ErrorKind::Io) => "check the path and its permissions",
-            ("", ErrorKind::Malformed) => {
-                "the file is cut short or damaged: write or copy it again"
-            }
+            ("", ErrorKind::Malformed) => "the file is cut short or damaged: write or copy it again",
             ("", ErrorKind::Unsupported) => "store numbers or booleans of a fixed size",
             ("", ErrorKind::Shape) => "arrays hold one sample per entry of their first axis",
             ("", ErrorKind::Labels) => "labels hold one class number per sample",

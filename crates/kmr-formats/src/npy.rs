@@ -54,9 +54,7 @@ pub(crate) fn read_array<R: Read>(mut reader: Bounded<'_, R>) -> Result<Tensor, 
     }
     if dtype == DType::BOOL {
         // ONNX knows 0 and 1 only; numpy takes any other byte for true.
-        values
-            .iter_mut()
-            .for_each(|byte| *byte = u8::from(*byte != 0));
+        values.iter_mut().for_each(|byte| *byte = u8::from(*byte != 0));
     }
     if header.fortran_order {
         values = to_row_major(&values, &header.shape, header.item_size);

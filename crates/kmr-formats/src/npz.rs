@@ -65,10 +65,7 @@ pub fn read_npz(path: &Path) -> Result<NamedArrays, FormatError> {
 ///
 /// An element type that npy has no name for, a name that occurs twice, and a file that cannot be
 /// written.
-pub fn write_npz<'a>(
-    path: &Path,
-    arrays: impl IntoIterator<Item = (&'a str, &'a Tensor)>,
-) -> Result<(), FormatError> {
+pub fn write_npz<'a>(path: &Path, arrays: impl IntoIterator<Item = (&'a str, &'a Tensor)>) -> Result<(), FormatError> {
     let arrays = arrays
         .into_iter()
         .map(|(name, tensor)| {

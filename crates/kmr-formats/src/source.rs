@@ -94,9 +94,9 @@ impl DatasetSource {
     fn select(&self, dataset: Dataset) -> Result<Dataset, FormatError> {
         let count = dataset.len();
         let skip = usize::try_from(self.skip).unwrap_or(usize::MAX);
-        let take = self.take.map_or(usize::MAX, |take| {
-            usize::try_from(take).unwrap_or(usize::MAX)
-        });
+        let take = self
+            .take
+            .map_or(usize::MAX, |take| usize::try_from(take).unwrap_or(usize::MAX));
         let start = skip.min(count);
         let end = start.saturating_add(take).min(count);
         if start == end {
@@ -131,16 +131,12 @@ fn sniff(path: &Path) -> Result<Format, FormatError> {
         [b'P', b'K', ..] => Ok(Format::Npz),
         [0x1f, 0x8b, ..] | [0, 0, ..] => Ok(Format::Idx),
         b"\x93NUMPY" => Ok(Format::Npy),
-        [] => Err(
-            FormatError::new(ErrorKind::Empty, path, "the file is empty")
+        [] => Err(FormatError::new(ErrorKind::Empty, path, "the file is empty")
+            .help("give an npz file, an IDX file or a folder of npy files")),
+        _ => Err(
+            FormatError::new(ErrorKind::Unsupported, path, "the file is neither npz, IDX nor npy")
                 .help("give an npz file, an IDX file or a folder of npy files"),
         ),
-        _ => Err(FormatError::new(
-            ErrorKind::Unsupported,
-            path,
-            "the file is neither npz, IDX nor npy",
-        )
-        .help("give an npz file, an IDX file or a folder of npy files")),
     }
 }
 
@@ -148,12 +144,10 @@ fn read_labels(path: &Path) -> Result<Tensor, FormatError> {
     match sniff(path)? {
         Format::Idx => read_idx(path),
         Format::Npy if path.is_file() => read_npy(path),
-        _ => Err(FormatError::new(
-            ErrorKind::Unsupported,
-            path,
-            "a file of labels is an IDX or npy file",
-        )
-        .help("leave `labels` out when the inputs' file holds the labels, too")),
+        _ => Err(
+            FormatError::new(ErrorKind::Unsupported, path, "a file of labels is an IDX or npy file")
+                .help("leave `labels` out when the inputs' file holds the labels, too"),
+        ),
     }
 }
 

@@ -61,15 +61,11 @@ impl Amount {
             "KiB" => bytes(1024.0),
             "MiB" => bytes(1024.0 * 1024.0),
             "GiB" => bytes(1024.0 * 1024.0 * 1024.0),
-            "KB" | "kb" | "Kb" | "K" | "k" => {
-                Err("write kB for 1000 bytes or KiB for 1024 bytes".to_string())
-            }
-            other if other.chars().all(char::is_alphabetic) && other.len() <= 16 => {
-                Ok(Self::Absolute {
-                    value: number,
-                    unit: Some(other.to_string()),
-                })
-            }
+            "KB" | "kb" | "Kb" | "K" | "k" => Err("write kB for 1000 bytes or KiB for 1024 bytes".to_string()),
+            other if other.chars().all(char::is_alphabetic) && other.len() <= 16 => Ok(Self::Absolute {
+                value: number,
+                unit: Some(other.to_string()),
+            }),
             _ => Err(FORMS.to_string()),
         }
     }
@@ -107,18 +103,12 @@ impl Scale {
     /// Reads `"1/255"` or `"0.5"`.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let (numerator, denominator) = text.split_once('/').unwrap_or((text, "1"));
-        Self::new(
-            numerator.trim().parse().ok()?,
-            denominator.trim().parse().ok()?,
-        )
+        Self::new(numerator.trim().parse().ok()?, denominator.trim().parse().ok()?)
     }
 
     pub(crate) fn new(numerator: f64, denominator: f64) -> Option<Self> {
         let usable = |number: f64| number.is_finite() && number != 0.0;
-        (usable(numerator) && usable(denominator)).then_some(Self {
-            numerator,
-            denominator,
-        })
+        (usable(numerator) && usable(denominator)).then_some(Self { numerator, denominator })
     }
 }
 
@@ -149,9 +139,7 @@ mod tests {
             unit: Some("ms".to_string()),
         };
         assert_eq!(Amount::parse("3.5 ms"), Ok(time));
-        for wrong in [
-            "", "%", "0%", "130%", "-3 kB", "kB", "1.2.3", "30 k", "5 m/s", "inf",
-        ] {
+        for wrong in ["", "%", "0%", "130%", "-3 kB", "kB", "1.2.3", "30 k", "5 m/s", "inf"] {
             assert!(Amount::parse(wrong).is_err(), "{wrong:?}");
         }
     }

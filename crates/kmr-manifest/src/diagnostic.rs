@@ -6,9 +6,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use miette::{
-    Diagnostic, LabeledSpan, MietteError, MietteSpanContents, SourceCode, SourceSpan, SpanContents,
-};
+use miette::{Diagnostic, LabeledSpan, MietteError, MietteSpanContents, SourceCode, SourceSpan, SpanContents};
 
 /// The manifest's text and the name under which problems quote it.
 #[derive(Debug, PartialEq, Eq)]
@@ -265,10 +263,7 @@ impl Error {
 
     /// Every problem in its plain form, with an empty line between two. No newline at the end.
     pub fn render(&self, color: bool) -> String {
-        let rendered: Vec<String> = self
-            .problems()
-            .map(|problem| problem.render(color))
-            .collect();
+        let rendered: Vec<String> = self.problems().map(|problem| problem.render(color)).collect();
         rendered.join("\n\n")
     }
 }

@@ -51,13 +51,7 @@ pub enum ValueKind {
     Tables(&'static str),
 }
 
-const fn key(
-    table: &'static str,
-    name: &'static str,
-    kind: ValueKind,
-    required: bool,
-    about: &'static str,
-) -> Key {
+const fn key(table: &'static str, name: &'static str, kind: ValueKind, required: bool, about: &'static str) -> Key {
     Key {
         table,
         name,
@@ -68,8 +62,7 @@ const fn key(
 }
 
 use ValueKind::{
-    Amount, Boolean, Choice, Free, Number, Scale, Shape, Table, Tables, Text, Texts, Until, Values,
-    Whole,
+    Amount, Boolean, Choice, Free, Number, Scale, Shape, Table, Tables, Text, Texts, Until, Values, Whole,
 };
 
 /// Every key, table by table.
@@ -213,10 +206,7 @@ fn table_schema(table: &str) -> Value {
             }
         }
     }
-    let required: Vec<&str> = keys_of(table)
-        .filter(|key| key.required)
-        .map(|key| key.name)
-        .collect();
+    let required: Vec<&str> = keys_of(table).filter(|key| key.required).map(|key| key.name).collect();
     json!({
         "type": "object",
         "properties": properties,
@@ -261,9 +251,7 @@ mod tests {
     fn every_table_is_reachable_and_no_key_is_declared_twice() {
         for key in KEYS {
             let named = |kind| matches!(kind, Table(name) | Tables(name) if name == key.table);
-            let reachable = key.table.is_empty()
-                || key.table == "until"
-                || KEYS.iter().any(|other| named(other.kind));
+            let reachable = key.table.is_empty() || key.table == "until" || KEYS.iter().any(|other| named(other.kind));
             assert!(reachable, "{key:?}");
             let same = keys_of(key.table).filter(|other| other.name == key.name);
             assert_eq!(same.count(), 1, "{key:?}");

@@ -26,19 +26,17 @@ mod suggest;
 
 pub use amount::{Amount, Scale};
 pub use catalog::{
-    Catalog, Domain, ExtensionKind, KnobOffer, Measures, MeterOffer, PolicyOffer, RuleOffer,
-    Unavailable,
+    Catalog, Domain, ExtensionKind, KnobOffer, Measures, MeterOffer, PolicyOffer, RuleOffer, Unavailable,
 };
 pub use diagnostic::{Error, ErrorKind, Problem, Source};
 pub use keys::{KEYS, Key, ValueKind, listing, schema};
 pub use manifest::{
-    Config, Data, DataFormat, DataSource, Floor, KnobUse, Limit, Manifest, Meters, Model,
-    OnNoProgress, Output, OutputFormat, Per, Policy, Quality, Role, RuleUse, Stage, Target, Until,
+    Config, Data, DataFormat, DataSource, Floor, KnobUse, Limit, Manifest, Meters, Model, OnNoProgress, Output,
+    OutputFormat, Per, Policy, Quality, Role, RuleUse, Stage, Target, Until,
 };
 pub use place::Placed;
 pub use resolve::{
-    Resolved, ResolvedLimit, ResolvedMeter, ResolvedPolicy, ResolvedQuality, ResolvedRule,
-    ResolvedStage,
+    Resolved, ResolvedLimit, ResolvedMeter, ResolvedPolicy, ResolvedQuality, ResolvedRule, ResolvedStage,
 };
 
 /// The manifest schema that this version reads.

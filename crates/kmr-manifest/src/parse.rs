@@ -52,10 +52,7 @@ fn syntax_problem(source: &Arc<Source>, error: &toml::de::Error) -> Error {
     let mut message = error.message().lines().collect::<Vec<_>>().join("; ");
     let span = error.span().unwrap_or(0..0);
     if message == "duplicate key" {
-        message = format!(
-            "{message} {}",
-            crate::suggest::quoted(source.excerpt(&span))
-        );
+        message = format!("{message} {}", crate::suggest::quoted(source.excerpt(&span)));
     }
     let help = match message.contains("duplicate key") {
         true => "every key and every [table] is written once; lists of tables have two brackets",

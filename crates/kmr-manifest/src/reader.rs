@@ -102,8 +102,7 @@ impl<'c, 't> Section<'c, 't> {
                 None => format!("the keys here are {}", listed(known())),
             };
             let message = format!("unknown key {} in {}", quoted(name), self.shown);
-            self.context
-                .report(ErrorKind::Key, key.span(), message, help);
+            self.context.report(ErrorKind::Key, key.span(), message, help);
         }
     }
 
@@ -132,8 +131,7 @@ impl<'c, 't> Section<'c, 't> {
             _ => quoted(name),
         };
         let message = format!("{} lacks {lacking}", self.shown);
-        self.context
-            .report(ErrorKind::Key, self.span.clone(), message, help);
+        self.context.report(ErrorKind::Key, self.span.clone(), message, help);
     }
 
     pub(crate) fn context(&self) -> &'c Context {
@@ -154,28 +152,19 @@ impl<'c, 't> Section<'c, 't> {
 
     /// The value behind a declared key.
     pub(crate) fn value(&self, name: &str) -> Option<&'t Spanned<DeValue<'t>>> {
-        debug_assert!(
-            keys::find(self.name, name).is_some(),
-            "undeclared key {name}"
-        );
+        debug_assert!(keys::find(self.name, name).is_some(), "undeclared key {name}");
         self.table.get(name)
     }
 
     /// Every key with its value, for tables whose keys are names.
-    pub(crate) fn entries(
-        &self,
-    ) -> impl Iterator<Item = (Placed<String>, &'t Spanned<DeValue<'t>>)> + use<'t> {
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (Placed<String>, &'t Spanned<DeValue<'t>>)> + use<'t> {
         self.table
             .iter()
             .map(|(key, value)| (Placed::new(key.get_ref().to_string(), key.span()), value))
     }
 
     /// Reads a value by `read`, or reports that the declared kind is expected there.
-    fn read<T>(
-        &self,
-        name: &str,
-        read: impl FnOnce(&'t DeValue<'t>) -> Option<T>,
-    ) -> Option<Placed<T>> {
+    fn read<T>(&self, name: &str, read: impl FnOnce(&'t DeValue<'t>) -> Option<T>) -> Option<Placed<T>> {
         let value = self.value(name)?;
         match read(value.get_ref()) {
             Some(read) => Some(Placed::new(read, value.span())),
@@ -198,8 +187,7 @@ impl<'c, 't> Section<'c, 't> {
         if text.trim().is_empty() {
             let message = format!("{} is empty", quoted(name));
             let help = keys::find(self.name, name).map_or("", |key| key.about);
-            self.context
-                .report(ErrorKind::Value, text.span.clone(), message, help);
+            self.context.report(ErrorKind::Value, text.span.clone(), message, help);
             return None;
         }
         Some(text)
@@ -241,12 +229,9 @@ impl<'c, 't> Section<'c, 't> {
                 );
                 let help = match nearest(&text, choices.iter().copied()) {
                     Some(near) => format!("did you mean \"{near}\"?"),
-                    None => keys::find(self.name, name)
-                        .map_or("", |key| key.about)
-                        .into(),
+                    None => keys::find(self.name, name).map_or("", |key| key.about).into(),
                 };
-                self.context
-                    .report(ErrorKind::Value, text.span, message, help);
+                self.context.report(ErrorKind::Value, text.span, message, help);
                 None
             }
         }
@@ -262,8 +247,7 @@ impl<'c, 't> Section<'c, 't> {
                 })
                 .collect()
         });
-        read.map(|read: Placed<Vec<_>>| read.value)
-            .unwrap_or_default()
+        read.map(|read: Placed<Vec<_>>| read.value).unwrap_or_default()
     }
 
     /// An amount: a text or a whole number.
@@ -287,8 +271,7 @@ impl<'c, 't> Section<'c, 't> {
             Err(help) => {
                 let shown = self.context.shown(&value.span());
                 let message = format!("{} is not an amount: {shown}", quoted(name));
-                self.context
-                    .report(ErrorKind::Value, value.span(), message, help);
+                self.context.report(ErrorKind::Value, value.span(), message, help);
                 None
             }
         }
@@ -362,14 +345,12 @@ impl<'c, 't> Section<'c, 't> {
         let Some(items) = value.get_ref().as_array() else {
             let message = format!("{} is a list of tables", quoted(name));
             let help = format!("write {shown}, with two brackets");
-            self.context
-                .report(ErrorKind::Type, value.span(), message, help);
+            self.context.report(ErrorKind::Type, value.span(), message, help);
             return Vec::new();
         };
         if items.is_empty() {
             let message = format!("{} lacks {shown}", self.shown);
-            self.context
-                .report(ErrorKind::Value, value.span(), message, key.about);
+            self.context.report(ErrorKind::Value, value.span(), message, key.about);
         }
         items
             .iter()

@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use crate::amount::BYTES;
 use crate::suggest::{listed, nearest, quoted};
 use crate::{
-    Amount, Catalog, Config, Error, ErrorKind, Floor, Limit, Manifest, Measures, MeterOffer,
-    OnNoProgress, Placed, PolicyOffer, Problem, Role, RuleOffer, RuleUse, Stage,
+    Amount, Catalog, Config, Error, ErrorKind, Floor, Limit, Manifest, Measures, MeterOffer, OnNoProgress, Placed,
+    PolicyOffer, Problem, Role, RuleOffer, RuleUse, Stage,
 };
 
 pub(crate) use knobs::same_value;
@@ -129,9 +129,7 @@ impl Manifest {
             resolution.meter(meter, None);
         }
         resolution.check_meter_settings();
-        let Resolution {
-            problems, meters, ..
-        } = resolution;
+        let Resolution { problems, meters, .. } = resolution;
         match (Error::from_problems(problems), policy) {
             (Some(error), _) => Err(error),
             (None, Some(policy)) => Ok(Resolved {
@@ -204,11 +202,7 @@ impl<'m> Resolution<'m> {
     }
 
     /// Finds a meter, notes that the run needs it, and checks what it measures.
-    fn meter(
-        &mut self,
-        name: &Placed<String>,
-        expected: Option<Measures>,
-    ) -> Option<&'m MeterOffer> {
+    fn meter(&mut self, name: &Placed<String>, expected: Option<Measures>) -> Option<&'m MeterOffer> {
         self.named.insert(name.value.clone());
         let catalog = self.catalog;
         let offer = self.find(name, &catalog.meters)?;
@@ -246,9 +240,7 @@ impl<'m> Resolution<'m> {
 
     fn limit(&mut self, meter: &Placed<String>, at_most: &Placed<Amount>) -> Option<ResolvedLimit> {
         let offer = self.meter(meter, Some(Measures::Cost))?;
-        if let Amount::Absolute {
-            unit: Some(unit), ..
-        } = &at_most.value
+        if let Amount::Absolute { unit: Some(unit), .. } = &at_most.value
             && *unit != offer.unit
         {
             let counted = match offer.unit.as_str() {

@@ -35,9 +35,7 @@ impl RunError {
             io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
                 "choose a folder that you may write to with `--out`"
             }
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                "free some space, or choose another `--out`"
-            }
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "free some space, or choose another `--out`",
             io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory => {
                 "there is a file in the way; choose another `--out`"
             }
@@ -118,9 +116,7 @@ impl RunFolder {
                 _ => {}
             }
         }
-        Ok(Self {
-            path: path.to_owned(),
-        })
+        Ok(Self { path: path.to_owned() })
     }
 
     /// The folder.
@@ -152,8 +148,8 @@ impl RunFolder {
     /// If it cannot be written.
     pub fn write_report(&self, report: &Report) -> Result<PathBuf, RunError> {
         let path = self.path.join(Self::REPORT);
-        let mut text = serde_json::to_string_pretty(report)
-            .map_err(|error| RunError::new(&path, io::Error::other(error)))?;
+        let mut text =
+            serde_json::to_string_pretty(report).map_err(|error| RunError::new(&path, io::Error::other(error)))?;
         text.push('\n');
         replace_file(&path, text.as_bytes())?;
         Ok(path)

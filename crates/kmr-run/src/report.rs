@@ -253,6 +253,9 @@ mod tests {
             fs::write(&path, &schema).unwrap();
         }
         let published = fs::read_to_string(&path).unwrap();
-        assert!(published == schema, "run this test with UPDATE_SCHEMA=1, and count REPORT_SCHEMA up if meaning changed");
+        assert!(
+            published == schema,
+            "run this test with UPDATE_SCHEMA=1, and count REPORT_SCHEMA up if meaning changed"
+        );
     }
 }

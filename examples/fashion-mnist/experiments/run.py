@@ -5,13 +5,14 @@
 """
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
 import tempfile
 
 HERE = pathlib.Path(__file__).resolve().parent
-KMR = HERE.parents[2] / "target" / "release" / "kmr"
+KMR = os.environ.get("KMR", HERE.parents[2] / "target" / "release" / "kmr")
 
 
 def run(name, allowed=(0,)):

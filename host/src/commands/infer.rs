@@ -21,9 +21,15 @@ pub fn execute(arguments: &Infer, common: &Common) -> Result<u8, Failure> {
     arrays.shift_remove("labels");
     let scale = arguments.scale.as_deref().map(parse_scale).transpose()?;
     let mut data = Dataset::new(&arguments.inputs, arrays, None, scale).map_err(|error| format_failure(&error))?;
-    data.conform(&expected_inputs(&model)?).map_err(|error| format_failure(&error))?;
+    data.conform(&expected_inputs(&model)?)
+        .map_err(|error| format_failure(&error))?;
     let names: Vec<String> = if arguments.values.is_empty() {
-        model.graph.outputs.iter().map(|output| output.name().to_owned()).collect()
+        model
+            .graph
+            .outputs
+            .iter()
+            .map(|output| output.name().to_owned())
+            .collect()
     } else {
         arguments.values.clone()
     };
@@ -56,19 +62,30 @@ pub fn execute(arguments: &Infer, common: &Common) -> Result<u8, Failure> {
         eprintln!("wrote {} ({} samples)", arguments.outputs.display(), data.len());
     }
     if common.json {
-        let shapes: serde_json::Map<_, _> =
-            named.iter().map(|(name, tensor)| ((*name).to_owned(), tensor.shape().into())).collect();
-        println!("{:#}", serde_json::json!({"schema": 1, "path": arguments.outputs, "arrays": shapes}));
+        let shapes: serde_json::Map<_, _> = named
+            .iter()
+            .map(|(name, tensor)| ((*name).to_owned(), tensor.shape().into()))
+            .collect();
+        println!(
+            "{:#}",
+            serde_json::json!({"schema": 1, "path": arguments.outputs, "arrays": shapes})
+        );
     }
     Ok(exit::SUCCESS)
 }
 
 fn parse_scale(text: &str) -> Result<Scale, Failure> {
     let (numerator, denominator) = text.split_once('/').unwrap_or((text, "1"));
-    let number = |text: &str| text.trim().parse::<f64>().ok().filter(|value| value.is_finite() && *value != 0.0);
+    let number = |text: &str| {
+        text.trim()
+            .parse::<f64>()
+            .ok()
+            .filter(|value| value.is_finite() && *value != 0.0)
+    };
     match (number(numerator), number(denominator)) {
         (Some(numerator), Some(denominator)) => Ok(Scale { numerator, denominator }),
-        _ => Err(Failure::new(exit::USAGE, format!("`{text}` is no factor")).help("write a number or a fraction, as `1/255`")),
+        _ => Err(Failure::new(exit::USAGE, format!("`{text}` is no factor"))
+            .help("write a number or a fraction, as `1/255`")),
     }
 }
 
@@ -84,7 +101,10 @@ fn joined(name: &str, parts: &[Tensor], batch: usize, samples: usize) -> Result<
         && parts.iter().all(|part| part.shape().get(1..) == first.shape().get(1..))
         && last.shape().first() == Some(&(samples - (parts.len() - 1) * batch));
     if !per_sample {
-        let message = format!("`{name}` has no axis of samples: its shape is {:?} for {batch} samples", first.shape());
+        let message = format!(
+            "`{name}` has no axis of samples: its shape is {:?} for {batch} samples",
+            first.shape()
+        );
         return Err(Failure::new(exit::USAGE, message).help("compute all samples at once with a larger `--batch`"));
     }
     let mut shape = first.shape().to_vec();

@@ -32,20 +32,33 @@ pub fn execute(arguments: &Measure, common: &Common) -> Result<u8, Failure> {
         }
     }
     if common.json {
-        let readings: serde_json::Map<_, _> = known.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
+        let readings: serde_json::Map<_, _> = known
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), json!(value)))
+            .collect();
         let layers: Vec<_> = costs.layers.iter().map(layer_json).collect();
-        println!("{:#}", json!({"schema": 1, "model": arguments.model, "inputs": feeds, "meters": readings, "layers": layers}));
+        println!(
+            "{:#}",
+            json!({"schema": 1, "model": arguments.model, "inputs": feeds, "meters": readings, "layers": layers})
+        );
         return Ok(exit::SUCCESS);
     }
     if arguments.layers {
         let mut table = Table::new(&["layer", "operator", "params", "MACs", "output"]);
-        for layer in costs.layers.iter().filter(|layer| layer.params > 0 || layer.macs != Some(0)) {
+        for layer in costs
+            .layers
+            .iter()
+            .filter(|layer| layer.params > 0 || layer.macs != Some(0))
+        {
             table.row([
                 layer.label.clone(),
                 layer.op_type.clone(),
                 number(layer.params as f64),
                 layer.macs.map_or("?".to_owned(), |macs| number(macs as f64)),
-                layer.output_shape.as_ref().map_or("?".to_owned(), |shape| format!("{shape:?}")),
+                layer
+                    .output_shape
+                    .as_ref()
+                    .map_or("?".to_owned(), |shape| format!("{shape:?}")),
             ]);
         }
         println!("{}", table.render());

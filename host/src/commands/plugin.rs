@@ -34,7 +34,11 @@ fn list(common: &Common) -> Result<u8, Failure> {
     let mut table = Table::new(&["plugin", "version", "offers", "file"]);
     for plugin in &plugins {
         let metadata = plugin.metadata();
-        let offers: Vec<String> = metadata.extensions.iter().map(|e| format!("{} {}", e.kind(), e.id())).collect();
+        let offers: Vec<String> = metadata
+            .extensions
+            .iter()
+            .map(|e| format!("{} {}", e.kind(), e.id()))
+            .collect();
         table.row([
             metadata.plugin.name.clone(),
             metadata.plugin.version.clone(),

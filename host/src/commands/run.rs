@@ -45,7 +45,9 @@ pub fn execute(arguments: &Run, common: &Common) -> Result<u8, Failure> {
         let error = kmr_compute::ComputeError::from(refusal);
         return Err(compute_failure(&model_path, &error));
     }
-    let program = engine.load(&model).map_err(|error| compute_failure(&model_path, &error))?;
+    let program = engine
+        .load(&model)
+        .map_err(|error| compute_failure(&model_path, &error))?;
     let folder = RunFolder::create(&arguments.out)?;
     let mut feed_shapes = shapes::default_feeds(&model);
     for (name, shape) in &plan.manifest.model.inputs {
@@ -83,14 +85,16 @@ pub fn execute(arguments: &Run, common: &Common) -> Result<u8, Failure> {
             manifest::OnNoProgress::Stop => OnNoProgress::Stop,
             manifest::OnNoProgress::Skip => OnNoProgress::Skip,
         },
-        max_steps: plan.resolved.policy.max_steps.map(|steps| usize::try_from(steps).unwrap_or(usize::MAX)),
+        max_steps: plan
+            .resolved
+            .policy
+            .max_steps
+            .map(|steps| usize::try_from(steps).unwrap_or(usize::MAX)),
         ..Options::default()
     };
     let policies = prepare(&chosen, &subject, pipeline.stages().len())?;
     let mut policies = policies.into_iter();
-    let next_policy = |_: &Stage| -> Box<dyn Policy> {
-        policies.next().unwrap_or_else(|| Box::new(NoPolicy))
-    };
+    let next_policy = |_: &Stage| -> Box<dyn Policy> { policies.next().unwrap_or_else(|| Box::new(NoPolicy)) };
     let conclusion = run_stages(&mut subject, &pipeline, next_policy, &options, &mut recorder);
     let conclusion = conclusion.map_err(search_failure)?;
     let report = finish(Finish {
@@ -160,7 +164,9 @@ fn measure_original(subject: &mut Subject) -> Result<kmr_core::Costs, Failure> {
 /// The budget's limits in the meters' units.
 fn limits(plan: &Plan, before: &kmr_core::Costs) -> Result<Vec<(String, f64)>, Failure> {
     let limits = plan.resolved.limits.iter();
-    limits.map(|limit| absolute(&limit.meter, &limit.at_most, before)).collect()
+    limits
+        .map(|limit| absolute(&limit.meter, &limit.at_most, before))
+        .collect()
 }
 
 fn absolute(meter: &str, at_most: &manifest::Amount, before: &kmr_core::Costs) -> Result<(String, f64), Failure> {
@@ -250,8 +256,9 @@ fn search_failure(error: KmrError<SubjectFailure>) -> Failure {
     match error {
         KmrError::Subject(SubjectFailure(failure)) => failure,
         KmrError::InterruptedAtStart => Failure::new(exit::INTERRUPTED, "interrupted before anything was tried"),
-        KmrError::Policy(error) => Failure::new(exit::PLUGIN_FAILED, error.to_string())
-            .help("choose another policy under `[policy]`"),
+        KmrError::Policy(error) => {
+            Failure::new(exit::PLUGIN_FAILED, error.to_string()).help("choose another policy under `[policy]`")
+        }
         KmrError::Knobs(error) => Failure::new(exit::PLUGIN_FAILED, error.to_string())
             .help("the rule's plugin offers knobs that cannot be searched; leave it out with `--disable ID`"),
         KmrError::Setting { .. } => Failure::new(exit::MANIFEST, error.to_string()),
@@ -279,7 +286,11 @@ fn conclude(report: &Report, context: &Context, folder: &RunFolder, common: &Com
     print!("{}", tables(report));
     let path = folder.path().join(&report.artifact.path);
     if report.exit_code == exit::SUCCESS {
-        println!("budget met: {} ({} bytes)", path.display(), number(report.artifact.bytes as f64));
+        println!(
+            "budget met: {} ({} bytes)",
+            path.display(),
+            number(report.artifact.bytes as f64)
+        );
         return;
     }
     let color = crate::terminal::color();
@@ -294,7 +305,11 @@ fn conclude(report: &Report, context: &Context, folder: &RunFolder, common: &Com
 /// Meters and layers, before and after.
 fn tables(report: &Report) -> String {
     let mut layers = Table::new(&["layer", "changed", "params", "MACs"]);
-    for layer in report.layers.iter().filter(|layer| layer.params.before != layer.params.after) {
+    for layer in report
+        .layers
+        .iter()
+        .filter(|layer| layer.params.before != layer.params.after)
+    {
         let changed = layer.changes.iter();
         let changed: Vec<String> = changed
             .map(|change| format!("{} {} -> {}", change.what, change.before, change.after))
@@ -311,11 +326,19 @@ fn tables(report: &Report) -> String {
         meters.row([name, number(before), number(after), change(before, after)]);
     };
     for (name, reading) in &report.meters {
-        let name = if *name == report.quality.meter { format!("{name} (search)") } else { name.clone() };
+        let name = if *name == report.quality.meter {
+            format!("{name} (search)")
+        } else {
+            name.clone()
+        };
         row(name, reading.before, reading.after);
     }
     if let Some(holdout) = &report.quality.holdout {
-        row(format!("{} (holdout)", report.quality.meter), holdout.before, holdout.after);
+        row(
+            format!("{} (holdout)", report.quality.meter),
+            holdout.before,
+            holdout.after,
+        );
     }
     format!("\n{}\n{}\n", layers.render(), meters.render())
 }

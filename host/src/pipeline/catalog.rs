@@ -112,7 +112,8 @@ pub fn catalog(plugins: &[PluginFile]) -> manifest::Catalog {
 }
 
 fn add(catalog: &mut manifest::Catalog, plugin: &str, extension: &wire::Extension) {
-    let taken = |kind: &str, id: &str| log::warn!("{kind} `{id}` of plugin `{plugin}` is offered already; the first is used");
+    let taken =
+        |kind: &str, id: &str| log::warn!("{kind} `{id}` of plugin `{plugin}` is offered already; the first is used");
     match extension {
         wire::Extension::Rule(rule) if catalog.rules.iter().any(|r| r.id == rule.id) => taken("rule", &rule.id),
         wire::Extension::Rule(rule) => catalog.rules.push(manifest::RuleOffer {
@@ -142,7 +143,10 @@ fn add(catalog: &mut manifest::Catalog, plugin: &str, extension: &wire::Extensio
             id: policy.id.clone(),
             plugin: Some(plugin.into()),
         }),
-        other => log::debug!("plugin `{plugin}` offers a {} that this kmr does not know", other.kind()),
+        other => log::debug!(
+            "plugin `{plugin}` offers a {} that this kmr does not know",
+            other.kind()
+        ),
     }
 }
 

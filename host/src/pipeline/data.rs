@@ -31,7 +31,11 @@ impl Splits {
         for (position, (name, dataset)) in splits.iter().enumerate() {
             for (earlier, other) in &splits[..position] {
                 if let Some((there, here)) = overlap(other, dataset) {
-                    return Err(overlap_failure(manifest, (earlier, other, there), (name, dataset, here)));
+                    return Err(overlap_failure(
+                        manifest,
+                        (earlier, other, there),
+                        (name, dataset, here),
+                    ));
                 }
             }
         }
@@ -119,7 +123,11 @@ fn overlap_failure(
         place(second_data, here),
         second_data.path().display(),
     );
-    let span = manifest.data.splits().find(|(name, _)| *name == second).map(|(_, source)| source.span.clone());
+    let span = manifest
+        .data
+        .splits()
+        .find(|(name, _)| *name == second)
+        .map(|(_, source)| source.span.clone());
     kmr_manifest::Error::from(manifest.problem(
         kmr_manifest::ErrorKind::Value,
         span.unwrap_or(0..0),

@@ -76,7 +76,9 @@ pub fn finish(mut run: Finish<'_>) -> Result<Report, Failure> {
             }
         })
         .collect();
-    if outcome == Outcome::Feasible && let Some(missed) = limits.iter().find(|limit| !limit.met) {
+    if outcome == Outcome::Feasible
+        && let Some(missed) = limits.iter().find(|limit| !limit.met)
+    {
         return Err(unverified(format!(
             "the artifact reads {} {} where {} is allowed",
             number(missed.reached),
@@ -197,7 +199,8 @@ impl Finish<'_> {
             Floor::DropAtMost(drop) => drop,
             Floor::AtLeast(least) => before.value - sign * least,
         };
-        let failed = |error: kmr_core::statistics::StatisticsError| Failure::new(exit::PLUGIN_FAILED, error.to_string());
+        let failed =
+            |error: kmr_core::statistics::StatisticsError| Failure::new(exit::PLUGIN_FAILED, error.to_string());
         let (mut lost, mut gained, mut test) = (0, 0, None);
         let mut passed = after.value >= before.value - margin;
         if !before.scores.is_empty() && before.scores.len() == after.scores.len() {
@@ -226,17 +229,26 @@ impl Finish<'_> {
 
     /// How the run ended, and in words.
     fn outcome(&self, quality: &QualityReport) -> (Outcome, String) {
-        let words = self.conclusion.stages.last().map(Conclusion::describe).unwrap_or_default();
+        let words = self
+            .conclusion
+            .stages
+            .last()
+            .map(Conclusion::describe)
+            .unwrap_or_default();
         match &self.conclusion.outcome {
             Found::Feasible => match &quality.holdout {
                 Some(holdout) if !holdout.passed => (Outcome::QualityFloor, holdout_words(quality, holdout)),
                 _ => (Outcome::Feasible, words),
             },
             Found::Exhausted { .. } => (Outcome::Exhausted, format!("no action is left; {words}")),
-            Found::NoProgress { .. } => (Outcome::NoProgress, format!("an action did not lower the cost; {words}")),
-            Found::QualityFloor { .. } => {
-                (Outcome::QualityFloor, format!("every further action breaks the quality floor; {words}"))
-            }
+            Found::NoProgress { .. } => (
+                Outcome::NoProgress,
+                format!("an action did not lower the cost; {words}"),
+            ),
+            Found::QualityFloor { .. } => (
+                Outcome::QualityFloor,
+                format!("every further action breaks the quality floor; {words}"),
+            ),
             Found::Interrupted => (Outcome::Interrupted, format!("interrupted; {words}")),
         }
     }
@@ -282,7 +294,9 @@ impl Finish<'_> {
             answers.map_err(|error| unverified(error.to_string()))
         };
         if answer(&*forward.program)? != answer(&*load(&read)?)? {
-            return Err(unverified("the file answers otherwise than the model in memory".to_owned()));
+            return Err(unverified(
+                "the file answers otherwise than the model in memory".to_owned(),
+            ));
         }
         Ok(())
     }
@@ -302,7 +316,10 @@ impl Finish<'_> {
     ) -> Result<BTreeMap<String, BeforeAfter>, Failure> {
         let mut meters = BTreeMap::new();
         for (id, before) in before {
-            let unit = COST_METERS.iter().find(|(name, _)| name == id).map_or("", |(_, unit)| unit);
+            let unit = COST_METERS
+                .iter()
+                .find(|(name, _)| name == id)
+                .map_or("", |(_, unit)| unit);
             let after = after.get(id).copied().unwrap_or(f64::NAN);
             let reading = BeforeAfter {
                 before: *before,
@@ -332,20 +349,30 @@ impl Finish<'_> {
 }
 
 fn holdout_words(quality: &QualityReport, holdout: &HoldoutReport) -> String {
-    let numbers = format!("{} went from {:.4} to {:.4}", quality.meter, holdout.before, holdout.after);
+    let numbers = format!(
+        "{} went from {:.4} to {:.4}",
+        quality.meter, holdout.before, holdout.after
+    );
     match &holdout.test {
         Some(test) => format!(
             "the budget is met, but the holdout does not prove the floor: {numbers} on {} samples, \
              which allows a drop of {:.4} at confidence {}; the floor is {}",
             holdout.samples, test.upper_bound, test.confidence, quality.floor
         ),
-        None => format!("the budget is met, but the holdout breaks the floor: {numbers}; the floor is {}", quality.floor),
+        None => format!(
+            "the budget is met, but the holdout breaks the floor: {numbers}; the floor is {}",
+            quality.floor
+        ),
     }
 }
 
 /// Layers with parameters or changes, before and after.
 fn layers(context: &Context, result: &Candidate) -> Vec<LayerReport> {
-    let costs = |model: &Model| cost::Costs::of(model, &context.feed_shapes).map(|costs| costs.layers).unwrap_or_default();
+    let costs = |model: &Model| {
+        cost::Costs::of(model, &context.feed_shapes)
+            .map(|costs| costs.layers)
+            .unwrap_or_default()
+    };
     let before = costs(&context.reference);
     let after = costs(&result.model);
     let reading = |before: f64, after: f64| BeforeAfter {
@@ -356,7 +383,10 @@ fn layers(context: &Context, result: &Candidate) -> Vec<LayerReport> {
     let reports = before.iter().map(|layer| {
         let now = after.iter().find(|other| other.node == layer.node);
         let macs = |layer: Option<&cost::LayerCost>| layer.and_then(|layer| layer.macs).unwrap_or(0) as f64;
-        let changes = result.changes.iter().filter(|(_, change)| change.layer == layer.node || change.layer == layer.label);
+        let changes = result
+            .changes
+            .iter()
+            .filter(|(_, change)| change.layer == layer.node || change.layer == layer.label);
         LayerReport {
             layer: layer.label.clone(),
             operator: layer.op_type.clone(),

@@ -45,9 +45,17 @@ impl Recorder {
     fn tried(&mut self, trial: &Trial) {
         self.trials += 1;
         let step = self.step(trial);
-        let (verdict, reason) = if step.accepted { ("kept", String::new()) } else { ("dropped", format!(": {}", step.reason)) };
-        let cost = step.cost.map(|cost| format!("  {} {}", self.budget_meter, number(cost)));
-        let quality = step.quality.map(|quality| format!("  {} {quality:.4}", self.quality_meter));
+        let (verdict, reason) = if step.accepted {
+            ("kept", String::new())
+        } else {
+            ("dropped", format!(": {}", step.reason))
+        };
+        let cost = step
+            .cost
+            .map(|cost| format!("  {} {}", self.budget_meter, number(cost)));
+        let quality = step
+            .quality
+            .map(|quality| format!("  {} {quality:.4}", self.quality_meter));
         self.context.progress.line(&format!(
             "{:>4}  {}{}{}  {verdict}{reason}",
             self.trials,
@@ -76,7 +84,9 @@ impl Recorder {
             cost: measured.and_then(|measurement| measurement.costs.get(&self.budget_meter).copied()),
             quality: quality.map(|quality| self.sign * quality.value),
             samples: quality.map(|quality| quality.samples),
-            costs: measured.map(|measurement| measurement.costs.clone()).unwrap_or_default(),
+            costs: measured
+                .map(|measurement| measurement.costs.clone())
+                .unwrap_or_default(),
         }
     }
 
@@ -114,7 +124,9 @@ impl Recorder {
 
 impl Observer<SubjectFailure> for Recorder {
     fn observe(&mut self, event: &Event<'_>) -> Result<(), SubjectFailure> {
-        self.journal.append(event).map_err(|error| SubjectFailure(Failure::from(error)))?;
+        self.journal
+            .append(event)
+            .map_err(|error| SubjectFailure(Failure::from(error)))?;
         match event {
             Event::StageEntered { stage, .. } => {
                 self.stage.clone_from(&stage.name);
@@ -128,7 +140,10 @@ impl Observer<SubjectFailure> for Recorder {
             }
             Event::Probed { .. } => {
                 self.probes += 1;
-                self.context.progress.now(format!("{} candidates compared, {} steps tried", self.probes, self.trials));
+                self.context.progress.now(format!(
+                    "{} candidates compared, {} steps tried",
+                    self.probes, self.trials
+                ));
             }
             Event::Tried { trial } => self.tried(trial),
             _ => {}

@@ -55,7 +55,12 @@ impl Plan {
     fn used_plugins(&self) -> Vec<String> {
         let rules = self.resolved.stages.iter().flat_map(|stage| &stage.rules);
         let mut used: Vec<String> = rules.map(|rule| rule.offer.plugin.clone()).collect();
-        used.extend(self.resolved.meters.iter().filter_map(|meter| meter.offer.plugin.clone()));
+        used.extend(
+            self.resolved
+                .meters
+                .iter()
+                .filter_map(|meter| meter.offer.plugin.clone()),
+        );
         used.extend(self.resolved.policy.offer.plugin.clone());
         used
     }
@@ -72,7 +77,11 @@ impl Plan {
     /// Loads the plugins: their code runs from here on.
     pub fn load(&self, threads: NonZeroUsize) -> Result<Vec<Box<dyn Plugin>>, Failure> {
         let loaded = self.files.iter().map(|file| {
-            log::info!("loading plugin {} from {}", file.metadata().plugin.name, file.path().display());
+            log::info!(
+                "loading plugin {} from {}",
+                file.metadata().plugin.name,
+                file.path().display()
+            );
             let plugin = file.load(threads).map_err(|error| catalog::loader_failure(&error))?;
             Ok(Box::new(plugin) as Box<dyn Plugin>)
         });

@@ -70,8 +70,11 @@ pub fn choose(resolved: &Resolved) -> Result<Chosen, Failure> {
     let id = policy.offer.id.clone();
     let config = policy.config.clone();
     let invalid = |error: serde_json::Error| {
-        Failure::new(exit::MANIFEST, format!("the settings of policy `{id}` are invalid: {error}"))
-            .help("see `[policy]` in the manifest")
+        Failure::new(
+            exit::MANIFEST,
+            format!("the settings of policy `{id}` are invalid: {error}"),
+        )
+        .help("see `[policy]` in the manifest")
     };
     match (&policy.offer.plugin, id.as_str()) {
         (None, "scheduled") => {
@@ -116,6 +119,8 @@ struct Foreign(Box<dyn PolicyInstance>);
 
 impl Policy for Foreign {
     fn next(&mut self, history: &History) -> Result<Ask, PolicyError> {
-        self.0.next(history).map_err(|error| PolicyError::new(error.to_string()))
+        self.0
+            .next(history)
+            .map_err(|error| PolicyError::new(error.to_string()))
     }
 }

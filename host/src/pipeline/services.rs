@@ -147,7 +147,10 @@ impl Host for Services {
     fn edit(&self, operations: RStr<'_>, attachments: RSlice<'_, RVec<u8>>) -> AbiResult<()> {
         guard(|| {
             if !matches!(self.caller, Caller::Apply) {
-                return Err(PluginError::new(ErrorCode::DENIED, "only a rule's apply may edit the model"));
+                return Err(PluginError::new(
+                    ErrorCode::DENIED,
+                    "only a rule's apply may edit the model",
+                ));
             }
             let request: EditRequest = parse(operations)?;
             let attachments: Vec<&[u8]> = attachments.iter().map(RVec::as_slice).collect();
@@ -184,9 +187,11 @@ impl Host for Services {
             let (data, samples) = self.data(Split::Calibration)?;
             let samples = request.samples.unwrap_or(usize::MAX).min(samples);
             let program = self.program(CANDIDATE)?;
-            let observed = super::observation::observe(&*program, &data, samples, &request)
-                .map_err(compute_error)?;
-            Ok(observed.into_iter().map(|(name, tensor)| share(&name, tensor)).collect())
+            let observed = super::observation::observe(&*program, &data, samples, &request).map_err(compute_error)?;
+            Ok(observed
+                .into_iter()
+                .map(|(name, tensor)| share(&name, tensor))
+                .collect())
         })
     }
 
@@ -227,7 +232,12 @@ impl Services {
             return Ok(request.outputs.clone());
         }
         let model = self.model(&request.model)?;
-        Ok(model.graph.outputs.iter().map(|output| output.name().to_owned()).collect())
+        Ok(model
+            .graph
+            .outputs
+            .iter()
+            .map(|output| output.name().to_owned())
+            .collect())
     }
 }
 
@@ -253,7 +263,10 @@ impl BatchIterator for DataBatches {
                 return Err(PluginError::new(ErrorCode::CANCELLED, "cancelled"));
             }
             let range = self.next..(self.next + self.batch).min(self.end);
-            let outputs = self.forward.outputs(&self.outputs, range.clone()).map_err(compute_error)?;
+            let outputs = self
+                .forward
+                .outputs(&self.outputs, range.clone())
+                .map_err(compute_error)?;
             self.next = range.end;
             let named = self.names.iter().zip(outputs);
             Ok(RSome(batch(

@@ -55,7 +55,11 @@ impl DataSession {
                 return Err(PluginError::new(ErrorCode::UNSUPPORTED, message).at(name.as_str()));
             }
         }
-        let data = if samples < data.len() { Arc::new((*data).clone().slice(0..samples)) } else { data };
+        let data = if samples < data.len() {
+            Arc::new((*data).clone().slice(0..samples))
+        } else {
+            data
+        };
         let session = Self {
             model,
             program,
@@ -70,7 +74,10 @@ impl DataSession {
             gradients: BTreeMap::new(),
         };
         session.epoch_data().map(|shuffled| {
-            let session = Self { data: shuffled, ..session };
+            let session = Self {
+                data: shuffled,
+                ..session
+            };
             Session_TO::from_value(session, TD_Opaque)
         })
     }
@@ -110,14 +117,26 @@ impl Session for DataSession {
 
     fn forward(&mut self, outputs: RSlice<'_, RString>) -> AbiResult<RVec<SharedTensorBox>> {
         guard(|| {
-            let feeds = self.feeds.as_ref().ok_or_else(|| out_of_order("take a batch before a forward pass"))?;
+            let feeds = self
+                .feeds
+                .as_ref()
+                .ok_or_else(|| out_of_order("take a batch before a forward pass"))?;
             let mut names: Vec<String> = outputs.iter().map(|name| name.as_str().to_owned()).collect();
             if names.is_empty() {
-                names = self.model.graph.outputs.iter().map(|output| output.name().to_owned()).collect();
+                names = self
+                    .model
+                    .graph
+                    .outputs
+                    .iter()
+                    .map(|output| output.name().to_owned())
+                    .collect();
             }
             let asked: Vec<&str> = names.iter().map(String::as_str).collect();
             let trainable: Vec<&str> = self.trainable.iter().map(String::as_str).collect();
-            let pullback = self.program.pullback(feeds, &asked, &trainable, Mode::default()).map_err(compute_error)?;
+            let pullback = self
+                .program
+                .pullback(feeds, &asked, &trainable, Mode::default())
+                .map_err(compute_error)?;
             let values = names.iter().zip(pullback.outputs());
             let values = values.map(|(name, tensor)| share(name, tensor.clone())).collect();
             self.gradients.clear();
@@ -142,14 +161,15 @@ impl Session for DataSession {
                 given.insert(name, tensor);
             }
             let cotangents = names.iter().zip(pullback.outputs()).map(|(name, output)| {
-                given.remove(name).unwrap_or_else(|| {
-                    Tensor::from_vec(output.shape().to_vec(), vec![0.0_f32; output.len()])
-                })
+                given
+                    .remove(name)
+                    .unwrap_or_else(|| Tensor::from_vec(output.shape().to_vec(), vec![0.0_f32; output.len()]))
             });
             let cotangents = cotangents.collect();
             if let Some(unknown) = given.keys().next() {
-                return Err(PluginError::new(ErrorCode::NOT_FOUND, "the forward pass gave no such value")
-                    .at(unknown.as_str()));
+                return Err(
+                    PluginError::new(ErrorCode::NOT_FOUND, "the forward pass gave no such value").at(unknown.as_str()),
+                );
             }
             self.gradients = pullback.pull(cotangents).map_err(compute_error)?;
             Ok(())

@@ -2,9 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use kmr_core::{
-    Assignment, Costs, Fidelity, Knob, Quality, Role, Stage, StagedSubject, SubjectError,
-};
+use kmr_core::{Assignment, Costs, Fidelity, Knob, Quality, Role, Stage, StagedSubject, SubjectError};
 use kmr_formats::Dataset;
 use kmr_loader::{LoaderError, MeterInstance, Plugin, RuleInstance};
 use kmr_manifest::Resolved;
@@ -201,7 +199,11 @@ impl Subject {
         let sign = self.sign(id);
         Quality {
             value: sign * reading.value,
-            samples: if reading.scores.is_empty() { samples } else { reading.scores.len() },
+            samples: if reading.scores.is_empty() {
+                samples
+            } else {
+                reading.scores.len()
+            },
             scores: reading.scores.iter().map(|score| sign * score).collect(),
         }
     }
@@ -226,11 +228,15 @@ impl Subject {
             if levels.iter().all(|&level| level == 0) {
                 continue;
             }
-            let assignments = rule.targets.iter().zip(levels).map(|(target, &level)| wire::Assignment {
-                knob: target.knob.clone(),
-                target: target.target.clone(),
-                value: target.values[level].clone(),
-            });
+            let assignments = rule
+                .targets
+                .iter()
+                .zip(levels)
+                .map(|(target, &level)| wire::Assignment {
+                    knob: target.knob.clone(),
+                    target: target.target.clone(),
+                    value: target.values[level].clone(),
+                });
             let action = wire::Action {
                 assignments: assignments.collect(),
             };
@@ -287,7 +293,11 @@ fn subject_error(error: &LoaderError) -> SubjectError<SubjectFailure> {
     match error.failure() {
         Some(failure) if failure.code == ErrorCode::CANCELLED => SubjectError::Interrupted,
         Some(failure) if !matches!(failure.code, ErrorCode::PANIC | ErrorCode::POISONED) => {
-            let place = if failure.location.is_empty() { String::new() } else { format!(" (at {})", failure.location) };
+            let place = if failure.location.is_empty() {
+                String::new()
+            } else {
+                format!(" (at {})", failure.location)
+            };
             SubjectError::Refused(format!("plugin `{}`: {}{place}", failure.plugin, failure.message))
         }
         _ => SubjectError::Failed(SubjectFailure(loader_failure(error))),
@@ -313,7 +323,11 @@ impl kmr_core::Subject for Subject {
 
     fn quality(&mut self, assignment: &Assignment, fidelity: Fidelity) -> Result<Quality, SubjectError<Self::Error>> {
         let candidate = self.make(assignment)?;
-        let meter = if fidelity.proxy { self.proxy_meter.clone() } else { self.quality_meter.clone() };
+        let meter = if fidelity.proxy {
+            self.proxy_meter.clone()
+        } else {
+            self.quality_meter.clone()
+        };
         let data = self.context.splits.search.clone();
         let samples = fidelity.samples.unwrap_or(usize::MAX).min(data.len());
         let reading = self.read(&meter, &candidate, &data, fidelity.samples)?;
@@ -358,7 +372,9 @@ impl StagedSubject for Subject {
                 .map_err(|error| rule_failure(&rule.id, &error))?;
             let transaction = Transaction::new(self.base.model.clone());
             let services = Services::new(self.context.clone(), Caller::Targets, transaction);
-            let targets = instance.targets(services.lend()).map_err(|error| rule_failure(&rule.id, &error))?;
+            let targets = instance
+                .targets(services.lend())
+                .map_err(|error| rule_failure(&rule.id, &error))?;
             if targets.is_empty() {
                 log::warn!("rule `{}` finds nothing to change in this model", rule.id);
             }
@@ -389,11 +405,17 @@ impl StagedSubject for Subject {
 fn rule_failure(rule: &str, error: &LoaderError) -> Failure {
     match error.failure() {
         Some(failure) => {
-            let place = if failure.location.is_empty() { String::new() } else { format!(" (at {})", failure.location) };
+            let place = if failure.location.is_empty() {
+                String::new()
+            } else {
+                format!(" (at {})", failure.location)
+            };
             let message = format!("rule `{rule}` failed: {}{place}", failure.message);
             Failure::new(exit::PLUGIN_FAILED, message)
                 .at(error.place().display().to_string())
-                .help(format!("leave the rule out with `--disable {rule}`, or change its `config`"))
+                .help(format!(
+                    "leave the rule out with `--disable {rule}`, or change its `config`"
+                ))
         }
         None => loader_failure(error),
     }

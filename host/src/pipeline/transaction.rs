@@ -113,12 +113,20 @@ impl Transaction {
 
     /// Memory for a tensor of this type and shape.
     pub fn buffer(&self, dtype: DType, shape: Vec<usize>) -> Result<Buffer, PluginError> {
-        let elements = shape.iter().try_fold(1_usize, |product, &size| product.checked_mul(size));
+        let elements = shape
+            .iter()
+            .try_fold(1_usize, |product, &size| product.checked_mul(size));
         let length = elements.and_then(|count| dtype.byte_len(count)).ok_or_else(|| {
-            PluginError::new(ErrorCode::SHAPE, format!("{dtype} of shape {shape:?} is no number of bytes"))
+            PluginError::new(
+                ErrorCode::SHAPE,
+                format!("{dtype} of shape {shape:?} is no number of bytes"),
+            )
         })?;
         let memory = AlignedMemory::new(length).ok_or_else(|| {
-            PluginError::new(ErrorCode::OUT_OF_MEMORY, format!("there is no memory for {length} bytes"))
+            PluginError::new(
+                ErrorCode::OUT_OF_MEMORY,
+                format!("there is no memory for {length} bytes"),
+            )
         })?;
         Ok(Buffer {
             memory: Some(memory),

@@ -40,7 +40,9 @@ fn damaged_models() {
     with_model(&model[..model.len() / 2]).expect(25, &["error: ", "model.onnx", "help: "]);
     with_model(&model[..100]).expect(25, &["model.onnx"]);
     with_model(b"").expect(25, &["empty"]);
-    let noise: Vec<u8> = (0..5000_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let noise: Vec<u8> = (0..5000_u32)
+        .map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8)
+        .collect();
     with_model(&noise).expect(25, &["not a readable ONNX model"]);
     with_model(b"once upon a time there was a model").expect(25, &["model.onnx"]);
 }
@@ -75,8 +77,13 @@ fn data_that_does_not_fit() {
 
 #[test]
 fn splits_that_overlap() {
-    let bench = with("search = { path = \"{example}/search-5k.npz\"", "search = { path = \"{example}/test-10k.npz\"");
-    bench.run(&[]).expect(20, &["`search` and `holdout` overlap", "pipeline.toml:"]);
+    let bench = with(
+        "search = { path = \"{example}/search-5k.npz\"",
+        "search = { path = \"{example}/test-10k.npz\"",
+    );
+    bench
+        .run(&[])
+        .expect(20, &["`search` and `holdout` overlap", "pipeline.toml:"]);
 }
 
 #[test]
@@ -99,12 +106,20 @@ fn manifests_with_a_mistake() {
     let said = |from: &str, to: &str, texts: &[&str]| {
         with(from, to).run(&[]).expect(20, texts);
     };
-    said("[0.0, 0.25, 0.5]", "[0.0, 0.25, 1.2]", &["takes values in [0, 0.95]; got 1.2", "pipeline.toml:25:", "help: "]);
+    said(
+        "[0.0, 0.25, 0.5]",
+        "[0.0, 0.25, 1.2]",
+        &["takes values in [0, 0.95]; got 1.2", "pipeline.toml:25:", "help: "],
+    );
     said("seed = 7", "sede = 7", &["`sede`", "did you mean"]);
     said("drop_at_most = 0.2", "drop_at_most = \"much\"", &["pipeline.toml:"]);
     said("resnet20.onnx", "resnet21.onnx", &["resnet21.onnx"]);
-    with("use = \"prune\"", "use = \"prnue\"").run(&[]).expect(21, &["prnue", "prune"]);
-    Bench::new(SHORT).run(&["--disable", "nobody"]).expect(20, &["no rule has the id `nobody`", "prune"]);
+    with("use = \"prune\"", "use = \"prnue\"")
+        .run(&[])
+        .expect(21, &["prnue", "prune"]);
+    Bench::new(SHORT)
+        .run(&["--disable", "nobody"])
+        .expect(20, &["no rule has the id `nobody`", "prune"]);
     Bench::new("not = [toml").run(&[]).expect(20, &["pipeline.toml:1"]);
 }
 
@@ -134,24 +149,32 @@ fn files_that_are_no_plugins() {
 fn plugins_that_misbehave() {
     let library = fixture("misbehaving", "misbehaving");
     let run = |rule: &str| {
-        let manifest = SHORT
-            .replace("use = \"prune\"", &format!("use = \"{rule}\""))
-            .replace("knobs.channel_sparsity = { values = [0.0, 0.25, 0.5], per = \"layer\" }", "knobs.level = {}");
+        let manifest = SHORT.replace("use = \"prune\"", &format!("use = \"{rule}\"")).replace(
+            "knobs.channel_sparsity = { values = [0.0, 0.25, 0.5], per = \"layer\" }",
+            "knobs.level = {}",
+        );
         let bench = Bench::new(&manifest);
         let done = bench.run(&["--plugin-path", library.to_str().unwrap()]);
         (bench, done)
     };
-    run("panics_in_targets").1.expect(24, &["panicked", "panics.rs:", "--disable"]);
+    run("panics_in_targets")
+        .1
+        .expect(24, &["panicked", "panics.rs:", "--disable"]);
     run("panics_in_apply").1.expect(24, &["panicked", "panics.rs:"]);
     run("repeated_targets").1.expect(24, &["twice"]);
     for rule in ["edits_then_fails", "breaks_shapes", "changes_nothing", "raises_cost"] {
         let (bench, done) = run(rule);
         done.expect(30, &["best-effort.onnx"]);
         let original = fs::read(example().join("resnet20.onnx")).unwrap();
-        assert!(fs::read(bench.path("run/best-effort.onnx")).unwrap() == original, "{rule} leaves the model as it was");
+        assert!(
+            fs::read(bench.path("run/best-effort.onnx")).unwrap() == original,
+            "{rule} leaves the model as it was"
+        );
     }
     for meter in ["nan_meter", "panicking_meter"] {
         let bench = with("meter = \"top1\"", &format!("meter = \"{meter}\""));
-        bench.run(&["--plugin-path", library.to_str().unwrap()]).expect(24, &["error: "]);
+        bench
+            .run(&["--plugin-path", library.to_str().unwrap()])
+            .expect(24, &["error: "]);
     }
 }

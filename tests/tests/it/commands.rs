@@ -31,7 +31,14 @@ fn infer_gives_named_arrays_and_inner_values() {
     let inputs = example().join("search-5k.npz");
     let out = bench.path("out.npz");
     let run = |values: &[&str]| {
-        let mut arguments = vec!["infer", "MODEL", "--inputs", inputs.to_str().unwrap(), "--scale", "1/255"];
+        let mut arguments = vec![
+            "infer",
+            "MODEL",
+            "--inputs",
+            inputs.to_str().unwrap(),
+            "--scale",
+            "1/255",
+        ];
         let model = model();
         arguments[1] = &model;
         arguments.extend(["--outputs", out.to_str().unwrap(), "--batch", "700"]);

@@ -12,7 +12,9 @@ use crate::SHORT;
 #[test]
 fn a_run_fits_the_budget_to_the_byte_and_says_what_it_did() {
     let bench = Bench::new(SHORT);
-    bench.run(&[]).expect(0, &["size_bytes", "top1 (holdout)", "budget met"]);
+    bench
+        .run(&[])
+        .expect(0, &["size_bytes", "top1 (holdout)", "budget met"]);
     let report = bench.report();
     assert_eq!(report["outcome"], "feasible");
     let artifact = fs::read(bench.path("run/model.onnx")).unwrap();
@@ -22,7 +24,9 @@ fn a_run_fits_the_budget_to_the_byte_and_says_what_it_did() {
     assert!(artifact.len() as f64 <= report["budget"]["limit"].as_f64().unwrap());
     assert_eq!(report["quality"]["holdout"]["samples"], 200);
     for step in report["steps"].as_array().unwrap() {
-        for key in ["rule", "knob", "target", "value", "accepted", "reason", "cost", "quality"] {
+        for key in [
+            "rule", "knob", "target", "value", "accepted", "reason", "cost", "quality",
+        ] {
             assert!(step.get(key).is_some(), "{key} is missing in {step}");
         }
     }
@@ -43,13 +47,26 @@ fn the_reported_quality_is_that_of_the_written_file_on_each_split() {
     for (split, file) in [("search", "search-5k.npz"), ("holdout", "test-10k.npz")] {
         let (inputs, outputs) = (example().join(file), bench.path("logits.npz"));
         let text = |path: &std::path::Path| path.to_str().unwrap().to_owned();
-        let arguments = ["infer", &text(&model), "--inputs", &text(&inputs), "--outputs", &text(&outputs)];
+        let arguments = [
+            "infer",
+            &text(&model),
+            "--inputs",
+            &text(&inputs),
+            "--outputs",
+            &text(&outputs),
+        ];
         kmr(&[&arguments[..], &["--scale", "1/255"]].concat()).expect(0, &[]);
         let logits = read_npz(&outputs).unwrap()["logits"].to_f32().unwrap().into_owned();
         let labels = read_npz(&inputs).unwrap()["labels"].to_i64().unwrap();
         let samples = logits.chunks(10).zip(&labels).take(200);
-        let right = samples.filter(|(row, label)| (0..10).all(|class| row[class] <= row[**label as usize])).count();
-        assert_eq!(report["quality"][split]["after"].as_f64().unwrap(), right as f64 / 200.0, "{split}");
+        let right = samples
+            .filter(|(row, label)| (0..10).all(|class| row[class] <= row[**label as usize]))
+            .count();
+        assert_eq!(
+            report["quality"][split]["after"].as_f64().unwrap(),
+            right as f64 / 200.0,
+            "{split}"
+        );
     }
 }
 
@@ -68,9 +85,16 @@ fn the_same_run_gives_the_same_bytes_whatever_the_number_of_threads() {
 
 #[test]
 fn a_budget_below_what_is_possible_writes_the_best_effort_and_says_so() {
-    let bench = Bench::new(&SHORT.replace("\"95%\"", "\"1%\"").replace("drop_at_most = 0.2", "drop_at_most = inf"));
+    let bench = Bench::new(
+        &SHORT
+            .replace("\"95%\"", "\"1%\"")
+            .replace("drop_at_most = 0.2", "drop_at_most = inf"),
+    );
     let manifest = fs::read_to_string(bench.path("pipeline.toml")).unwrap();
-    bench.write("pipeline.toml", manifest.replace("\"greedy\"", "\"scheduled\"").as_bytes());
+    bench.write(
+        "pipeline.toml",
+        manifest.replace("\"greedy\"", "\"scheduled\"").as_bytes(),
+    );
     let manifest = fs::read_to_string(bench.path("pipeline.toml")).unwrap();
     let kept: Vec<&str> = manifest.lines().filter(|line| !line.starts_with("config.")).collect();
     bench.write("pipeline.toml", kept.join("\n").as_bytes());
@@ -82,7 +106,11 @@ fn a_budget_below_what_is_possible_writes_the_best_effort_and_says_so() {
 
 #[test]
 fn a_floor_in_the_way_is_an_outcome_of_its_own() {
-    let bench = Bench::new(&SHORT.replace("\"95%\"", "\"30%\"").replace("drop_at_most = 0.2", "drop_at_most = 0.005"));
+    let bench = Bench::new(
+        &SHORT
+            .replace("\"95%\"", "\"30%\"")
+            .replace("drop_at_most = 0.2", "drop_at_most = 0.005"),
+    );
     bench.run(&[]).expect(31, &["best-effort.onnx"]);
     assert_eq!(bench.report()["outcome"], "quality_floor");
 }

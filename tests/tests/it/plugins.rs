@@ -14,7 +14,9 @@ fn a_third_partys_meter_and_policy_take_part() {
         .replace("use = \"greedy\"", "use = \"random_walk\"");
     let kept: Vec<&str> = manifest.lines().filter(|line| !line.starts_with("config.")).collect();
     let bench = Bench::new(&kept.join("\n"));
-    bench.run(&["--plugin-path", library.to_str().unwrap()]).expect(0, &["macro_f1 (holdout)"]);
+    bench
+        .run(&["--plugin-path", library.to_str().unwrap()])
+        .expect(0, &["macro_f1 (holdout)"]);
     let plugins = bench.report()["plugins"].to_string();
     assert!(plugins.contains("sha256") && plugins.contains("third"));
 }
@@ -39,7 +41,10 @@ fn plugins_are_found_by_the_environment_and_beside_the_program() {
     fs::create_dir(&plugins).unwrap();
     fs::copy(build_folder().join("kmr"), bench.path("kmr")).unwrap();
     fs::copy(build_folder().join("libkmr_prune.so"), plugins.join("libkmr_prune.so")).unwrap();
-    let listed = std::process::Command::new(bench.path("kmr")).args(["plugin", "list"]).output().unwrap();
+    let listed = std::process::Command::new(bench.path("kmr"))
+        .args(["plugin", "list"])
+        .output()
+        .unwrap();
     assert!(String::from_utf8_lossy(&listed.stdout).contains("rule prune"));
     assert!(!String::from_utf8_lossy(&listed.stdout).contains("top1"));
     let missing = kmr_in(bench.folder.path(), &["plugin", "list", "--plugin-path", "nowhere"]);

@@ -126,10 +126,7 @@ where
             self.tell(&Event::Asked { ask: &ask })?;
             let answered = match ask {
                 Ask::Done => break Ending::Exhausted(Exhaustion::Actions),
-                Ask::Probe {
-                    assignments,
-                    fidelity,
-                } => self.probe(assignments, fidelity),
+                Ask::Probe { assignments, fidelity } => self.probe(assignments, fidelity),
                 Ask::Step { changes } => self.step(changes),
             };
             match answered {
@@ -161,11 +158,7 @@ where
     }
 
     /// Measures what was not asked for before in this state.
-    fn probe(
-        &mut self,
-        assignments: Vec<Assignment>,
-        fidelity: Fidelity,
-    ) -> Result<Option<Ending>, Halt<S::Error>> {
+    fn probe(&mut self, assignments: Vec<Assignment>, fidelity: Fidelity) -> Result<Option<Ending>, Halt<S::Error>> {
         let mut fresh = false;
         for assignment in assignments {
             let evaluation = match self.no_probe(&assignment, fidelity) {
@@ -178,10 +171,7 @@ where
                     evaluation
                 }
             };
-            let Evaluation {
-                measurement,
-                rejection,
-            } = evaluation;
+            let Evaluation { measurement, rejection } = evaluation;
             if let (Some(measurement), None) = (&measurement, &rejection)
                 && fidelity == Fidelity::FULL
             {
@@ -229,9 +219,7 @@ where
     /// What no measurement is needed for: the kind of step is not due.
     fn out_of_place(&self, target: &Assignment) -> Option<Rejection> {
         match self.role_of(target) {
-            Role::Recover if self.history.remaining.recoveries == 0 => {
-                Some(Rejection::RecoveryLimit)
-            }
+            Role::Recover if self.history.remaining.recoveries == 0 => Some(Rejection::RecoveryLimit),
             Role::Reduce if self.history.met => Some(Rejection::BudgetMet),
             _ => None,
         }
@@ -266,11 +254,7 @@ where
 
     /// Tries a step and takes it if it is accepted.
     fn step(&mut self, changes: Action) -> Result<Option<Ending>, Halt<S::Error>> {
-        let target = self
-            .history
-            .current
-            .assignment
-            .apply(&self.history.knobs, &changes);
+        let target = self.history.current.assignment.apply(&self.history.knobs, &changes);
         let unmeasured = match &target {
             Err(error) => Some(Rejection::Invalid {
                 detail: error.to_string(),
@@ -291,10 +275,7 @@ where
             return Ok(None);
         };
 
-        let Evaluation {
-            measurement,
-            rejection,
-        } = self.evaluate(&target, Fidelity::FULL)?;
+        let Evaluation { measurement, rejection } = self.evaluate(&target, Fidelity::FULL)?;
         self.useless = 0;
         self.tried.insert(target.clone());
         self.history.remaining.trials -= 1;
@@ -329,16 +310,9 @@ where
     }
 
     /// Costs first; quality only when they pass; then the floor, or the rise.
-    fn evaluate(
-        &mut self,
-        target: &Assignment,
-        fidelity: Fidelity,
-    ) -> Result<Evaluation, Halt<S::Error>> {
+    fn evaluate(&mut self, target: &Assignment, fidelity: Fidelity) -> Result<Evaluation, Halt<S::Error>> {
         if fidelity == Fidelity::FULL
-            && let Some(known) = self
-                .confirmed
-                .iter()
-                .find(|known| known.assignment == *target)
+            && let Some(known) = self.confirmed.iter().find(|known| known.assignment == *target)
         {
             return Ok(Evaluation {
                 measurement: Some(known.measurement.clone()),
@@ -357,10 +331,7 @@ where
             }
         };
         self.note_smallest(target, &costs, standing);
-        let mut measurement = Measurement {
-            costs,
-            quality: None,
-        };
+        let mut measurement = Measurement { costs, quality: None };
         if let Some(rejection) = self.cost_fails(target, standing) {
             return Ok(Evaluation {
                 measurement: Some(measurement),
@@ -450,9 +421,7 @@ where
 
     fn rises(&self, quality: &Quality) -> bool {
         let before = self.history.current.measurement.quality.as_ref();
-        let scored = before.filter(|before| {
-            !before.scores.is_empty() && before.scores.len() == quality.scores.len()
-        });
+        let scored = before.filter(|before| !before.scores.is_empty() && before.scores.len() == quality.scores.len());
         let significant = match (self.options.recovery_confidence, scored) {
             (Some(confidence), Some(before)) => Comparison::new(&before.scores, &quality.scores)
                 .and_then(|paired| statistics::non_inferiority(&paired, 0.0, confidence))
@@ -485,9 +454,7 @@ where
     }
 
     fn accept(&mut self, state: State, role: Role) -> Result<(), KmrError<S::Error>> {
-        self.subject
-            .adopt(&state.assignment)
-            .map_err(KmrError::Subject)?;
+        self.subject.adopt(&state.assignment).map_err(KmrError::Subject)?;
         let adopted = state.assignment;
         let settled = adopted.settled(&self.history.knobs);
         let new_masters = settled != adopted;
@@ -551,9 +518,7 @@ where
                 (false, _) => (0, quality, -standing.load),
             }
         };
-        rank(one)
-            .partial_cmp(&rank(other))
-            .is_some_and(|order| order.is_gt())
+        rank(one).partial_cmp(&rank(other)).is_some_and(|order| order.is_gt())
     }
 
     fn conclude(mut self, ending: Ending) -> Result<Conclusion, KmrError<S::Error>> {
@@ -584,11 +549,7 @@ where
     }
 
     fn outcome(&self, ending: Ending, blocked: Option<&Blocked>) -> Outcome {
-        let quality = self
-            .best
-            .measurement
-            .quality_value()
-            .unwrap_or(f64::NEG_INFINITY);
+        let quality = self.best.measurement.quality_value().unwrap_or(f64::NEG_INFINITY);
         let honored = self.below_floor(quality).is_none();
         let met = self.standing(&self.best.measurement.costs).met;
         let floor = |changes| Outcome::QualityFloor { changes };
@@ -639,11 +600,7 @@ where
             .filter(|blocked| !formal(&blocked.rejection))
             .collect();
         let by_floor = |blocked: &&Blocked| matches!(blocked.rejection, Rejection::Floor { .. });
-        obstacles
-            .iter()
-            .rfind(by_floor)
-            .or(obstacles.last())
-            .cloned()
+        obstacles.iter().rfind(by_floor).or(obstacles.last()).cloned()
     }
 
     fn tell(&mut self, event: &Event<'_>) -> Result<(), KmrError<S::Error>> {

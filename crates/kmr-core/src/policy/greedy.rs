@@ -96,10 +96,7 @@ impl<'a> Known<'a> {
             known
                 .rejections
                 .extend(probe.rejection.as_ref().map(|rejection| (at, rejection)));
-            let quality = probe
-                .measurement
-                .as_ref()
-                .and_then(Measurement::quality_value);
+            let quality = probe.measurement.as_ref().and_then(Measurement::quality_value);
             if let (Some(quality), None) = (quality, &probe.rejection) {
                 if probe.fidelity == proxy {
                     known.proxies.insert(at, quality);
@@ -125,10 +122,7 @@ fn earlier_losses(history: &History, proxy: Fidelity) -> HashMap<Change, f64> {
     for record in &history.records {
         match record {
             Record::Probe(probe) if probe.step < history.step && probe.fidelity == proxy => {
-                let quality = probe
-                    .measurement
-                    .as_ref()
-                    .and_then(Measurement::quality_value);
+                let quality = probe.measurement.as_ref().and_then(Measurement::quality_value);
                 let (Some(quality), None) = (quality, &probe.rejection) else {
                     continue;
                 };
@@ -193,12 +187,7 @@ impl Greedy {
     }
 
     /// Losses that no state has told, or that a candidate among the first needs anew.
-    fn missing_losses(
-        &self,
-        history: &History,
-        candidates: &[Candidate],
-        known: &Known,
-    ) -> Option<Ask> {
+    fn missing_losses(&self, history: &History, candidates: &[Candidate], known: &Known) -> Option<Ask> {
         let fresh = |one: &&Candidate| known.proxies.contains_key(&one.assignment);
         let stale = |one: &&Candidate| self.reuse && known.earlier_losses.contains_key(&one.change);
         let open = candidates.iter().filter(|one| !one.rejected);
@@ -231,11 +220,7 @@ impl Greedy {
                 return ask;
             }
         }
-        let before = history
-            .current
-            .measurement
-            .quality_value()
-            .unwrap_or(f64::NAN);
+        let before = history.current.measurement.quality_value().unwrap_or(f64::NAN);
         let confirmed_merit = |one: &Candidate| {
             let after = known.full.get(&one.assignment).copied().unwrap_or(f64::NAN);
             merit(history, known, one, before - after)
@@ -248,36 +233,20 @@ impl Greedy {
 
     /// Of the ranked candidates, taken a few at a time, the first few that are not all rejected,
     /// without the rejected ones.
-    fn first_few<'c>(
-        &self,
-        history: &History,
-        candidates: &'c [Candidate],
-        known: &Known,
-    ) -> Vec<&'c Candidate> {
+    fn first_few<'c>(&self, history: &History, candidates: &'c [Candidate], known: &Known) -> Vec<&'c Candidate> {
         let ranked = self.ranked(history, candidates, known);
         let mut few = ranked
             .chunks(self.confirm.max(1))
-            .map(|few| -> Vec<&Candidate> {
-                few.iter().copied().filter(|one| !one.rejected).collect()
-            });
+            .map(|few| -> Vec<&Candidate> { few.iter().copied().filter(|one| !one.rejected).collect() });
         few.find(|few| !few.is_empty()).unwrap_or_default()
     }
 
     /// Best first. Equal merits keep their order.
-    fn ranked<'c>(
-        &self,
-        history: &History,
-        candidates: &'c [Candidate],
-        known: &Known,
-    ) -> Vec<&'c Candidate> {
+    fn ranked<'c>(&self, history: &History, candidates: &'c [Candidate], known: &Known) -> Vec<&'c Candidate> {
         let here = known.proxies.get(&history.current.assignment);
         let loss = |one: &Candidate| match (here, known.proxies.get(&one.assignment)) {
             (Some(before), Some(after)) => before - after,
-            _ => known
-                .earlier_losses
-                .get(&one.change)
-                .copied()
-                .unwrap_or(f64::INFINITY),
+            _ => known.earlier_losses.get(&one.change).copied().unwrap_or(f64::INFINITY),
         };
         let mut ranked: Vec<(Merit, &Candidate)> = candidates
             .iter()
@@ -311,9 +280,7 @@ fn merit(history: &History, known: &Known, candidate: &Candidate, loss: f64) -> 
 }
 
 fn compare(one: &Merit, other: &Merit) -> Ordering {
-    (one.0, one.1)
-        .cmp(&(other.0, other.1))
-        .then(one.2.total_cmp(&other.2))
+    (one.0, one.1).cmp(&(other.0, other.1)).then(one.2.total_cmp(&other.2))
 }
 
 fn step(candidate: &Candidate) -> Ask {
@@ -324,8 +291,5 @@ fn step(candidate: &Candidate) -> Ask {
 
 fn ask_for<'c>(candidates: impl Iterator<Item = &'c Candidate>, fidelity: Fidelity) -> Option<Ask> {
     let assignments: Vec<Assignment> = candidates.map(|one| one.assignment.clone()).collect();
-    (!assignments.is_empty()).then_some(Ask::Probe {
-        assignments,
-        fidelity,
-    })
+    (!assignments.is_empty()).then_some(Ask::Probe { assignments, fidelity })
 }

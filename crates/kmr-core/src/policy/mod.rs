@@ -47,8 +47,7 @@ pub enum Ask {
 impl Ask {
     /// Reads the JSON form.
     pub fn from_json(json: &str) -> Result<Ask, PolicyError> {
-        serde_json::from_str(json)
-            .map_err(|error| PolicyError::new(format!("the answer is not an ask: {error}")))
+        serde_json::from_str(json).map_err(|error| PolicyError::new(format!("the answer is not an ask: {error}")))
     }
 
     /// Writes the JSON form.
@@ -98,9 +97,9 @@ fn untried_recovery(history: &History) -> Option<Action> {
         return None;
     }
     let knobs = &history.knobs;
-    let actions = knobs.with_role(Role::Recover).flat_map(|knob| {
-        (1..knobs[knob].values.len()).map(move |value| Action::single(knob, value))
-    });
+    let actions = knobs
+        .with_role(Role::Recover)
+        .flat_map(|knob| (1..knobs[knob].values.len()).map(move |value| Action::single(knob, value)));
     actions
         .into_iter()
         .find(|action| history.trials().all(|trial| trial.changes != *action))

@@ -19,27 +19,17 @@ fn greedy_takes_the_cheapest_saving_first() {
         .reducing(&[10.0, 20.0], &[0.01, 0.08])
         .reducing(&[10.0], &[0.02]);
     let conclusion = run(&mut toy, &mut Greedy::default(), 70.0, None);
-    let steps: Vec<Action> = conclusion
-        .history
-        .steps()
-        .map(|step| step.changes.clone())
-        .collect();
+    let steps: Vec<Action> = conclusion.history.steps().map(|step| step.changes.clone()).collect();
     assert_eq!(
         steps,
-        [
-            Action::single(1, 1),
-            Action::single(2, 1),
-            Action::single(0, 1)
-        ]
+        [Action::single(1, 1), Action::single(2, 1), Action::single(0, 1)]
     );
 }
 
 #[test]
 fn greedy_does_not_overshoot_when_a_gentler_step_meets_the_budget() {
     // By ratio the first knob is the bargain; the second loses less and is enough.
-    let toy = Toy::new(100.0)
-        .reducing(&[60.0], &[0.06])
-        .reducing(&[10.0], &[0.02]);
+    let toy = Toy::new(100.0).reducing(&[60.0], &[0.06]).reducing(&[10.0], &[0.02]);
     for confirm in [0, 1, 3] {
         let mut greedy = Greedy {
             confirm,
@@ -70,11 +60,7 @@ impl Subject for Misleading {
     fn cost(&mut self, at: &Assignment) -> Result<Costs, SubjectError<String>> {
         self.0.cost(at)
     }
-    fn quality(
-        &mut self,
-        at: &Assignment,
-        fidelity: Fidelity,
-    ) -> Result<Quality, SubjectError<String>> {
+    fn quality(&mut self, at: &Assignment, fidelity: Fidelity) -> Result<Quality, SubjectError<String>> {
         let quality = self.0.quality(at, fidelity)?;
         let sign = if fidelity.proxy { -1.0 } else { 1.0 };
         Ok(Quality::new(sign * quality.value, quality.samples))
@@ -103,30 +89,16 @@ fn the_real_meter_corrects_the_proxy_and_the_floor_sends_greedy_on() {
         };
         let mut subject = Misleading(toy.clone());
         let options = Options::default();
-        let conclusion =
-            budgeted_kmr(&mut subject, &mut greedy, &objective, &options, &mut Silent).unwrap();
-        (
-            conclusion.best.assignment.as_slice().to_vec(),
-            subject.0.quality_calls,
-        )
+        let conclusion = budgeted_kmr(&mut subject, &mut greedy, &objective, &options, &mut Silent).unwrap();
+        (conclusion.best.assignment.as_slice().to_vec(), subject.0.quality_calls)
     };
-    assert_eq!(
-        best(2, None).0,
-        [0, 1, 0, 0],
-        "the better of the two confirmed"
-    );
+    assert_eq!(best(2, None).0, [0, 1, 0, 0], "the better of the two confirmed");
     assert_eq!(best(4, None).0, [0, 0, 0, 1]);
     for confirm in [0, 1, 2] {
         let (assignment, calls) = best(confirm, Some(Floor::DropAtMost(0.05)));
         assert_eq!(assignment, [0, 0, 0, 1], "confirm {confirm}");
-        let full = calls
-            .iter()
-            .filter(|(_, fidelity)| *fidelity == Fidelity::FULL)
-            .count();
-        assert_eq!(
-            full, 5,
-            "the start and each candidate once; confirm {confirm}"
-        );
+        let full = calls.iter().filter(|(_, fidelity)| *fidelity == Fidelity::FULL).count();
+        assert_eq!(full, 5, "the start and each candidate once; confirm {confirm}");
     }
 }
 
@@ -147,21 +119,12 @@ fn reuse_saves_proxy_measurements_without_changing_a_separable_result() {
         };
         let conclusion = run(&mut toy, &mut greedy, 750.0, None);
         assert_eq!(conclusion.outcome, Outcome::Feasible);
-        let proxies = toy
-            .quality_calls
-            .iter()
-            .filter(|(_, fidelity)| fidelity.proxy)
-            .count();
+        let proxies = toy.quality_calls.iter().filter(|(_, fidelity)| fidelity.proxy).count();
         (conclusion.best.assignment, proxies)
     };
     let (fresh, reused) = (count(false), count(true));
     assert_eq!(fresh.0, reused.0);
-    assert!(
-        reused.1 * 2 < fresh.1,
-        "{} proxies instead of {}",
-        reused.1,
-        fresh.1
-    );
+    assert!(reused.1 * 2 < fresh.1, "{} proxies instead of {}", reused.1, fresh.1);
 }
 
 #[test]
@@ -173,15 +136,7 @@ fn lockstep_raises_everything_together() {
     let adopted: Vec<&[usize]> = toy.adopted.iter().map(Assignment::as_slice).collect();
     assert_eq!(adopted, [[1, 1], [1, 2], [1, 3]]);
     assert_eq!(conclusion.outcome, Outcome::Feasible);
-    assert!(
-        conclusion
-            .history
-            .steps()
-            .next()
-            .unwrap()
-            .changes
-            .is_composite()
-    );
+    assert!(conclusion.history.steps().next().unwrap().changes.is_composite());
     assert_eq!(toy.quality_calls.len(), 4, "no probes");
 }
 
@@ -219,10 +174,7 @@ fn the_wire_form_is_the_documented_one() {
     let step = Ask::Step {
         changes: Action::single(0, 1),
     };
-    assert_eq!(
-        step.to_json(),
-        r#"{"ask":"step","changes":[{"knob":0,"value":1}]}"#
-    );
+    assert_eq!(step.to_json(), r#"{"ask":"step","changes":[{"knob":0,"value":1}]}"#);
     let probe = r#"{"ask":"probe","assignments":[[0,1]],"fidelity":{"samples":256,"proxy":true}}"#;
     let read = Ask::from_json(probe).unwrap();
     let assignments = vec![vec![0, 1].into()];
@@ -236,10 +188,5 @@ fn the_wire_form_is_the_documented_one() {
     assert_eq!(read.to_json(), probe);
     assert_eq!(Ask::from_json(r#"{"ask":"done"}"#).unwrap(), Ask::Done);
     let mistyped = r#"{"ask":"probe","assignments":[[0]],"fidelty":{"samples":256}}"#;
-    assert!(
-        Ask::from_json(mistyped)
-            .unwrap_err()
-            .to_string()
-            .contains("fidelty")
-    );
+    assert!(Ask::from_json(mistyped).unwrap_err().to_string().contains("fidelty"));
 }

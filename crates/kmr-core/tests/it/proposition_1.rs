@@ -84,10 +84,7 @@ impl Dice {
 
     fn nonsense(&mut self, history: &History) -> Ask {
         let far = [0, 1, 7, usize::MAX];
-        let last = history
-            .all_trials()
-            .last()
-            .map(|trial| trial.changes.clone());
+        let last = history.all_trials().last().map(|trial| trial.changes.clone());
         match self.roll(6) {
             0 => Ask::Step {
                 changes: Action::single(far[self.roll(4)], far[self.roll(4)]),
@@ -116,30 +113,22 @@ impl Dice {
 
 impl Policy for Dice {
     fn next(&mut self, history: &History) -> Result<Ask, PolicyError> {
-        let read: History = serde_json::from_str(&history.to_json())
-            .map_err(|error| PolicyError::new(error.to_string()))?;
+        let read: History =
+            serde_json::from_str(&history.to_json()).map_err(|error| PolicyError::new(error.to_string()))?;
         Ask::from_json(&self.ask(&read).to_json())
     }
 }
 
 fn policy(kind: Kind, seed: u64) -> Box<dyn Policy> {
     match kind {
-        Kind::Greedy {
-            confirm,
-            jump,
-            reuse,
-        } => Box::new(Greedy {
+        Kind::Greedy { confirm, jump, reuse } => Box::new(Greedy {
             proxy_samples: 16,
             confirm,
             jump,
             reuse,
         }),
         Kind::Lockstep => Box::new(Scheduled::Lockstep),
-        _ => Box::new(Dice {
-            kind,
-            seed,
-            rolls: 0,
-        }),
+        _ => Box::new(Dice { kind, seed, rolls: 0 }),
     }
 }
 
@@ -175,42 +164,25 @@ fn toys() -> impl Strategy<Value = Toy> {
         1 => Just(Manner::Broken),
     ];
     let meters = prop_oneof![Just(1_usize), Just(2)];
-    (
-        proptest::collection::vec(row, 1..5),
-        manner,
-        any::<u64>(),
-        meters,
-    )
-        .prop_map(|(rows, manner, seed, meters)| {
-            let mut toy = Toy::new(40.0);
-            (toy.manner, toy.seed) = (manner, seed);
-            if meters == 2 {
-                toy.costs.push(("macs", 30.0));
+    (proptest::collection::vec(row, 1..5), manner, any::<u64>(), meters).prop_map(|(rows, manner, seed, meters)| {
+        let mut toy = Toy::new(40.0);
+        (toy.manner, toy.seed) = (manner, seed);
+        if meters == 2 {
+            toy.costs.push(("macs", 30.0));
+        }
+        for (recovers, mut saves, mut loses, monotone) in rows {
+            if monotone {
+                saves.sort_by(f64::total_cmp);
+                loses.sort_by(f64::total_cmp);
             }
-            for (recovers, mut saves, mut loses, monotone) in rows {
-                if monotone {
-                    saves.sort_by(f64::total_cmp);
-                    loses.sort_by(f64::total_cmp);
-                }
-                let role = if recovers {
-                    Role::Recover
-                } else {
-                    Role::Reduce
-                };
-                if recovers {
-                    saves
-                        .iter_mut()
-                        .for_each(|saved| *saved = saved.clamp(-1.0, 0.0));
-                }
-                toy.push(
-                    if recovers { "distill" } else { "prune" },
-                    role,
-                    &saves,
-                    &loses,
-                );
+            let role = if recovers { Role::Recover } else { Role::Reduce };
+            if recovers {
+                saves.iter_mut().for_each(|saved| *saved = saved.clamp(-1.0, 0.0));
             }
-            toy
-        })
+            toy.push(if recovers { "distill" } else { "prune" }, role, &saves, &loses);
+        }
+        toy
+    })
 }
 
 fn cases() -> impl Strategy<Value = Case> {
@@ -236,11 +208,7 @@ fn cases() -> impl Strategy<Value = Case> {
                 ..Objective::new(budget)
             };
             let options = Options {
-                on_no_progress: if stop {
-                    OnNoProgress::Stop
-                } else {
-                    OnNoProgress::Skip
-                },
+                on_no_progress: if stop { OnNoProgress::Stop } else { OnNoProgress::Skip },
                 max_steps,
                 recoveries,
                 max_probes: if few_probes { 3 } else { 60 },
@@ -284,14 +252,7 @@ fn run(case: &Case) -> (Conclusion, Toy, Vec<State>) {
         Ok(())
     };
     let mut policy = policy(case.kind, case.toy.seed);
-    let conclusion = budgeted_kmr(
-        &mut toy,
-        &mut policy,
-        &case.objective,
-        &case.options,
-        &mut watch,
-    )
-    .unwrap();
+    let conclusion = budgeted_kmr(&mut toy, &mut policy, &case.objective, &case.options, &mut watch).unwrap();
     (conclusion, toy, seen)
 }
 
@@ -375,29 +336,18 @@ fn check(case: &Case) {
         use Rejection::*;
         !matches!(
             trial.rejection,
-            Some(
-                Invalid { .. }
-                    | NoChange
-                    | Repeated
-                    | Visited
-                    | RecoveryLimit
-                    | BudgetMet
-                    | TrialLimit
-            )
+            Some(Invalid { .. } | NoChange | Repeated | Visited | RecoveryLimit | BudgetMet | TrialLimit)
         )
     };
     let trials = history.all_trials().filter(measured).count();
     assert!(trials <= all_levels * (steps + 1));
-    if levels == all_levels
-        && matches!(case.kind, Kind::Greedy { .. } | Kind::Lockstep | Kind::Away)
-    {
+    if levels == all_levels && matches!(case.kind, Kind::Greedy { .. } | Kind::Lockstep | Kind::Away) {
         assert!(trials <= levels * (levels + 1));
     }
 
     // The best state seen is what comes back, and what the subject ended up with.
     let feasible = |state: &&State| {
-        violation(case, &state.measurement.costs) == 0.0
-            && honors(case, reference, quality(&state.measurement))
+        violation(case, &state.measurement.costs) == 0.0 && honors(case, reference, quality(&state.measurement))
     };
     let best = &conclusion.best;
     match seen

@@ -10,12 +10,7 @@ fn objective(at_most: f64) -> Objective {
 
 /// Proposes these steps in order.
 fn list(steps: &[&[(usize, usize)]]) -> Scheduled {
-    let action = |changes: &&[(usize, usize)]| {
-        changes
-            .iter()
-            .map(|&(knob, value)| Change { knob, value })
-            .collect()
-    };
+    let action = |changes: &&[(usize, usize)]| changes.iter().map(|&(knob, value)| Change { knob, value }).collect();
     Scheduled::List(steps.iter().map(action).collect())
 }
 
@@ -102,9 +97,7 @@ fn a_start_below_the_floor_is_not_feasible_however_small() {
 #[test]
 fn a_composite_is_one_step_under_one_test() {
     // Alone, the second knob's value costs more; together with the first it saves.
-    let mut toy = Toy::new(100.0)
-        .reducing(&[30.0], &[0.0])
-        .reducing(&[-5.0], &[0.0]);
+    let mut toy = Toy::new(100.0).reducing(&[30.0], &[0.0]).reducing(&[-5.0], &[0.0]);
     let policy = list(&[&[(1, 1)], &[(0, 1), (1, 1)]]);
     let conclusion = search(&mut toy, policy, objective(80.0), Options::default());
     assert_eq!(reasons(&conclusion), ["no_progress", "accepted"]);
@@ -115,20 +108,13 @@ fn a_composite_is_one_step_under_one_test() {
 #[test]
 fn quality_is_not_measured_where_the_cost_failed() {
     let mut toy = Toy::new(100.0).reducing(&[0.0], &[0.0]);
-    search(
-        &mut toy,
-        Scheduled::Lockstep,
-        objective(50.0),
-        Options::default(),
-    );
+    search(&mut toy, Scheduled::Lockstep, objective(50.0), Options::default());
     assert_eq!(toy.quality_calls.len(), 1, "the start alone");
 }
 
 #[test]
 fn several_limits_progress_by_their_violation() {
-    let mut toy = Toy::new(100.0)
-        .reducing(&[20.0], &[0.0])
-        .reducing(&[30.0], &[0.0]);
+    let mut toy = Toy::new(100.0).reducing(&[20.0], &[0.0]).reducing(&[30.0], &[0.0]);
     toy.costs.push(("macs", 40.0));
     let limit = |meter: &str, at_most| Limit {
         meter: meter.into(),
@@ -170,13 +156,7 @@ fn recoveries_must_neither_cost_nor_come_uncalled_for() {
     };
     let policy = list(&[&[(1, 1)], &[(0, 1)], &[(1, 1)], &[(1, 2)], &[(0, 2)]]);
     let conclusion = search(&mut toy(), policy, objective(70.0), Options::default());
-    let expected = [
-        "recovery_limit",
-        "accepted",
-        "cost_rose",
-        "no_recovery",
-        "accepted",
-    ];
+    let expected = ["recovery_limit", "accepted", "cost_rose", "no_recovery", "accepted"];
     assert_eq!(reasons(&conclusion), expected);
 }
 
@@ -186,25 +166,13 @@ fn an_uncertain_recovery_is_none() {
     impl Subject for Scored {
         type Error = String;
         fn knobs(&mut self) -> Result<Vec<Knob>, String> {
-            let values = (0..self.0.len())
-                .map(|value| Value::Number(value as f64))
-                .collect();
-            Ok(vec![Knob::new(
-                "distill",
-                "on",
-                "model",
-                Role::Recover,
-                values,
-            )])
+            let values = (0..self.0.len()).map(|value| Value::Number(value as f64)).collect();
+            Ok(vec![Knob::new("distill", "on", "model", Role::Recover, values)])
         }
         fn cost(&mut self, _: &Assignment) -> Result<Costs, SubjectError<String>> {
             Ok(Costs::from([(SIZE.into(), 1.0)]))
         }
-        fn quality(
-            &mut self,
-            at: &Assignment,
-            _: Fidelity,
-        ) -> Result<Quality, SubjectError<String>> {
+        fn quality(&mut self, at: &Assignment, _: Fidelity) -> Result<Quality, SubjectError<String>> {
             Ok(Quality::from_scores(self.0[at[0]].clone().into()))
         }
         fn adopt(&mut self, _: &Assignment) -> Result<(), String> {
@@ -219,14 +187,7 @@ fn an_uncertain_recovery_is_none() {
         };
         let mut subject = Scored(vec![scores(80), scores(81), scores(90)]);
         let mut policy = Scheduled::Lockstep;
-        budgeted_kmr(
-            &mut subject,
-            &mut policy,
-            &objective(0.5),
-            &options,
-            &mut Silent,
-        )
-        .unwrap()
+        budgeted_kmr(&mut subject, &mut policy, &objective(0.5), &options, &mut Silent).unwrap()
     };
     assert_eq!(reasons(&run(None)), ["accepted"]);
     assert_eq!(reasons(&run(Some(0.95))), ["no_recovery", "accepted"]);
@@ -236,12 +197,7 @@ fn an_uncertain_recovery_is_none() {
 fn an_interruption_leaves_the_best_state_and_no_half_trial() {
     let mut toy = Toy::new(100.0).reducing(&[10.0, 20.0, 30.0], &[0.0, 0.0, 0.0]);
     toy.patience = Some(5); // start: 2 answers, first step: 2, then a cost without its quality
-    let conclusion = search(
-        &mut toy,
-        Scheduled::Lockstep,
-        objective(50.0),
-        Options::default(),
-    );
+    let conclusion = search(&mut toy, Scheduled::Lockstep, objective(50.0), Options::default());
     assert_eq!(conclusion.outcome, Outcome::Interrupted);
     assert_eq!(conclusion.best.assignment.as_slice(), [1]);
     assert_eq!(conclusion.history.records.len(), 1);
@@ -264,32 +220,14 @@ fn a_policy_that_only_repeats_itself_is_sent_home() {
     ] {
         let mut toy = Toy::new(100.0).reducing(&[10.0], &[0.0]);
         let options = Options::default();
-        let conclusion = budgeted_kmr(
-            &mut toy,
-            &mut Stuck(ask),
-            &objective(50.0),
-            &options,
-            &mut Silent,
-        )
-        .unwrap();
+        let conclusion = budgeted_kmr(&mut toy, &mut Stuck(ask), &objective(50.0), &options, &mut Silent).unwrap();
         let because = Exhaustion::UselessAsks;
         assert_eq!(conclusion.outcome, Outcome::Exhausted { because }, "{ask}");
     }
-    for garbage in [
-        "",
-        "{}",
-        r#"{"ask":"step"}"#,
-        r#"{"ask":"probe","assignments":[[-1]]}"#,
-    ] {
+    for garbage in ["", "{}", r#"{"ask":"step"}"#, r#"{"ask":"probe","assignments":[[-1]]}"#] {
         let mut toy = Toy::new(100.0).reducing(&[10.0], &[0.0]);
         let goal = objective(50.0);
-        let result = budgeted_kmr(
-            &mut toy,
-            &mut Stuck(garbage),
-            &goal,
-            &Options::default(),
-            &mut Silent,
-        );
+        let result = budgeted_kmr(&mut toy, &mut Stuck(garbage), &goal, &Options::default(), &mut Silent);
         assert!(matches!(result, Err(KmrError::Policy(_))), "{garbage}");
     }
 }
@@ -299,19 +237,9 @@ fn a_start_that_cannot_be_measured_is_an_error() {
     let start = |size: f64, goal: Objective| {
         let mut toy = Toy::new(size).reducing(&[1.0], &[0.0]);
         let mut policy = Scheduled::Lockstep;
-        budgeted_kmr(
-            &mut toy,
-            &mut policy,
-            &goal,
-            &Options::default(),
-            &mut Silent,
-        )
-        .unwrap_err()
+        budgeted_kmr(&mut toy, &mut policy, &goal, &Options::default(), &mut Silent).unwrap_err()
     };
-    assert!(matches!(
-        start(f64::NAN, objective(1.0)),
-        KmrError::Start { .. }
-    ));
+    assert!(matches!(start(f64::NAN, objective(1.0)), KmrError::Start { .. }));
     let other = Objective::new(Budget::at_most("macs", 1.0).unwrap());
     assert!(start(1.0, other).to_string().contains("`macs`"));
     let unknown = Measurement {
@@ -336,13 +264,7 @@ fn a_failing_journal_ends_the_run_before_the_step_counts() {
     };
     let mut policy = Scheduled::Lockstep;
     let options = Options::default();
-    let result = budgeted_kmr(
-        &mut toy,
-        &mut policy,
-        &objective(50.0),
-        &options,
-        &mut full_disk,
-    );
+    let result = budgeted_kmr(&mut toy, &mut policy, &objective(50.0), &options, &mut full_disk);
     assert!(matches!(result, Err(KmrError::Subject(message)) if message == "no space left"));
     assert!(toy.adopted.is_empty());
 }

@@ -58,11 +58,7 @@ impl Subject for Staged {
         self.toy().costs = vec![(SIZE, size)];
         self.toy().cost(at)
     }
-    fn quality(
-        &mut self,
-        at: &Assignment,
-        fidelity: Fidelity,
-    ) -> Result<Quality, SubjectError<String>> {
+    fn quality(&mut self, at: &Assignment, fidelity: Fidelity) -> Result<Quality, SubjectError<String>> {
         let before = self.quality;
         let quality = self.toy().quality(at, fidelity)?;
         Ok(Quality::new(quality.value + before, quality.samples))
@@ -86,9 +82,7 @@ impl StagedSubject for Staged {
             let size = self.cost(&last).map_err(failed)?[SIZE];
             // The recoveries are in the masters; the knobs are off again.
             let knobs = Knobs::new(self.toy().knobs.clone()).unwrap();
-            let quality = self
-                .quality(&last.settled(&knobs), Fidelity::FULL)
-                .map_err(failed)?;
+            let quality = self.quality(&last.settled(&knobs), Fidelity::FULL).map_err(failed)?;
             self.size = size;
             self.quality = quality.value - 0.9;
         }
@@ -188,11 +182,7 @@ fn an_interruption_closes_no_stage() {
         fn cost(&mut self, at: &Assignment) -> Result<Costs, SubjectError<String>> {
             self.0.cost(at)
         }
-        fn quality(
-            &mut self,
-            at: &Assignment,
-            fidelity: Fidelity,
-        ) -> Result<Quality, SubjectError<String>> {
+        fn quality(&mut self, at: &Assignment, fidelity: Fidelity) -> Result<Quality, SubjectError<String>> {
             self.0.quality(at, fidelity)
         }
         fn adopt(&mut self, at: &Assignment) -> Result<(), String> {
@@ -212,14 +202,7 @@ fn an_interruption_closes_no_stage() {
     }
     let mut subject = Flagged(subject);
     let policy = |_: &Stage| Scheduled::Lockstep;
-    let conclusion = run_stages(
-        &mut subject,
-        &pipeline,
-        policy,
-        &Options::default(),
-        &mut Silent,
-    )
-    .unwrap();
+    let conclusion = run_stages(&mut subject, &pipeline, policy, &Options::default(), &mut Silent).unwrap();
     assert_eq!(conclusion.outcome, Outcome::Interrupted);
     assert_eq!(subject.0.log, ["enter stage0", "adopt [1]"]);
     assert_eq!(conclusion.measurement.costs[SIZE], 80.0);
@@ -237,11 +220,7 @@ fn stages_that_make_no_pipeline_are_refused() {
         until: until.then(budget),
         floor: None,
     };
-    let refused = |stages| {
-        Pipeline::new(stages, budget(), None)
-            .unwrap_err()
-            .to_string()
-    };
+    let refused = |stages| Pipeline::new(stages, budget(), None).unwrap_err().to_string();
     use Role::{Recover, Reduce};
     assert!(refused(vec![]).contains("at least one stage"));
     let endless = vec![
@@ -251,9 +230,7 @@ fn stages_that_make_no_pipeline_are_refused() {
     ];
     assert!(refused(endless).contains("stage `a` reduces and is not the last"));
     assert!(refused(vec![stage("a", Recover, true)]).contains("`until`"));
-    assert!(
-        refused(vec![stage("a", Reduce, true), stage("a", Reduce, false)]).contains("two stages")
-    );
+    assert!(refused(vec![stage("a", Reduce, true), stage("a", Reduce, false)]).contains("two stages"));
     let mut twice = stage("a", Reduce, false);
     twice.rules.push(twice.rules[0].clone());
     assert!(refused(vec![twice]).contains("names rule `rule` twice"));

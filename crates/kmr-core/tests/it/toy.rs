@@ -71,12 +71,9 @@ impl Toy {
     }
 
     pub fn push(&mut self, rule: &str, role: Role, saves: &[f64], loses: &[f64]) {
-        let values = (0..=saves.len())
-            .map(|value| Value::Number(value as f64))
-            .collect();
+        let values = (0..=saves.len()).map(|value| Value::Number(value as f64)).collect();
         let target = format!("layer{}", self.knobs.len());
-        self.knobs
-            .push(Knob::new(rule, "strength", target, role, values));
+        self.knobs.push(Knob::new(rule, "strength", target, role, values));
         self.saves.push([&[0.0], saves].concat());
         self.loses.push([&[0.0], loses].concat());
     }
@@ -129,8 +126,7 @@ impl Subject for Toy {
     fn cost(&mut self, at: &Assignment) -> Result<Costs, SubjectError<String>> {
         self.answers += 1;
         let start = at.as_slice().iter().all(|&value| value == 0);
-        let saved =
-            self.sum(&self.saves, at, Role::Reduce) + self.sum(&self.saves, at, Role::Recover);
+        let saved = self.sum(&self.saves, at, Role::Reduce) + self.sum(&self.saves, at, Role::Recover);
         let mut costs: Costs = self
             .costs
             .iter()
@@ -155,11 +151,7 @@ impl Subject for Toy {
         Ok(costs)
     }
 
-    fn quality(
-        &mut self,
-        at: &Assignment,
-        fidelity: Fidelity,
-    ) -> Result<Quality, SubjectError<String>> {
+    fn quality(&mut self, at: &Assignment, fidelity: Fidelity) -> Result<Quality, SubjectError<String>> {
         assert_ne!(fidelity.samples, Some(0), "costs alone need no quality");
         let cost = self.last_costs.get(at).expect("costs come first");
         if self.costs.len() == 1 && self.manner != Manner::Oscillating {
@@ -169,25 +161,17 @@ impl Subject for Toy {
                 .cloned()
                 .unwrap_or(vec![0; at.as_slice().len()].into());
             let cost = cost.expect("an unusable cost needs no quality");
-            let same = self
-                .knobs
-                .iter()
-                .zip(at.as_slice().iter().zip(here.as_slice()));
-            let reduces = same
-                .clone()
-                .any(|(knob, (a, b))| knob.role == Role::Reduce && a != b);
+            let same = self.knobs.iter().zip(at.as_slice().iter().zip(here.as_slice()));
+            let reduces = same.clone().any(|(knob, (a, b))| knob.role == Role::Reduce && a != b);
             if reduces {
                 let current = self.last_costs[&here].expect("adopted with a usable cost");
-                assert!(
-                    cost < current,
-                    "quality was asked for without progress in cost"
-                );
+                assert!(cost < current, "quality was asked for without progress in cost");
             }
         }
         self.answers += 1;
         self.quality_calls.push((at.clone(), fidelity));
-        let mut value = 0.9 + self.recovered - self.sum(&self.loses, at, Role::Reduce)
-            + self.sum(&self.loses, at, Role::Recover);
+        let mut value =
+            0.9 + self.recovered - self.sum(&self.loses, at, Role::Reduce) + self.sum(&self.loses, at, Role::Recover);
         let noise = self.noise(at, 2);
         let start = at.as_slice().iter().all(|&value| value == 0);
         match self.manner {
@@ -211,7 +195,6 @@ impl Subject for Toy {
     }
 
     fn interrupted(&self) -> bool {
-        self.patience
-            .is_some_and(|patience| self.answers >= patience)
+        self.patience.is_some_and(|patience| self.answers >= patience)
     }
 }

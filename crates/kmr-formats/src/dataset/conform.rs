@@ -42,9 +42,7 @@ impl Dataset {
     }
 
     fn conforming(&self, input: &ExpectedInput) -> Result<kmr_model::Tensor, FormatError> {
-        let error = |message: String| {
-            FormatError::new(ErrorKind::Shape, &self.path, message).array(&input.name)
-        };
+        let error = |message: String| FormatError::new(ErrorKind::Shape, &self.path, message).array(&input.name);
         let Some(array) = self.inputs.get(&input.name) else {
             let names: Vec<String> = self.inputs.keys().map(|name| format!("`{name}`")).collect();
             let help = format!("the arrays here are {}", names.join(", "));
@@ -73,9 +71,7 @@ impl Dataset {
             ))
         })?;
         let shape = std::iter::once(array.shape()[0]).chain(shape).collect();
-        array
-            .reshaped(shape)
-            .map_err(|cause| error(cause.to_string()))
+        array.reshaped(shape).map_err(|cause| error(cause.to_string()))
     }
 }
 
@@ -91,9 +87,7 @@ fn fitted(sample: &[usize], expected: &[Option<usize>]) -> Option<Vec<usize>> {
     }
     let sizes: Option<Vec<usize>> = expected.iter().copied().collect();
     let sizes = sizes?;
-    let squeezed = |shape: &[usize]| -> Vec<usize> {
-        shape.iter().copied().filter(|size| *size != 1).collect()
-    };
+    let squeezed = |shape: &[usize]| -> Vec<usize> { shape.iter().copied().filter(|size| *size != 1).collect() };
     (squeezed(sample) == squeezed(&sizes)).then_some(sizes)
 }
 
@@ -104,10 +98,7 @@ mod tests {
     #[test]
     fn axes_of_size_one_come_and_go() {
         let known = |shape: &[usize]| shape.iter().copied().map(Some).collect::<Vec<_>>();
-        assert_eq!(
-            fitted(&[28, 28], &known(&[1, 28, 28])),
-            Some(vec![1, 28, 28])
-        );
+        assert_eq!(fitted(&[28, 28], &known(&[1, 28, 28])), Some(vec![1, 28, 28]));
         assert_eq!(fitted(&[1, 28, 28], &known(&[28, 28])), Some(vec![28, 28]));
         assert_eq!(fitted(&[], &known(&[1])), Some(vec![1]));
         assert_eq!(fitted(&[5], &[None]), Some(vec![5]));

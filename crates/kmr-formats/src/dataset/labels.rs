@@ -7,12 +7,7 @@ use kmr_model::{DType, ModelError, Tensor};
 use crate::{ErrorKind, FormatError};
 
 /// The labels of `count` samples as int64.
-pub(super) fn read(
-    path: &Path,
-    name: &str,
-    labels: &Tensor,
-    count: usize,
-) -> Result<Vec<i64>, FormatError> {
+pub(super) fn read(path: &Path, name: &str, labels: &Tensor, count: usize) -> Result<Vec<i64>, FormatError> {
     let error = |message: String| FormatError::new(ErrorKind::Labels, path, message).array(name);
     let samples = match labels.shape() {
         [samples] | [samples, 1] => *samples,
@@ -27,11 +22,8 @@ pub(super) fn read(
     let numbers = integers(labels)
         .map_err(|cause| error(cause.to_string()))?
         .ok_or_else(|| {
-            error(format!(
-                "labels are whole numbers; these are {}",
-                labels.dtype()
-            ))
-            .help("store class numbers as an integer type")
+            error(format!("labels are whole numbers; these are {}", labels.dtype()))
+                .help("store class numbers as an integer type")
         })?;
     let below_zero = |label: &Option<i64>| label.is_none_or(|label| label < 0);
     if let Some(sample) = numbers.iter().position(below_zero) {

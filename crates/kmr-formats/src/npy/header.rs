@@ -70,14 +70,9 @@ impl Header {
         let byte_len = fields
             .shape
             .iter()
-            .try_fold(item_size as u64, |product, size| {
-                product.checked_mul(*size as u64)
-            })
+            .try_fold(item_size as u64, |product, size| product.checked_mul(*size as u64))
             .ok_or_else(|| {
-                let message = format!(
-                    "shape {:?} has more values than can be counted",
-                    fields.shape
-                );
+                let message = format!("shape {:?} has more values than can be counted", fields.shape);
                 (ErrorKind::Malformed, message)
             })?;
         Ok(Self {
@@ -103,14 +98,10 @@ pub(super) fn write(name: &str, shape: &[usize]) -> Vec<u8> {
         [_] => sizes.trim_end(),
         _ => sizes.trim_end_matches(", "),
     };
-    let mut text =
-        format!("{{'descr': '{order}{name}', 'fortran_order': False, 'shape': ({sizes}), }}");
+    let mut text = format!("{{'descr': '{order}{name}', 'fortran_order': False, 'shape': ({sizes}), }}");
     const BEFORE_TEXT: usize = 10;
     let unpadded = BEFORE_TEXT + text.len() + 1;
-    text.extend(std::iter::repeat_n(
-        ' ',
-        unpadded.next_multiple_of(64) - unpadded,
-    ));
+    text.extend(std::iter::repeat_n(' ', unpadded.next_multiple_of(64) - unpadded));
     text.push('\n');
     let mut bytes = MAGIC.to_vec();
     bytes.extend([1, 0]);

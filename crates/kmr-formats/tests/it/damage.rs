@@ -51,10 +51,7 @@ fn every_truncation_is_an_error() {
             };
             let error = outcome.unwrap_or_else(|| panic!("{name} of {length} bytes was read"));
             let message = error.to_string();
-            assert!(
-                message.starts_with(&path.display().to_string()),
-                "{message}"
-            );
+            assert!(message.starts_with(&path.display().to_string()), "{message}");
             assert!(!message.contains('\n'), "{message}");
         }
     }
@@ -116,12 +113,7 @@ fn a_shape_beyond_the_file_is_refused_before_anything_is_read() {
     let mut idx = vec![0, 0, 0x0e, 3];
     idx.extend([0xff; 12]);
     fs::write(&path, &idx).unwrap();
-    assert!(
-        read_idx(&path)
-            .unwrap_err()
-            .to_string()
-            .contains("at most 0")
-    );
+    assert!(read_idx(&path).unwrap_err().to_string().contains("at most 0"));
     fs::write(&path, npy("(100,)", &[0; 101])).unwrap();
     let error = read_npy(&path).unwrap_err();
     assert!(error.to_string().contains("more bytes follow"), "{error}");
@@ -156,12 +148,7 @@ fn a_deflate_bomb_gives_no_more_than_its_shape() {
     encoder.write_all(&[0, 0, 8, 1, 0, 0, 0, 10]).unwrap();
     encoder.write_all(&vec![0; 50_000_000]).unwrap();
     encoder.finish().unwrap();
-    assert!(
-        read_idx(&gz)
-            .unwrap_err()
-            .to_string()
-            .contains("more bytes follow")
-    );
+    assert!(read_idx(&gz).unwrap_err().to_string().contains("more bytes follow"));
 }
 
 #[test]
@@ -176,10 +163,7 @@ fn a_wrong_checksum_is_noticed() {
     bytes[place] ^= 1;
     fs::write(&path, &bytes).unwrap();
     let error = read_npz(&path).unwrap_err();
-    assert_eq!(
-        (error.kind(), error.array_name()),
-        (ErrorKind::Malformed, Some("x"))
-    );
+    assert_eq!((error.kind(), error.array_name()), (ErrorKind::Malformed, Some("x")));
 }
 
 #[test]

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use kmr_formats::{
-    Dataset, DatasetSource, ErrorKind, ExpectedInput, FormatError, NamedArrays, Scale, overlap,
-    overlaps, permutation, write_npy, write_npz,
+    Dataset, DatasetSource, ErrorKind, ExpectedInput, FormatError, NamedArrays, Scale, overlap, overlaps, permutation,
+    write_npy, write_npz,
 };
 use kmr_model::{DType, Tensor};
 use proptest::prelude::*;
@@ -16,13 +16,7 @@ use crate::fixture;
 fn numbered(count: usize) -> Dataset {
     let x = Tensor::from_vec(vec![count, 2], (0..2 * count as i32).collect());
     let labels = Tensor::from_vec(vec![count], (0..count as i64).map(|i| i % 3).collect());
-    Dataset::new(
-        "numbered",
-        NamedArrays::from([("x".into(), x)]),
-        Some(labels),
-        None,
-    )
-    .unwrap()
+    Dataset::new("numbered", NamedArrays::from([("x".into(), x)]), Some(labels), None).unwrap()
 }
 
 fn written(folder: &Path, count: usize) -> DatasetSource {
@@ -191,10 +185,7 @@ fn arrays_that_are_no_input_are_dropped() {
     dataset.conform(&[int("x", &[2])]).unwrap();
     assert_eq!(dataset.inputs().len(), 1);
     let array = dataset.inputs()["x"].clone();
-    let arrays = NamedArrays::from([
-        ("x".to_string(), array.clone()),
-        ("extra".to_string(), array),
-    ]);
+    let arrays = NamedArrays::from([("x".to_string(), array.clone()), ("extra".to_string(), array)]);
     let mut dataset = Dataset::new("two", arrays, None, None).unwrap();
     dataset.conform(&[int("x", &[2])]).unwrap();
     assert!(!dataset.inputs().contains_key("extra"));
@@ -204,43 +195,22 @@ fn arrays_that_are_no_input_are_dropped() {
 fn messages_about_data_that_do_not_fit() {
     let mut shown = Vec::new();
     let mut show = |error: FormatError| {
-        shown.push(format!(
-            "{:?}: {error}\n  help: {}",
-            error.kind(),
-            error.way_out()
-        ));
+        shown.push(format!("{:?}: {error}\n  help: {}", error.kind(), error.way_out()));
     };
     let x = || Tensor::from_vec(vec![4, 2], (0..8).collect::<Vec<i32>>());
     let make = |arrays: Vec<(&str, Tensor)>, labels: Option<Tensor>| {
-        let arrays = arrays
-            .into_iter()
-            .map(|(name, array)| (name.to_string(), array));
+        let arrays = arrays.into_iter().map(|(name, array)| (name.to_string(), array));
         Dataset::new("data.npz", arrays.collect(), labels, None)
     };
     let labeled = |labels| make(vec![("x", x())], Some(labels)).unwrap_err();
     show(make(vec![], None).unwrap_err());
     show(make(vec![("x", Tensor::scalar(1_i32))], None).unwrap_err());
-    show(
-        make(
-            vec![("x", Tensor::from_vec(vec![0, 2], Vec::<i32>::new()))],
-            None,
-        )
-        .unwrap_err(),
-    );
-    show(
-        make(
-            vec![("x", Tensor::from_vec(vec![4, 0], Vec::<i32>::new()))],
-            None,
-        )
-        .unwrap_err(),
-    );
+    show(make(vec![("x", Tensor::from_vec(vec![0, 2], Vec::<i32>::new()))], None).unwrap_err());
+    show(make(vec![("x", Tensor::from_vec(vec![4, 0], Vec::<i32>::new()))], None).unwrap_err());
     let three = Tensor::from_vec(vec![3], vec![1_i32, 2, 3]);
     show(make(vec![("x", x()), ("mask", three)], None).unwrap_err());
     show(labeled(Tensor::from_vec(vec![3], vec![0_i64, 1, 2])));
-    show(labeled(Tensor::from_vec(
-        vec![4],
-        vec![0.0_f32, 1.0, 2.0, 3.0],
-    )));
+    show(labeled(Tensor::from_vec(vec![4], vec![0.0_f32, 1.0, 2.0, 3.0])));
     show(labeled(Tensor::from_vec(vec![4], vec![0_i64, -1, 2, 3])));
     show(labeled(Tensor::from_vec(vec![4], vec![0, u64::MAX, 2, 3])));
     show(labeled(Tensor::from_vec(vec![4, 10], vec![0_u8; 40])));
@@ -251,18 +221,9 @@ fn messages_about_data_that_do_not_fit() {
         dtype: DType::FLOAT,
         ..int("x", &[2])
     };
-    show(
-        numbered(4)
-            .conform(std::slice::from_ref(&float))
-            .unwrap_err(),
-    );
+    show(numbered(4).conform(std::slice::from_ref(&float)).unwrap_err());
     let bytes = Tensor::from_vec(vec![4, 2], vec![0_u8; 8]);
-    show(
-        make(vec![("x", bytes)], None)
-            .unwrap()
-            .conform(&[float])
-            .unwrap_err(),
-    );
+    show(make(vec![("x", bytes)], None).unwrap().conform(&[float]).unwrap_err());
     assert!(numbered(4).check_labels(3).is_ok());
     insta::assert_snapshot!(shown.join("\n\n"));
 }

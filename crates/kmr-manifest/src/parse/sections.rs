@@ -10,8 +10,7 @@ use crate::keys;
 use crate::reader::{Section, integer, wrong_type};
 use crate::suggest::quoted;
 use crate::{
-    Data, DataFormat, DataSource, ErrorKind, Floor, Limit, Meters, Model, OnNoProgress, Placed,
-    Policy, Quality, Target,
+    Data, DataFormat, DataSource, ErrorKind, Floor, Limit, Meters, Model, OnNoProgress, Placed, Policy, Quality, Target,
 };
 
 fn path(section: &Section<'_, '_>, name: &str, directory: &Path) -> Option<Placed<PathBuf>> {
@@ -148,10 +147,7 @@ pub(super) fn quality(root: &Section<'_, '_>) -> Quality {
             section.context().report(
                 ErrorKind::Value,
                 confidence.span,
-                format!(
-                    "`confidence` lies between 0 and 1; got {}",
-                    confidence.value
-                ),
+                format!("`confidence` lies between 0 and 1; got {}", confidence.value),
                 "0.95 stands for 95 %",
             );
         }
@@ -167,9 +163,7 @@ fn floor(section: &Section<'_, '_>) -> Option<Placed<Floor>> {
         (true, true) => {
             context.report(
                 ErrorKind::Value,
-                section
-                    .value("at_least")
-                    .map_or(section.span(), |v| v.span()),
+                section.value("at_least").map_or(section.span(), |v| v.span()),
                 format!("{} has both `drop_at_most` and `at_least`", section.shown()),
                 "keep one: the first counts from the original's quality, the second from 0",
             );
@@ -239,9 +233,7 @@ pub(super) fn plugins(root: &Section<'_, '_>, directory: &Path) -> Vec<Placed<Pa
         return Vec::new();
     };
     let paths = section.texts("paths").into_iter();
-    paths
-        .map(|path| path.map(|path| directory.join(path)))
-        .collect()
+    paths.map(|path| path.map(|path| directory.join(path))).collect()
 }
 
 pub(super) fn meters(root: &Section<'_, '_>) -> Meters {

@@ -17,20 +17,12 @@ pub(super) fn stages(root: &Section<'_, '_>) -> Vec<Stage> {
     let context = root.context();
     let names = stages.iter().map(|stage| &stage.name);
     report_duplicates(context, "stages", "name", names);
-    let ids = stages
-        .iter()
-        .flat_map(|stage| &stage.rules)
-        .map(|rule| &rule.id);
+    let ids = stages.iter().flat_map(|stage| &stage.rules).map(|rule| &rule.id);
     report_duplicates(context, "rules", "id", ids);
     stages
 }
 
-fn report_duplicates<'a>(
-    context: &Context,
-    things: &str,
-    key: &str,
-    names: impl Iterator<Item = &'a Placed<String>>,
-) {
+fn report_duplicates<'a>(context: &Context, things: &str, key: &str, names: impl Iterator<Item = &'a Placed<String>>) {
     let mut seen = HashSet::new();
     for name in names.filter(|name| !name.is_empty()) {
         if seen.insert(name.as_str()) {

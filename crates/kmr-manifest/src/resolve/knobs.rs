@@ -38,11 +38,7 @@ impl Resolution<'_> {
             None if offer.knobs.is_empty() => "it has none".to_string(),
             None => format!("its knobs are {}", listed(names())),
         };
-        let message = format!(
-            "rule {} has no knob {}",
-            quoted(&offer.id),
-            quoted(&written.name)
-        );
+        let message = format!("rule {} has no knob {}", quoted(&offer.id), quoted(&written.name));
         self.report(ErrorKind::Value, &written.name.span, message, help);
     }
 
@@ -55,10 +51,7 @@ impl Resolution<'_> {
             None => {
                 if knob.default.is_empty() {
                     let message = format!("knob {} lacks `values`", quoted(&knob.name));
-                    let help = format!(
-                        "the rule has no values of its own; it takes {}",
-                        knob.domain
-                    );
+                    let help = format!("the rule has no values of its own; it takes {}", knob.domain);
                     self.report(ErrorKind::Key, &written.name.span, message, help);
                 }
                 knob.default.clone()
@@ -68,11 +61,7 @@ impl Resolution<'_> {
             (Some(per), _) => {
                 if !knob.per.contains(&per.value) {
                     let known: Vec<String> = knob.per.iter().map(ToString::to_string).collect();
-                    let message = format!(
-                        "knob {} cannot be turned per {}",
-                        quoted(&knob.name),
-                        per.value
-                    );
+                    let message = format!("knob {} cannot be turned per {}", quoted(&knob.name), per.value);
                     let help = format!("it is turned per {}", known.join(" or per "));
                     self.report(ErrorKind::Value, &per.span, message, help);
                 }

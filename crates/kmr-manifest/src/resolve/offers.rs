@@ -51,11 +51,7 @@ const HOST: &str = "kmr itself";
 
 impl<'m> Resolution<'m> {
     /// The one offer of this name, or a problem.
-    pub(super) fn find<O: Offer>(
-        &mut self,
-        name: &Placed<String>,
-        offers: &'m [O],
-    ) -> Option<&'m O> {
+    pub(super) fn find<O: Offer>(&mut self, name: &Placed<String>, offers: &'m [O]) -> Option<&'m O> {
         let matching: Vec<&O> = offers.iter().filter(|o| o.id() == name.value).collect();
         match matching.as_slice() {
             [one] => Some(one),
@@ -83,13 +79,7 @@ impl<'m> Resolution<'m> {
         let unavailable = self.catalog.unavailable.iter();
         let reasons: Vec<String> = unavailable
             .filter(|other| other.kind == kind && other.id == name.value)
-            .map(|other| {
-                format!(
-                    "plugin {} offers it but {}",
-                    quoted(&other.plugin),
-                    other.reason
-                )
-            })
+            .map(|other| format!("plugin {} offers it but {}", quoted(&other.plugin), other.reason))
             .collect();
         if !reasons.is_empty() {
             let message = format!("no usable plugin offers the {kind} {}", quoted(name));
@@ -100,15 +90,9 @@ impl<'m> Resolution<'m> {
         let offered = || offers.iter().map(Offer::id);
         let help = match (nearest(name, offered()), offers.is_empty()) {
             (_, true) => {
-                format!(
-                    "no {kind} is offered at all: name the plugins' folder in [plugins] `paths`"
-                )
+                format!("no {kind} is offered at all: name the plugins' folder in [plugins] `paths`")
             }
-            (Some(near), _) => format!(
-                "did you mean {}? offered are {}",
-                quoted(near),
-                listed(offered())
-            ),
+            (Some(near), _) => format!("did you mean {}? offered are {}", quoted(near), listed(offered())),
             (None, _) => format!("offered are {}", listed(offered())),
         };
         let message = format!("no plugin offers the {kind} {}", quoted(name));

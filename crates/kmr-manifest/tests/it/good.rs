@@ -2,9 +2,7 @@
 
 use std::path::Path;
 
-use kmr_manifest::{
-    Amount, DataFormat, ErrorKind, Floor, KEYS, Manifest, OnNoProgress, Scale, ValueKind,
-};
+use kmr_manifest::{Amount, DataFormat, ErrorKind, Floor, KEYS, Manifest, OnNoProgress, Scale, ValueKind};
 use serde_json::json;
 
 use crate::sample::{GOOD, catalog, changed, parse};
@@ -104,11 +102,7 @@ fn the_smallest_manifest_is_enough() {
 #[test]
 fn resolution_finds_every_name() {
     let resolved = parse(GOOD).unwrap().resolve(&catalog()).unwrap();
-    let meters: Vec<&str> = resolved
-        .meters
-        .iter()
-        .map(|meter| meter.offer.id.as_str())
-        .collect();
+    let meters: Vec<&str> = resolved.meters.iter().map(|meter| meter.offer.id.as_str()).collect();
     assert_eq!(meters, ["size_bytes", "top1", "loss", "macs", "kl"]);
     assert_eq!(resolved.meters[4].config, json!({ "temperature": 2.0 }));
     let until = resolved.stages[0].until.as_ref().unwrap();
@@ -160,14 +154,8 @@ fn the_last_reducing_stage_needs_no_until() {
 fn several_limits_with_a_stage_that_names_its_own() {
     let limits = "[[budget.limit]]\nmeter = \"size_bytes\"\nat_most = \"300 kB\"\n\
                   [[budget.limit]]\nmeter = \"latency\"\nat_most = \"3.5 ms\"\n";
-    let text = changed(
-        "[budget]\nmeter = \"size_bytes\"\nat_most = \"30%\"\n",
-        limits,
-    )
-    .replace(
-        "until = \"40%\"",
-        "until = { meter = \"macs\", at_most = 1_000_000 }",
-    );
+    let text = changed("[budget]\nmeter = \"size_bytes\"\nat_most = \"30%\"\n", limits)
+        .replace("until = \"40%\"", "until = { meter = \"macs\", at_most = 1_000_000 }");
     let resolved = parse(&text).unwrap().resolve(&catalog()).unwrap();
     assert_eq!(resolved.limits[0].at_most.limit(1e9), 300_000.0);
     assert_eq!(resolved.limits[1].at_most.limit(1e9), 3.5);

@@ -27,10 +27,7 @@ const KEYS: &[Change] = &[
     ("drop_at_most = 0.005\n", ""),
     ("name = \"recover\"\n", ""),
     ("use = \"quantize\"\n", ""),
-    (
-        "path = \"resnet20.onnx\"",
-        "\"a\\nb\" = 1\npath = \"resnet20.onnx\"",
-    ),
+    ("path = \"resnet20.onnx\"", "\"a\\nb\" = 1\npath = \"resnet20.onnx\""),
 ];
 
 const TYPES: &[Change] = &[
@@ -72,10 +69,7 @@ const VALUES: &[Change] = &[
     ("at_most = \"30%\"", "at_most = \"small\""),
     ("confidence = 0.95", "confidence = 95"),
     ("drop_at_most = 0.005", "drop_at_most = -0.005"),
-    (
-        "drop_at_most = 0.005",
-        "drop_at_most = 0.005\nat_least = 0.9",
-    ),
+    ("drop_at_most = 0.005", "drop_at_most = 0.005\nat_least = 0.9"),
     ("drop_at_most = 0.005", "at_least = inf"),
     ("on_no_progress = \"skip\"", "on_no_progress = \"skp\""),
     ("format = \"onnx\"", "format = \"gguf\""),
@@ -91,10 +85,7 @@ const VALUES: &[Change] = &[
         "[budget]\n",
         "[[budget.limit]]\nmeter = \"macs\"\nat_most = 5\n[budget]\n",
     ),
-    (
-        "[budget]\n",
-        "[budget]\nlimit = [{ meter = \"macs\", at_most = 5 }]\n",
-    ),
+    ("[budget]\n", "[budget]\nlimit = [{ meter = \"macs\", at_most = 5 }]\n"),
     (
         "[budget]\nmeter = \"size_bytes\"\nat_most = \"30%\"",
         "[budget]\nlimit = [{ meter = \"macs\", at_most = 5 }, { meter = \"macs\", at_most = 6 }]",
@@ -123,10 +114,7 @@ const OFFERS: &[Change] = &[
     ("report = [\"macs\", \"kl\"]", "report = [\"macs\"]"),
     ("role = \"recover\"", "role = \"reduce\""),
     ("until = \"40%\"\n", ""),
-    (
-        "name = \"recover\"\n",
-        "name = \"recover\"\nuntil = \"35%\"\n",
-    ),
+    ("name = \"recover\"\n", "name = \"recover\"\nuntil = \"35%\"\n"),
     (
         "[budget]\nmeter = \"size_bytes\"\nat_most = \"30%\"",
         "[budget]\nlimit = [{ meter = \"macs\", at_most = 5 }, { meter = \"size_bytes\", at_most = 6 }]",
@@ -224,8 +212,7 @@ fn an_unknown_id_to_disable() {
 
 #[test]
 fn warnings() {
-    let text =
-        changed("holdout = {", "calibration2 = {").replacen("calibration =", "holdout2 =", 1);
+    let text = changed("holdout = {", "calibration2 = {").replacen("calibration =", "holdout2 =", 1);
     assert!(parse(&text).is_err());
     let without_holdout: String = GOOD
         .lines()

@@ -10,10 +10,7 @@ fn exercise(text: &str) {
     let check = |error: Error| {
         for problem in error.problems() {
             let span = problem.span();
-            assert!(
-                span.start <= span.end && span.end <= text.len(),
-                "{problem:?}"
-            );
+            assert!(span.start <= span.end && span.end <= text.len(), "{problem:?}");
             assert!(!problem.message().is_empty());
             assert!(!problem.help().is_empty(), "{problem:?}");
             assert!(!problem.message().contains(['\n', '\u{1b}']), "{problem:?}");
@@ -105,11 +102,7 @@ proptest! {
 fn deep_nesting_is_refused_without_a_crash() {
     for open in ["[", "{a=", "[[", "{a=["] {
         exercise(&format!("schema = 1\nx = {}", open.repeat(100_000)));
-        exercise(&format!(
-            "schema = 1\nx = {0}{1}",
-            open.repeat(60),
-            "]".repeat(60)
-        ));
+        exercise(&format!("schema = 1\nx = {0}{1}", open.repeat(60), "]".repeat(60)));
     }
     let nested = format!("policy.config.{} = 1", vec!["a"; 20_000].join("."));
     exercise(&nested);

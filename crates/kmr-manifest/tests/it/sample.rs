@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use kmr_manifest::{
-    Catalog, Domain, ExtensionKind, KnobOffer, Manifest, Measures, MeterOffer, Per, PolicyOffer,
-    Role, RuleOffer, Unavailable,
+    Catalog, Domain, ExtensionKind, KnobOffer, Manifest, Measures, MeterOffer, Per, PolicyOffer, Role, RuleOffer,
+    Unavailable,
 };
 use serde_json::{Value, json};
 
@@ -118,10 +118,7 @@ pub fn catalog() -> Catalog {
                     knob(
                         "channel_sparsity",
                         "0.95 keeps at least one channel in every layer of this model",
-                        Domain::Range {
-                            min: 0.0,
-                            max: 0.95,
-                        },
+                        Domain::Range { min: 0.0, max: 0.95 },
                         &[Per::Layer, Per::Model],
                         json!([0.0, 0.25, 0.5]),
                     ),
