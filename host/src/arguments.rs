@@ -34,8 +34,8 @@ pub struct Common {
     #[arg(short, long, global = true)]
     pub quiet: bool,
     /// Threads to compute with [default: one per core]
-    #[arg(long, global = true, env = "KMR_THREADS", value_name = "N")]
-    pub threads: Option<usize>,
+    #[arg(long, global = true, env = "KMR_THREADS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
+    pub threads: Option<u16>,
     /// A plugin, or a folder of plugins, to look in first; repeatable
     #[arg(long = "plugin-path", global = true, value_name = "PATH")]
     pub plugin_paths: Vec<PathBuf>,

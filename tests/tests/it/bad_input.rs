@@ -137,7 +137,7 @@ fn files_that_are_no_plugins() {
         bench.run(&[]).expect(22, &["libplugin.so", "error: "]);
     }
     let mut foreign = whole.clone();
-    let needle = b"\"abi\": \"1.0.0\"";
+    let needle = b"{\"abi\":\"1.0.0\"";
     let position = foreign.windows(needle.len()).position(|window| window == needle);
     let position = position.expect("the metadata states the contract's version");
     foreign[position + 8] = b'9';
