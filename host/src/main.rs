@@ -23,7 +23,9 @@ fn main() -> ExitCode {
     let verbosity = if common.quiet { -1 } else { common.verbose.into() };
     terminal::initialize(common.color, verbosity);
     if let Some(threads) = common.threads
-        && let Err(error) = rayon::ThreadPoolBuilder::new().num_threads(threads.into()).build_global()
+        && let Err(error) = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads.into())
+            .build_global()
     {
         log::warn!("cannot compute with {threads} threads: {error}");
     }

@@ -9,11 +9,13 @@ use serde::Deserialize;
 use super::{catalog::loader_failure, plan};
 use crate::{exit, failure::Failure};
 
+type MakePolicy = Box<dyn Fn(&[Box<dyn Plugin>]) -> Result<Box<dyn Policy>, Failure>>;
+
 /// A policy and the meter that it looks at while it ranks.
 pub struct Chosen {
     /// The meter of cheap comparisons; none means the quality meter.
     pub proxy_meter: Option<String>,
-    make: Box<dyn Fn(&[Box<dyn Plugin>]) -> Result<Box<dyn Policy>, Failure>>,
+    make: MakePolicy,
 }
 
 impl Chosen {
