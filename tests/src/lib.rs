@@ -3,7 +3,7 @@
 use std::{
     env,
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::{Child, Command, Output, Stdio},
     sync::OnceLock,
 };
 
@@ -110,14 +110,22 @@ pub fn kmr(arguments: &[&str]) -> Run {
 
 /// Runs `kmr` in a folder.
 pub fn kmr_in(folder: &Path, arguments: &[&str]) -> Run {
-    let program = build_folder().join("kmr");
-    let mut command = Command::new(program);
+    Run::of(command(folder, arguments).output().expect("kmr starts"))
+}
+
+/// Waits for a program that was started.
+pub fn finish(child: Child) -> Run {
+    Run::of(child.wait_with_output().expect("the program ends"))
+}
+
+fn command(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(build_folder().join("kmr"));
     command
         .current_dir(folder)
         .args(arguments)
         .env_remove("KMR_PLUGIN_PATH")
         .env_remove("KMR_LOG");
-    Run::of(command.output().expect("kmr starts"))
+    command
 }
 
 /// A folder with a manifest in it, for one test.
@@ -152,6 +160,18 @@ impl Bench {
         let mut all = vec!["run", "pipeline.toml", "--out", "run"];
         all.extend_from_slice(arguments);
         kmr_in(self.folder.path(), &all)
+    }
+
+    /// The same, started and not waited for.
+    pub fn start(&self, arguments: &[&str]) -> Child {
+        let mut all = vec!["run", "pipeline.toml", "--out", "run"];
+        all.extend_from_slice(arguments);
+        let mut command = command(self.folder.path(), &all);
+        command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("kmr starts")
     }
 
     /// The report of a run.

@@ -96,10 +96,8 @@ impl RunFolder {
     /// The journal.
     pub const JOURNAL: &str = "journal.ndjson";
 
-    /// Makes the folder where it is missing and proves that it can be written.
-    ///
-    /// Artifacts of an earlier run are removed first: a folder never shows results that its report does
-    /// not speak of.
+    /// Makes the folder where it is missing and proves that it can be written. Results of an earlier run
+    /// stay until there are new ones.
     ///
     /// # Errors
     /// If it cannot be made or written.
@@ -132,14 +130,30 @@ impl RunFolder {
         Journal::create(&self.path.join(Self::JOURNAL))
     }
 
-    /// Writes the artifact as the file `name`.
+    /// Writes the artifact as the file `name`, the folder's only artifact from then on.
+    ///
+    /// An earlier report goes first: a folder never shows an artifact beside a report of another one.
     ///
     /// # Errors
     /// If it cannot be written.
     pub fn write_artifact(&self, name: &str, bytes: &[u8]) -> Result<PathBuf, RunError> {
+        self.remove(Self::REPORT)?;
         let path = self.path.join(name);
         replace_file(&path, bytes)?;
+        for other in [Self::MODEL, Self::BEST_EFFORT] {
+            if other != name {
+                self.remove(other)?;
+            }
+        }
         Ok(path)
+    }
+
+    fn remove(&self, name: &str) -> Result<(), RunError> {
+        let file = self.path.join(name);
+        match fs::remove_file(&file) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(RunError::new(&file, error)),
+            _ => Ok(()),
+        }
     }
 
     /// Writes the report.
@@ -173,13 +187,17 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_forgets_the_results_of_an_earlier_run() {
+    fn a_folder_keeps_earlier_results_until_there_are_new_ones() {
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path().join("run");
         let run = RunFolder::create(&path).unwrap();
         run.write_artifact(RunFolder::MODEL, b"model").unwrap();
-        RunFolder::create(&path).unwrap();
+        fs::write(path.join(RunFolder::REPORT), b"report").unwrap();
+        let run = RunFolder::create(&path).unwrap();
+        assert!(path.join(RunFolder::MODEL).exists());
+        run.write_artifact(RunFolder::BEST_EFFORT, b"other").unwrap();
         assert!(!path.join(RunFolder::MODEL).exists());
+        assert!(!path.join(RunFolder::REPORT).exists());
         fs::write(parent.path().join("file"), b"").unwrap();
         assert!(RunFolder::create(&parent.path().join("file")).is_err());
     }

@@ -48,7 +48,6 @@ pub fn execute(arguments: &Run, common: &Common) -> Result<u8, Failure> {
     let program = engine
         .load(&model)
         .map_err(|error| compute_failure(&model_path, &error))?;
-    let folder = RunFolder::create(&arguments.out)?;
     let mut feed_shapes = shapes::default_feeds(&model);
     for (name, shape) in &plan.manifest.model.inputs {
         feed_shapes.insert(name.clone(), shape.value.clone());
@@ -72,6 +71,7 @@ pub fn execute(arguments: &Run, common: &Common) -> Result<u8, Failure> {
     let limits = limits(&plan, &before)?;
     announce(&context, &plan, &model_path, &limits, &before);
     let pipeline = stages(&plan, &limits, &before, subject.sign(&plan.resolved.quality.meter))?;
+    let folder = RunFolder::create(&arguments.out)?;
     let quality_meter = &plan.resolved.quality.meter;
     let mut recorder = Recorder::new(
         context.clone(),

@@ -1,6 +1,10 @@
 //! The end of a run: the holdout's verdict, the artifact, its proof, and the report.
 
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering},
+    time::Instant,
+};
 
 use bytes::Bytes;
 use kmr_compute::Feeds;
@@ -53,6 +57,11 @@ pub struct Finish<'r> {
 pub fn finish(mut run: Finish<'_>) -> Result<Report, Failure> {
     let original = run.subject.original();
     let result = run.subject.current().clone();
+    // Whatever goes wrong from here on, the model that was found is on disk.
+    run.folder
+        .write_artifact(RunFolder::BEST_EFFORT, &result.model.encode_to_vec())?;
+    // Stopping ended the search; what it found is still judged.
+    run.context.interrupted.store(false, Ordering::Relaxed);
     let quality = run.quality(&original, &result)?;
     let (outcome, message) = run.outcome(&quality);
     let name = match outcome {

@@ -26,7 +26,7 @@ struct Entries {
 }
 
 /// Large answers (segmentation, generation) are cheaper to compute again than to hold.
-const CACHE_LIMIT: usize = 256 << 20;
+const CACHE_LIMIT: usize = 16 << 20;
 
 impl ForwardCache {
     fn get(&self, key: &(Vec<String>, Range<usize>)) -> Option<Vec<Tensor>> {

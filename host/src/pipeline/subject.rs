@@ -74,8 +74,9 @@ pub struct Subject {
     current: Arc<Candidate>,
 }
 
-/// Candidates kept at hand; making one again is cheap beside measuring it.
+/// Candidates kept at hand, and the bytes of their tensors; making one again is cheap beside measuring it.
 const KEPT: usize = 64;
+const KEPT_BYTES: usize = 1 << 30;
 
 impl Subject {
     /// The subject of a plan, before its first stage.
@@ -260,7 +261,9 @@ impl Subject {
             changes,
             answers: Answers::default(),
         });
-        if self.made.len() >= KEPT {
+        let initializers = candidate.model.graph.initializers.values();
+        let bytes: usize = initializers.map(|initializer| initializer.tensor.byte_len()).sum();
+        if self.made.len() >= (KEPT_BYTES / bytes.max(1)).clamp(2, KEPT) {
             self.made.clear();
         }
         self.made.insert(assignment.clone(), candidate.clone());

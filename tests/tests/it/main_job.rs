@@ -120,3 +120,31 @@ fn a_model_without_labels_runs_by_agreement() {
     let bench = Bench::new(&SHORT.replace("meter = \"top1\"", "meter = \"agreement\""));
     bench.run(&[]).expect(0, &["agreement (holdout)"]);
 }
+
+#[cfg(unix)]
+#[test]
+fn an_interrupted_run_writes_the_best_model_found_so_far() {
+    let long = SHORT
+        .replace("\"95%\"", "\"1%\"")
+        .replace("drop_at_most = 0.2", "drop_at_most = inf");
+    let bench = Bench::new(&long);
+    let child = bench.start(&[]);
+    let journal = bench.path("run/journal.ndjson");
+    let stepped = || fs::read_to_string(&journal).is_ok_and(|text| text.contains("\"event\":\"adopted\""));
+    while !stepped() {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let kill = std::process::Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status();
+    assert!(kill.unwrap().success());
+    kmr_tests::finish(child).expect(130, &["best-effort.onnx"]);
+    let report = bench.report();
+    assert_eq!(report["outcome"], "interrupted");
+    let artifact = fs::read(bench.path("run/best-effort.onnx")).unwrap();
+    assert_eq!(report["artifact"]["bytes"], artifact.len());
+    assert!((artifact.len() as u64) < fs::metadata(example().join("resnet20.onnx")).unwrap().len());
+    for line in fs::read_to_string(&journal).unwrap().lines() {
+        serde_json::from_str::<serde_json::Value>(line).unwrap();
+    }
+}
