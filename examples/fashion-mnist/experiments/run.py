@@ -4,6 +4,7 @@
     examples/fashion-mnist/experiments/run.py [sweep] [policies] [granularity]
 """
 
+import functools
 import json
 import os
 import pathlib
@@ -15,6 +16,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 KMR = os.environ.get("KMR", HERE.parents[2] / "target" / "release" / "kmr")
 
 
+@functools.cache
 def run(name, allowed=(0,)):
     """The report of one manifest, and the number of candidates that were measured."""
     with tempfile.TemporaryDirectory() as out:
