@@ -76,6 +76,29 @@ impl Write for AroundBars {
     }
 }
 
+/// Prints data on standard output. A reader that has gone away (`| head`) ends the program quietly.
+pub fn print(arguments: std::fmt::Arguments<'_>) {
+    let mut out = io::stdout().lock();
+    if let Err(error) = out.write_fmt(arguments).and_then(|()| out.flush()) {
+        if error.kind() != io::ErrorKind::BrokenPipe {
+            log::error!("cannot write to standard output: {error}");
+        }
+        std::process::exit(crate::exit::USAGE.into());
+    }
+}
+
+/// Prints data.
+macro_rules! text {
+    ($($argument:tt)*) => { $crate::terminal::print(format_args!($($argument)*)) };
+}
+
+/// Prints data and ends the line.
+macro_rules! line {
+    ($($argument:tt)*) => { $crate::terminal::print(format_args!("{}\n", format_args!($($argument)*))) };
+}
+
+pub(crate) use {line, text};
+
 /// Progress of one command: a moving line on a terminal, plain lines otherwise.
 pub struct Progress {
     bar: Option<ProgressBar>,
@@ -112,10 +135,17 @@ impl Progress {
     }
 }
 
-impl Drop for Progress {
-    fn drop(&mut self) {
+impl Progress {
+    /// Takes the moving line away.
+    pub fn clear(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.clear();
     }
 }

@@ -162,16 +162,22 @@ impl Action {
         self.0.len() > 1
     }
 
-    /// For people: `prune.sparsity of layer1 = 0.3, …`. Indexes out of range are named as such.
+    /// For people: `prune.sparsity of layer1 = 0.3, …`, the first few of many. Indexes out of range are
+    /// named as such.
     pub fn describe(&self, knobs: &Knobs) -> String {
-        let words = self.0.iter().map(|change| {
+        const SHOWN: usize = 3;
+        let words = self.0.iter().take(SHOWN).map(|change| {
             let known = knobs.get(change.knob);
             match known.and_then(|knob| Some((knob, knob.values.get(change.value)?))) {
                 Some((knob, value)) => format!("{knob} = {value}"),
                 None => format!("knob {} = value {}, which does not exist", change.knob, change.value),
             }
         });
-        words.collect::<Vec<_>>().join(", ")
+        let shown = words.collect::<Vec<_>>().join(", ");
+        match self.0.len().saturating_sub(SHOWN) {
+            0 => shown,
+            more => format!("{shown} and {more} more"),
+        }
     }
 }
 

@@ -327,7 +327,10 @@ fn macs(model: &Model, shapes: &Shapes) -> Result<u64, ModelError> {
 
 fn node_macs(node: &Node, shapes: &Shapes) -> Result<u64, ModelError> {
     if !node.domain().is_empty() {
-        return Ok(0);
+        return Err(uncountable(
+            node,
+            format!("cannot be counted: its domain `{}` is not known", node.domain()),
+        ));
     }
     let shape = |name: Option<&str>| {
         let name = name.unwrap_or_default();

@@ -105,15 +105,6 @@ impl RunFolder {
         let failed = |error| RunError::new(path, error);
         fs::create_dir_all(path).map_err(failed)?;
         tempfile::tempfile_in(path).map_err(failed)?;
-        for name in [Self::REPORT, Self::MODEL, Self::BEST_EFFORT] {
-            let file = path.join(name);
-            match fs::remove_file(&file) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(RunError::new(&file, error));
-                }
-                _ => {}
-            }
-        }
         Ok(Self { path: path.to_owned() })
     }
 

@@ -10,7 +10,7 @@ use crate::{
 pub fn execute(arguments: &Convert, common: &Common) -> Result<u8, Failure> {
     let model = files::read_model(&arguments.input)?;
     let bytes = model.encode_to_vec();
-    kmr_run::replace_file(&arguments.output, &bytes)?;
+    kmr_run::replace_file(&files::destination(&arguments.output)?, &bytes)?;
     if common.json {
         let written = serde_json::json!({
             "schema": 1,
@@ -18,7 +18,7 @@ pub fn execute(arguments: &Convert, common: &Common) -> Result<u8, Failure> {
             "bytes": bytes.len(),
             "sha256": kmr_run::sha256(&bytes),
         });
-        println!("{written:#}");
+        crate::terminal::line!("{written:#}");
     } else if !common.quiet {
         eprintln!("wrote {} ({} bytes)", arguments.output.display(), bytes.len());
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use kmr_compute::{Engine, Feeds, Interpreter, Mode};
 use kmr_formats::{Dataset, Scale, read_npz, write_npz};
-use kmr_model::Tensor;
+use kmr_model::{Model, ModelError, Tensor, shapes};
 
 use crate::{
     arguments::{Common, Infer},
@@ -15,6 +15,7 @@ use crate::{
 };
 
 pub fn execute(arguments: &Infer, common: &Common) -> Result<u8, Failure> {
+    let destination = files::destination(&arguments.outputs)?;
     let model = files::read_model(&arguments.model)?;
     let place = || arguments.model.display().to_string();
     let mut arrays = read_npz(&arguments.inputs).map_err(|error| format_failure(&error))?;
@@ -23,6 +24,7 @@ pub fn execute(arguments: &Infer, common: &Common) -> Result<u8, Failure> {
     let mut data = Dataset::new(&arguments.inputs, arrays, None, scale).map_err(|error| format_failure(&error))?;
     data.conform(&expected_inputs(&model)?)
         .map_err(|error| format_failure(&error))?;
+    check_sizes(&model, &data, arguments.batch as usize).map_err(|error| Failure::model(&arguments.model, &error))?;
     let names: Vec<String> = if arguments.values.is_empty() {
         model
             .graph
@@ -56,7 +58,7 @@ pub fn execute(arguments: &Infer, common: &Common) -> Result<u8, Failure> {
     for (name, parts) in names.iter().zip(results.into_values()) {
         named.push((name, joined(name, &parts, batch, data.len())?));
     }
-    write_npz(&arguments.outputs, named.iter().map(|(name, tensor)| (*name, tensor)))
+    write_npz(&destination, named.iter().map(|(name, tensor)| (*name, tensor)))
         .map_err(|error| Failure::new(exit::USAGE, error.to_string()).help("choose another file with `--outputs`"))?;
     if !common.quiet {
         eprintln!("wrote {} ({} samples)", arguments.outputs.display(), data.len());
@@ -66,12 +68,30 @@ pub fn execute(arguments: &Infer, common: &Common) -> Result<u8, Failure> {
             .iter()
             .map(|(name, tensor)| ((*name).to_owned(), tensor.shape().into()))
             .collect();
-        println!(
+        crate::terminal::line!(
             "{:#}",
             serde_json::json!({"schema": 1, "path": arguments.outputs, "arrays": shapes})
         );
     }
     Ok(exit::SUCCESS)
+}
+
+/// Refuses a model with a value that no memory holds, which would otherwise end the process.
+fn check_sizes(model: &Model, data: &Dataset, batch: usize) -> Result<(), ModelError> {
+    const LARGEST: usize = 1 << 40;
+    let batch = data.batch(0..batch).into_iter();
+    let feeds = batch.map(|(name, tensor)| (name, tensor.shape().to_vec())).collect();
+    for (name, known) in shapes::infer(model, &feeds)?.iter() {
+        if known.byte_len().is_none_or(|bytes| bytes > LARGEST) {
+            let message = format!("is too large: its shape is {:?}", known.shape);
+            return Err(ModelError::new(
+                kmr_model::ErrorKind::Unsupported,
+                format!("value `{name}`"),
+                message,
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn parse_scale(text: &str) -> Result<Scale, Failure> {

@@ -9,13 +9,13 @@ use crate::{
 
 pub fn execute(arguments: &Manifest, common: &Common) -> Result<u8, Failure> {
     match arguments {
-        Manifest::Schema => println!("{:#}", kmr_manifest::schema()),
+        Manifest::Schema => crate::terminal::line!("{:#}", kmr_manifest::schema()),
         Manifest::Check { manifest } => {
             pipeline::Plan::read(manifest, &[], &common.plugin_paths)?;
             if common.json {
-                println!("{:#}", serde_json::json!({"schema": 1, "valid": true}));
+                crate::terminal::line!("{:#}", serde_json::json!({"schema": 1, "valid": true}));
             } else {
-                println!("{} is valid", manifest.display());
+                crate::terminal::line!("{} is valid", manifest.display());
             }
         }
     }

@@ -37,7 +37,7 @@ pub fn execute(arguments: &Measure, common: &Common) -> Result<u8, Failure> {
             .map(|(name, value)| ((*name).to_owned(), json!(value)))
             .collect();
         let layers: Vec<_> = costs.layers.iter().map(layer_json).collect();
-        println!(
+        crate::terminal::line!(
             "{:#}",
             json!({"schema": 1, "model": arguments.model, "inputs": feeds, "meters": readings, "layers": layers})
         );
@@ -61,13 +61,13 @@ pub fn execute(arguments: &Measure, common: &Common) -> Result<u8, Failure> {
                     .map_or("?".to_owned(), |shape| format!("{shape:?}")),
             ]);
         }
-        println!("{}", table.render());
+        crate::terminal::line!("{}", table.render());
     }
     let mut table = Table::new(&["meter", "reading"]);
     for (name, value) in known {
         table.row([name.to_owned(), number(value as f64)]);
     }
-    print!("{}", table.render());
+    crate::terminal::text!("{}", table.render());
     Ok(exit::SUCCESS)
 }
 

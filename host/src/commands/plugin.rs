@@ -28,7 +28,7 @@ fn list(common: &Common) -> Result<u8, Failure> {
     let plugins = discover(&paths, common.plugin_paths.len())?;
     if common.json {
         let all: Vec<_> = plugins.iter().map(json).collect();
-        println!("{:#}", serde_json::json!({"schema": 1, "plugins": all}));
+        crate::terminal::line!("{:#}", serde_json::json!({"schema": 1, "plugins": all}));
         return Ok(exit::SUCCESS);
     }
     let mut table = Table::new(&["plugin", "version", "offers", "file"]);
@@ -49,7 +49,7 @@ fn list(common: &Common) -> Result<u8, Failure> {
     if plugins.is_empty() {
         log::warn!("no plugin was found; KMR_PLUGIN_PATH and `--plugin-path` say where to look");
     }
-    print!("{}", table.render());
+    crate::terminal::text!("{}", table.render());
     Ok(exit::SUCCESS)
 }
 
@@ -65,27 +65,27 @@ fn inspect(plugin: &PluginFile, common: &Common) {
     if common.json {
         let mut value = json(plugin);
         value["schema"] = 1.into();
-        println!("{value:#}");
+        crate::terminal::line!("{value:#}");
         return;
     }
     let metadata = plugin.metadata();
     let identity = &metadata.plugin;
-    println!("{} {}  {}", identity.name, identity.version, identity.description);
-    println!("file     {}", plugin.path().display());
-    println!("sha256   {}", plugin.sha256());
-    println!("abi      {}", metadata.abi);
-    println!("license  {}", identity.license);
+    crate::terminal::line!("{} {}  {}", identity.name, identity.version, identity.description);
+    crate::terminal::line!("file     {}", plugin.path().display());
+    crate::terminal::line!("sha256   {}", plugin.sha256());
+    crate::terminal::line!("abi      {}", metadata.abi);
+    crate::terminal::line!("license  {}", identity.license);
     for extension in &metadata.extensions {
-        println!("\n{} {}", extension.kind(), extension.id());
+        crate::terminal::line!("\n{} {}", extension.kind(), extension.id());
         match extension {
             Extension::Rule(rule) => {
-                println!("  {}", rule.summary);
+                crate::terminal::line!("  {}", rule.summary);
                 for knob in &rule.knobs {
-                    println!("  knob {}  {}: {}", knob.name, domain(&knob.domain), knob.description);
+                    crate::terminal::line!("  knob {}  {}: {}", knob.name, domain(&knob.domain), knob.description);
                 }
             }
-            Extension::Meter(meter) => println!("  {}", meter.summary),
-            Extension::Policy(policy) => println!("  {}", policy.summary),
+            Extension::Meter(meter) => crate::terminal::line!("  {}", meter.summary),
+            Extension::Policy(policy) => crate::terminal::line!("  {}", policy.summary),
             _ => {}
         }
     }

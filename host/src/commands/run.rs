@@ -40,6 +40,7 @@ pub fn execute(arguments: &Run, common: &Common) -> Result<u8, Failure> {
     let model = Model::decode(model_bytes.clone()).map_err(|error| Failure::model(&model_path, &error))?;
     check_weights(&model, &model_path)?;
     let splits = Splits::read(&plan.manifest, &model)?;
+    check_labels(&plan, &splits)?;
     let engine = Interpreter;
     if let Some(refusal) = engine.supports(&model).into_iter().next() {
         let error = kmr_compute::ComputeError::from(refusal);
@@ -109,8 +110,27 @@ pub fn execute(arguments: &Run, common: &Common) -> Result<u8, Failure> {
         manifest: file_report(&plan.path, &fs::read(&plan.path).unwrap_or_default()),
         started,
     })?;
-    conclude(&report, &context, &folder, common);
+    context.progress.clear();
+    conclude(&report, &folder, common);
     Ok(report.exit_code)
+}
+
+/// Refuses meters that need labels where the data has none, before anything is searched.
+fn check_labels(plan: &Plan, splits: &Splits) -> Result<(), Failure> {
+    for meter in plan.resolved.meters.iter().filter(|meter| meter.offer.needs_labels) {
+        let judged = [Some(&splits.search), splits.holdout.as_ref()];
+        if let Some(data) = judged.into_iter().flatten().find(|data| data.labels().is_none()) {
+            let message = format!(
+                "meter `{}` needs labels, and {} has none",
+                meter.offer.id,
+                data.path().display()
+            );
+            return Err(Failure::new(exit::INPUT, message)
+                .at(plan.path.display().to_string())
+                .help("add an array of labels, or use `agreement`, `kl`, `cosine` or `sqnr`"));
+        }
+    }
+    Ok(())
 }
 
 /// Ctrl-C asks the run to stop at the next safe moment; a second one ends it at once.
@@ -174,7 +194,10 @@ fn absolute(meter: &str, at_most: &manifest::Amount, before: &kmr_core::Costs) -
         Failure::new(exit::INPUT, format!("`{meter}` of this model is not known"))
             .help("declare the shapes of open inputs under `[model] inputs`; `kmr measure` tells what is missing")
     })?;
-    Ok((meter.to_owned(), at_most.limit(original)))
+    let limit = at_most.limit(original);
+    // The host's own meters count whole things: a share of them is met by whole numbers alone.
+    let counts = kmr_model::cost::NAMES.contains(&meter);
+    Ok((meter.to_owned(), if counts { limit.floor() } else { limit }))
 }
 
 fn announce(context: &Context, plan: &Plan, model: &Path, limits: &[(String, f64)], before: &kmr_core::Costs) {
@@ -275,18 +298,18 @@ fn file_report(path: &Path, bytes: &[u8]) -> FileReport {
 }
 
 /// The result for people, or for programs.
-fn conclude(report: &Report, context: &Context, folder: &RunFolder, common: &Common) {
+fn conclude(report: &Report, folder: &RunFolder, common: &Common) {
     if common.json {
         match serde_json::to_string_pretty(report) {
-            Ok(text) => println!("{text}"),
+            Ok(text) => crate::terminal::line!("{text}"),
             Err(error) => log::error!("the report cannot be printed: {error}"),
         }
         return;
     }
-    print!("{}", tables(report));
+    crate::terminal::text!("{}", tables(report));
     let path = folder.path().join(&report.artifact.path);
     if report.exit_code == exit::SUCCESS {
-        println!(
+        crate::terminal::line!(
             "budget met: {} ({} bytes)",
             path.display(),
             number(report.artifact.bytes as f64)
@@ -299,7 +322,7 @@ fn conclude(report: &Report, context: &Context, folder: &RunFolder, common: &Com
         path.display(),
         folder.path().join(RunFolder::REPORT).display()
     ));
-    context.progress.line(failure.render(color).trim_end());
+    eprint!("{}", failure.render(color));
 }
 
 /// Meters and layers, before and after.

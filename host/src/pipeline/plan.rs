@@ -1,6 +1,7 @@
 //! What a manifest asks for, with every name found.
 
 use std::{
+    collections::HashMap,
     num::NonZeroUsize,
     path::{Path, PathBuf},
 };
@@ -38,7 +39,7 @@ impl Plan {
         let offers: Catalog = catalog::catalog(&files);
         let resolved = manifest.resolve(&offers)?;
         for warning in &resolved.warnings {
-            eprint!("{}", warning.render(crate::terminal::color()));
+            eprintln!("{}", warning.render(crate::terminal::color()).trim_end());
         }
         let mut plan = Self {
             path: path.to_owned(),
@@ -72,6 +73,19 @@ impl Plan {
             Extension::Meter(meter) if meter.id == id => Some(meter),
             _ => None,
         })
+    }
+
+    /// Where the manifest uses each rule, by the use's id.
+    pub fn rule_places(&self) -> HashMap<String, String> {
+        let rules = self.manifest.rules().map(|rule| {
+            let help = String::new();
+            let problem = self
+                .manifest
+                .problem(kmr_manifest::ErrorKind::Value, rule.span.clone(), "", help);
+            let (line, column) = problem.line_and_column();
+            (rule.id.value.clone(), format!("{}:{line}:{column}", problem.file()))
+        });
+        rules.collect()
     }
 
     /// Loads the plugins: their code runs from here on.

@@ -62,6 +62,8 @@ pub struct Subject {
     context: Arc<Context>,
     resolved: Resolved,
     plugins: Vec<Box<dyn Plugin>>,
+    /// Where the manifest uses each rule.
+    places: HashMap<String, String>,
     meters: HashMap<String, QualityMeter>,
     /// Cost meters that come from plugins.
     foreign_costs: Vec<String>,
@@ -116,6 +118,7 @@ impl Subject {
             context,
             resolved,
             plugins,
+            places: plan.rule_places(),
             meters,
             foreign_costs,
             current: base.clone(),
@@ -372,12 +375,12 @@ impl StagedSubject for Subject {
             let configuration: RuleConfiguration = configuration(&rule.configuration)?;
             let mut instance = plan::plugin(&self.plugins, &rule.offer.plugin)?
                 .rule(&rule.offer.id, &configuration)
-                .map_err(|error| rule_failure(&rule.id, &error))?;
+                .map_err(|error| rule_failure(&rule.id, self.places.get(&rule.id), &error))?;
             let transaction = Transaction::new(self.base.model.clone());
             let services = Services::new(self.context.clone(), Caller::Targets, transaction);
             let targets = instance
                 .targets(services.lend())
-                .map_err(|error| rule_failure(&rule.id, &error))?;
+                .map_err(|error| rule_failure(&rule.id, self.places.get(&rule.id), &error))?;
             if targets.is_empty() {
                 log::warn!("rule `{}` finds nothing to change in this model", rule.id);
             }
@@ -405,23 +408,31 @@ impl StagedSubject for Subject {
 }
 
 /// A plugin's rule that cannot be made or finds no targets: the run cannot begin.
-fn rule_failure(rule: &str, error: &LoaderError) -> Failure {
-    match error.failure() {
-        Some(failure) => {
-            let place = if failure.location.is_empty() {
-                String::new()
-            } else {
-                format!(" (at {})", failure.location)
-            };
-            let message = format!("rule `{rule}` failed: {}{place}", failure.message);
-            Failure::new(exit::PLUGIN_FAILED, message)
-                .at(error.place().display().to_string())
-                .help(format!(
-                    "leave the rule out with `--disable {rule}`, or change its `config`"
-                ))
-        }
-        None => loader_failure(error),
+fn rule_failure(rule: &str, place: Option<&String>, error: &LoaderError) -> Failure {
+    let Some(failure) = error.failure() else {
+        return loader_failure(error);
+    };
+    let location = match failure.location.as_str() {
+        "" => String::new(),
+        location => format!(" (at {location})"),
+    };
+    let what = format!("{}{location}", failure.message);
+    if failure.code == ErrorCode::INVALID_CONFIGURATION {
+        let failure = Failure::new(
+            exit::MANIFEST,
+            format!("the settings of rule `{rule}` are invalid: {what}"),
+        );
+        return failure
+            .at(place.cloned().unwrap_or_default())
+            .help("change the rule's `config` or `knobs`");
     }
+    let help = match failure.code {
+        ErrorCode::PANIC => format!("leave the rule out with `--disable {rule}`; its plugin is at fault"),
+        _ => format!("change the rule's settings or the data it asks for, or leave it out with `--disable {rule}`"),
+    };
+    Failure::new(exit::PLUGIN_FAILED, format!("rule `{rule}` failed: {what}"))
+        .at(error.place().display().to_string())
+        .help(help)
 }
 
 fn knob(rule: &str, role: Role, target: &wire::Target) -> Result<Knob, Failure> {

@@ -145,6 +145,16 @@ fn values(knob: &Placed<String>, section: &Section<'_, '_>) -> Option<Placed<Vec
         );
         return None;
     };
+    const MOST: usize = 1000;
+    if items.len() > MOST {
+        report(
+            ErrorKind::Value,
+            written.span(),
+            format!("knob {} has {} values; at most {MOST} can be searched", quoted(knob), items.len()),
+            "write a few values from off to the strongest",
+        );
+        return None;
+    }
     let mut values: Vec<Placed<Value>> = Vec::new();
     for item in items.iter() {
         let scalar = match item.get_ref() {
