@@ -103,6 +103,10 @@ pub struct Infer {
     /// Samples to compute at a time
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     pub batch: u32,
+    /// Take each sample as a whole call: arrays have one axis more than the inputs; the default where an
+    /// input has no open first dimension
+    #[arg(long)]
+    pub calls: bool,
     /// What uint8 arrays are multiplied with for float32 inputs, as `1/255`
     #[arg(long, value_name = "FACTOR")]
     pub scale: Option<String>,

@@ -24,6 +24,20 @@ pub struct Scale {
     pub denominator: f64,
 }
 
+/// What one sample of a data set is to the model that it is fed to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sample {
+    /// A position on the first axis of every input: many samples make one call.
+    #[default]
+    Row,
+    /// A whole call: each array has one axis more than its input, so that inputs without an axis of
+    /// samples (a sampling rate, a recurrent state) can be fed, too.
+    Call,
+}
+
+/// The inputs of one call of a model, by name.
+pub type Inputs = Vec<(String, Tensor)>;
+
 /// Samples by input name, with labels perhaps. Never empty; the first axis of every array counts
 /// the samples.
 #[derive(Clone, Debug)]
@@ -36,6 +50,7 @@ pub struct Dataset {
     scale: Option<Scale>,
     /// Whether the only input has no name of its own.
     unnamed: bool,
+    sample: Sample,
 }
 
 impl Dataset {
@@ -94,6 +109,7 @@ impl Dataset {
             places: (0..count).collect(),
             scale,
             unnamed,
+            sample: Sample::Row,
         })
     }
 
@@ -135,10 +151,32 @@ impl Dataset {
         }
     }
 
+    /// What one sample is to the model that this data set was [fitted](Dataset::conform) to.
+    pub fn sample(&self) -> Sample {
+        self.sample
+    }
+
+    /// The calls of a model that compute the samples in `range`: one for all rows, or one for each
+    /// sample that is a call of its own.
+    pub fn calls(&self, range: Range<usize>) -> Vec<Inputs> {
+        let batch = self.batch(range.clone());
+        match self.sample {
+            Sample::Row => vec![batch],
+            Sample::Call => {
+                let samples = batch.first().map_or(0, |(_, array)| array.shape()[0]);
+                let call = |sample: usize| {
+                    let inputs = batch.iter();
+                    inputs.map(move |(name, array)| (name.clone(), element(array, sample)))
+                };
+                (0..samples).map(|sample| call(sample).collect()).collect()
+            }
+        }
+    }
+
     /// The inputs of the samples in `range`, which is cut to the samples there are.
     ///
     /// Arrays share the data set's memory, except uint8 ones under a scale, which become float32.
-    pub fn batch(&self, range: Range<usize>) -> Vec<(String, Tensor)> {
+    pub fn batch(&self, range: Range<usize>) -> Inputs {
         let end = range.end.min(self.len());
         let range = range.start.min(end)..end;
         let inputs = self.inputs.iter();
@@ -234,6 +272,13 @@ fn rows(array: &Tensor, range: Range<usize>) -> Tensor {
     let size = row_size(array);
     let bytes = array.bytes().slice(range.start * size..range.end * size);
     with_rows(array, range.len(), bytes)
+}
+
+/// One sample, without the axis of samples.
+fn element(array: &Tensor, sample: usize) -> Tensor {
+    let row = rows(array, sample..sample + 1);
+    row.reshaped(array.shape()[1..].to_vec())
+        .expect("an axis of size 1 holds nothing")
 }
 
 fn gathered(array: &Tensor, positions: &[usize]) -> Tensor {

@@ -15,7 +15,7 @@ mod overlap;
 mod shuffle;
 mod source;
 
-pub use dataset::{Dataset, ExpectedInput, Scale};
+pub use dataset::{Dataset, ExpectedInput, Inputs, Sample, Scale};
 pub use error::{ErrorKind, FormatError};
 pub use idx::read_idx;
 pub use npy::{read_npy, write_npy};

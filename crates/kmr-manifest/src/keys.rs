@@ -89,6 +89,7 @@ pub const KEYS: &[Key] = &[
     key("data", "holdout", Table("split"), false, "what the final floor is judged by, and nothing else"),
     key("data", "scale", Scale, false, "factor from stored uint8 to float32, such as \"1/255\""),
     key("data", "labels", Text, false, "name of the array of labels; default \"labels\""),
+    key("data", "sample", Choice(&["row", "call"]), false, "a row of every input, or a whole call (arrays with one axis more); default by the inputs"),
     key("split", "path", Text, true, "an npz file, an IDX file of inputs or a folder of npy files"),
     key("split", "labels", Text, false, "the IDX file of labels"),
     key("split", "shuffle", Whole(0), false, "seed to shuffle by, before skip and take; not shuffled by default"),

@@ -60,6 +60,8 @@ pub struct Data {
     pub scale: Option<Placed<Scale>>,
     /// The name of the array that holds the labels.
     pub labels: Placed<String>,
+    /// What one sample is; what the model's inputs suggest when absent.
+    pub sample: Option<DataSample>,
 }
 
 impl Data {
@@ -92,6 +94,15 @@ pub struct DataSource {
     pub format: Option<DataFormat>,
     /// The whole entry.
     pub span: Range<usize>,
+}
+
+/// What one sample is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DataSample {
+    /// A position on the first axis of every input.
+    Row,
+    /// A whole call of the model: each array has one axis more than its input.
+    Call,
 }
 
 /// How a split is stored.

@@ -1,9 +1,9 @@
 //! `kmr infer`: runs a model on arrays.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
-use kmr_compute::{Engine, Feeds, Interpreter, Mode};
-use kmr_formats::{Dataset, Scale, read_npz, write_npz};
+use kmr_compute::{Engine, Interpreter};
+use kmr_formats::{Dataset, Sample, Scale, read_npz, write_npz};
 use kmr_model::{Model, ModelError, Tensor, shapes};
 
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
     exit,
     failure::Failure,
     files,
-    pipeline::{expected_inputs, format_failure},
+    pipeline::{Forward, expected_inputs, format_failure, sample_kind},
 };
 
 pub fn execute(arguments: &Infer, common: &Common) -> Result<u8, Failure> {
@@ -22,7 +22,12 @@ pub fn execute(arguments: &Infer, common: &Common) -> Result<u8, Failure> {
     arrays.shift_remove("labels");
     let scale = arguments.scale.as_deref().map(parse_scale).transpose()?;
     let mut data = Dataset::new(&arguments.inputs, arrays, None, scale).map_err(|error| format_failure(&error))?;
-    data.conform(&expected_inputs(&model)?)
+    let sample = if arguments.calls {
+        Sample::Call
+    } else {
+        sample_kind(&model)
+    };
+    data.conform(&expected_inputs(&model, sample)?, sample)
         .map_err(|error| format_failure(&error))?;
     check_sizes(&model, &data, arguments.batch as usize).map_err(|error| Failure::model(&arguments.model, &error))?;
     let names: Vec<String> = if arguments.values.is_empty() {
@@ -35,15 +40,19 @@ pub fn execute(arguments: &Infer, common: &Common) -> Result<u8, Failure> {
     } else {
         arguments.values.clone()
     };
-    let asked: Vec<&str> = names.iter().map(String::as_str).collect();
     let program = Interpreter
         .load(&model)
         .map_err(|error| Failure::new(exit::INPUT, error.to_string()).at(place()))?;
-    let batch = arguments.batch as usize;
+    let forward = Forward {
+        program: Arc::from(program),
+        data: Arc::new(data),
+        cache: None,
+    };
+    let (data, batch) = (&forward.data, arguments.batch as usize);
     let mut results: BTreeMap<usize, Vec<Tensor>> = BTreeMap::new();
     for start in (0..data.len()).step_by(batch) {
-        let feeds: Feeds = data.batch(start..start + batch).into_iter().collect();
-        let outputs = program.forward(&feeds, &asked, Mode::default()).map_err(|error| {
+        let range = start..(start + batch).min(data.len());
+        let outputs = forward.outputs(&names, range).map_err(|error| {
             let failure = Failure::new(exit::INPUT, error.to_string()).at(place());
             match error.help() {
                 Some(help) => failure.help(help),
@@ -79,8 +88,12 @@ pub fn execute(arguments: &Infer, common: &Common) -> Result<u8, Failure> {
 /// Refuses a model with a value that no memory holds, which would otherwise end the process.
 fn check_sizes(model: &Model, data: &Dataset, batch: usize) -> Result<(), ModelError> {
     const LARGEST: usize = 1 << 40;
-    let batch = data.batch(0..batch).into_iter();
-    let feeds = batch.map(|(name, tensor)| (name, tensor.shape().to_vec())).collect();
+    let calls = data.calls(0..batch).into_iter();
+    let feeds = calls
+        .take(1)
+        .flatten()
+        .map(|(name, tensor)| (name, tensor.shape().to_vec()))
+        .collect();
     for (name, known) in shapes::infer(model, &feeds)?.iter() {
         if known.byte_len().is_none_or(|bytes| bytes > LARGEST) {
             let message = format!("is too large: its shape is {:?}", known.shape);

@@ -50,6 +50,9 @@ pub fn execute(arguments: &Run, common: &Common) -> Result<u8, Failure> {
         .load(&model)
         .map_err(|error| compute_failure(&model_path, &error))?;
     let mut feed_shapes = shapes::default_feeds(&model);
+    // Open dimensions have the sizes that the data have.
+    let call = splits.search.calls(0..1).into_iter().next().unwrap_or_default();
+    feed_shapes.extend(call.into_iter().map(|(name, input)| (name, input.shape().to_vec())));
     for (name, shape) in &plan.manifest.model.inputs {
         feed_shapes.insert(name.clone(), shape.value.clone());
     }
@@ -155,7 +158,7 @@ fn check_weights(model: &Model, path: &Path) -> Result<(), Failure> {
             continue;
         }
         let values = tensor.to_f32().map_err(|error| Failure::model(path, &error))?;
-        if let Some(position) = values.iter().position(|value| !value.is_finite()) {
+        if let Some(position) = values.iter().position(|value| value.is_nan()) {
             let message = format!("tensor `{name}` holds {} at element {position}", values[position]);
             return Err(Failure::new(exit::INPUT, message)
                 .at(path.display().to_string())

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use kmr_formats::{Dataset, DatasetSource, ExpectedInput, Format, FormatError, Scale, overlap};
-use kmr_manifest::{DataFormat, DataSource, Manifest};
+use kmr_formats::{Dataset, DatasetSource, ExpectedInput, Format, FormatError, Sample, Scale, overlap};
+use kmr_manifest::{DataFormat, DataSample, DataSource, Manifest};
 use kmr_model::{Dimension, Model};
 
 use crate::{exit, failure::Failure};
@@ -21,11 +21,18 @@ pub struct Splits {
 impl Splits {
     /// Reads every split that the manifest gives.
     pub fn read(manifest: &Manifest, model: &Model) -> Result<Self, Failure> {
-        let expected = expected_inputs(model)?;
+        let sample = match manifest.data.sample {
+            Some(DataSample::Row) => Sample::Row,
+            Some(DataSample::Call) => Sample::Call,
+            None => sample_kind(model),
+        };
+        let expected = expected_inputs(model, sample)?;
         let mut splits: Vec<(&str, Arc<Dataset>)> = Vec::new();
         for (name, source) in manifest.data.splits() {
             let mut dataset = read(manifest, source).map_err(|error| format_failure(&error))?;
-            dataset.conform(&expected).map_err(|error| format_failure(&error))?;
+            dataset
+                .conform(&expected, sample)
+                .map_err(|error| format_failure(&error))?;
             splits.push((name, Arc::new(dataset)));
         }
         for (position, (name, dataset)) in splits.iter().enumerate() {
@@ -73,8 +80,15 @@ fn read(manifest: &Manifest, source: &DataSource) -> Result<Dataset, FormatError
     .read()
 }
 
-/// What the model takes, samples along the first axis.
-pub fn expected_inputs(model: &Model) -> Result<Vec<ExpectedInput>, Failure> {
+/// What a sample is where nobody says it: a row, if every input's first dimension is open; else a call.
+pub fn sample_kind(model: &Model) -> Sample {
+    let open = |shape: Vec<Dimension>| !matches!(shape.first(), None | Some(Dimension::Fixed(_)));
+    let rows = model.graph.feeds().all(|input| input.shape().is_none_or(open));
+    if rows { Sample::Row } else { Sample::Call }
+}
+
+/// What one sample of the model's inputs is.
+pub fn expected_inputs(model: &Model, sample: Sample) -> Result<Vec<ExpectedInput>, Failure> {
     let feeds = model.graph.feeds();
     feeds
         .map(|input| {
@@ -82,9 +96,14 @@ pub fn expected_inputs(model: &Model) -> Result<Vec<ExpectedInput>, Failure> {
                 let message = format!("input `{}` declares no tensor type and shape", input.name());
                 return Err(Failure::new(exit::INPUT, message).help("export the model with typed inputs"));
             };
-            let Some((_, sample)) = shape.split_first() else {
-                let message = format!("input `{}` is a single number; samples need an axis", input.name());
-                return Err(Failure::new(exit::INPUT, message).help("export the model with a batch axis"));
+            let sample = match (sample, shape.split_first()) {
+                (Sample::Call, _) => &shape[..],
+                (Sample::Row, Some((_, row))) => row,
+                (Sample::Row, None) => {
+                    let message = format!("input `{}` is a single number; rows need an axis", input.name());
+                    return Err(Failure::new(exit::INPUT, message)
+                        .help("let each sample be a whole call: write `sample = \"call\"` in [data]"));
+                }
             };
             Ok(ExpectedInput {
                 name: input.name().to_owned(),

@@ -7,7 +7,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use kmr_compute::Feeds;
 use kmr_core::{
     Conclusion, Outcome as Found, PipelineConclusion, SubjectError,
     statistics::{Comparison, non_inferiority},
@@ -292,17 +291,16 @@ impl Finish<'_> {
         let engine = &self.context.engine;
         let load = |model: &Model| engine.load(model).map_err(|error| unverified(error.to_string()));
         let data = self.context.splits.search.clone();
-        let forward = Forward {
-            program: Arc::from(load(model)?),
-            data: data.clone(),
-            cache: None,
-        };
-        let feeds: Feeds = forward.feeds(0..BATCH.min(data.len()));
-        let answer = |program: &dyn kmr_compute::Program| {
-            let answers = program.forward(&feeds, &[], kmr_compute::Mode::default());
+        let answer = |model: &Model| {
+            let forward = Forward {
+                program: Arc::from(load(model)?),
+                data: data.clone(),
+                cache: None,
+            };
+            let answers = forward.outputs(&[], 0..BATCH.min(data.len()));
             answers.map_err(|error| unverified(error.to_string()))
         };
-        if answer(&*forward.program)? != answer(&*load(&read)?)? {
+        if answer(model)? != answer(&read)? {
             return Err(unverified(
                 "the file answers otherwise than the model in memory".to_owned(),
             ));

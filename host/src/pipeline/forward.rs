@@ -6,8 +6,8 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use kmr_compute::{BatchNorm, ComputeError, Feeds, Mode, Program};
-use kmr_formats::Dataset;
+use kmr_compute::{BatchNorm, ComputeError, ErrorKind, Mode, Program};
+use kmr_formats::{Dataset, Sample};
 use kmr_model::Tensor;
 
 /// Samples to a batch where nobody asks otherwise.
@@ -85,15 +85,47 @@ impl Forward {
         let mode = Mode {
             batch_norm: BatchNorm::Running,
         };
-        let answers = self.program.forward(&self.feeds(range), &names, mode)?;
+        let calls = self.data.calls(range).into_iter();
+        let mut answered: Vec<Vec<Tensor>> = calls
+            .map(|inputs| self.program.forward(&inputs.into_iter().collect(), &names, mode))
+            .collect::<Result<_, _>>()?;
+        let answers = match self.data.sample() {
+            Sample::Row => answered.pop().unwrap_or_default(),
+            Sample::Call => joined(&answered)?,
+        };
         if let Some(cache) = &self.cache {
             cache.put(key, &answers);
         }
         Ok(answers)
     }
+}
 
-    /// The inputs of the samples in `range`.
-    pub fn feeds(&self, range: Range<usize>) -> Feeds {
-        self.data.batch(range).into_iter().collect()
-    }
+/// The answers of calls, with a first axis that counts them: theirs, where it has size 1, or else a new one.
+fn joined(answered: &[Vec<Tensor>]) -> Result<Vec<Tensor>, ComputeError> {
+    let Some(first) = answered.first() else {
+        return Ok(Vec::new());
+    };
+    let outputs = first.iter().enumerate();
+    outputs
+        .map(|(position, example)| {
+            let shape = example.shape();
+            let mut bytes = Vec::with_capacity(example.byte_len() * answered.len());
+            for call in answered {
+                let answer = &call[position];
+                if answer.shape() != shape || answer.dtype() != example.dtype() {
+                    let message = format!("differs in shape between samples: {shape:?} and {:?}", answer.shape());
+                    return Err(shapeless(position, message));
+                }
+                bytes.extend_from_slice(answer.bytes());
+            }
+            let own = shape.first() == Some(&1);
+            let mut joined = vec![answered.len()];
+            joined.extend(if own { &shape[1..] } else { shape });
+            Tensor::new(example.dtype(), joined, bytes.into()).map_err(|error| shapeless(position, error.to_string()))
+        })
+        .collect()
+}
+
+fn shapeless(position: usize, message: String) -> ComputeError {
+    ComputeError::new(ErrorKind::Shape, format!("output {position}"), message)
 }

@@ -29,10 +29,8 @@ pub fn observe(
         },
     };
     let starts = (0..samples).step_by(BATCH);
-    let batches = starts.map(|start| {
-        let feeds: Feeds = data.batch(start..(start + BATCH).min(samples)).into_iter().collect();
-        Ok::<_, ComputeError>(feeds)
-    });
+    let calls = starts.flat_map(|start| data.calls(start..(start + BATCH).min(samples)));
+    let batches = calls.map(|inputs| Ok::<_, ComputeError>(Feeds::from_iter(inputs)));
     let observed = kmr_compute::observe(program, batches, &observation)?;
     Ok(observed.into_iter().collect())
 }

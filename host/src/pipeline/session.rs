@@ -12,7 +12,7 @@ use kmr_abi::{
     guard,
 };
 use kmr_compute::{Feeds, Mode, Program, Pullback};
-use kmr_formats::{Dataset, permutation};
+use kmr_formats::{Dataset, Sample, permutation};
 use kmr_model::{DType, Model, Tensor};
 use kmr_sdk::{tensors::read_description, wire::SessionRequest};
 
@@ -63,10 +63,13 @@ impl DataSession {
         let session = Self {
             model,
             program,
-            data,
             trainable: request.trainable,
             seed: request.seed,
-            batch: request.batch.unwrap_or(BATCH).max(1),
+            batch: match data.sample() {
+                Sample::Row => request.batch.unwrap_or(BATCH).max(1),
+                Sample::Call => 1,
+            },
+            data,
             epoch: 0,
             next: 0,
             feeds: None,
@@ -110,7 +113,8 @@ impl Session for DataSession {
             }
             let range = self.range();
             self.next = range.end;
-            self.feeds = Some(self.data.batch(range.clone()).into_iter().collect());
+            let inputs = self.data.calls(range.clone()).into_iter().next();
+            self.feeds = inputs.map(Feeds::from_iter);
             Ok(RSome(batch(&self.data, range, RVec::new())))
         })
     }

@@ -3,6 +3,7 @@
 mod bad_input;
 mod commands;
 mod main_job;
+mod networks;
 mod plugins;
 
 /// A short run of the example: few samples, few values, a budget that one or two steps reach.

@@ -2,7 +2,7 @@
 
 use kmr_model::DType;
 
-use super::Dataset;
+use super::{Dataset, Sample};
 use crate::{ErrorKind, FormatError};
 
 /// What a model takes at one input.
@@ -12,12 +12,12 @@ pub struct ExpectedInput {
     pub name: String,
     /// Its element type.
     pub dtype: DType,
-    /// The shape of one sample, without the batch axis; none where any size will do.
+    /// The shape of one sample, which of a row leaves out the axis of samples; none where any size will do.
     pub sample_shape: Vec<Option<usize>>,
 }
 
 impl Dataset {
-    /// Fits the data set to a model's inputs.
+    /// Fits the data set to a model's inputs, of which each of its samples is a row or a call.
     ///
     /// Axes of size 1 are added or left out where nothing else differs, arrays that are no input
     /// are dropped, and the array of a file without names gets the name of the only input.
@@ -25,7 +25,8 @@ impl Dataset {
     /// # Errors
     ///
     /// A missing array, and one of another shape or element type.
-    pub fn conform(&mut self, expected: &[ExpectedInput]) -> Result<(), FormatError> {
+    pub fn conform(&mut self, expected: &[ExpectedInput], sample: Sample) -> Result<(), FormatError> {
+        self.sample = sample;
         if let ([only], true) = (expected, self.unnamed)
             && let Some((_, array)) = self.inputs.shift_remove_index(0)
         {

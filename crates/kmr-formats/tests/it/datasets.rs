@@ -4,8 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use kmr_formats::{
-    Dataset, DatasetSource, ErrorKind, ExpectedInput, FormatError, NamedArrays, Scale, overlap, overlaps, permutation,
-    write_npy, write_npz,
+    Dataset, DatasetSource, ErrorKind, ExpectedInput, FormatError, NamedArrays, Sample, Scale, overlap, overlaps,
+    permutation, write_npy, write_npz,
 };
 use kmr_model::{DType, Tensor};
 use proptest::prelude::*;
@@ -119,7 +119,7 @@ fn idx_pairs_and_npy_folders_are_read() {
         dtype: DType::UINT8,
         sample_shape: vec![Some(1), Some(3), Some(3)],
     };
-    dataset.conform(&[expected]).unwrap();
+    dataset.conform(&[expected], Sample::Row).unwrap();
     assert_eq!(dataset.inputs()["pixels"].shape(), [2, 1, 3, 3]);
 
     let folder = tempfile::tempdir().unwrap();
@@ -182,13 +182,34 @@ fn int(name: &str, sample_shape: &[usize]) -> ExpectedInput {
 #[test]
 fn arrays_that_are_no_input_are_dropped() {
     let mut dataset = numbered(4);
-    dataset.conform(&[int("x", &[2])]).unwrap();
+    dataset.conform(&[int("x", &[2])], Sample::Row).unwrap();
     assert_eq!(dataset.inputs().len(), 1);
     let array = dataset.inputs()["x"].clone();
     let arrays = NamedArrays::from([("x".to_string(), array.clone()), ("extra".to_string(), array)]);
     let mut dataset = Dataset::new("two", arrays, None, None).unwrap();
-    dataset.conform(&[int("x", &[2])]).unwrap();
+    dataset.conform(&[int("x", &[2])], Sample::Row).unwrap();
     assert!(!dataset.inputs().contains_key("extra"));
+}
+
+#[test]
+fn a_sample_may_be_a_whole_call() {
+    let rate = Tensor::from_vec(vec![4], vec![8, 16, 8, 16]);
+    let mut dataset = numbered(4);
+    let arrays = NamedArrays::from([("x".to_string(), dataset.inputs()["x"].clone()), ("rate".into(), rate)]);
+    dataset = Dataset::new("calls", arrays, None, None).unwrap();
+    dataset
+        .conform(&[int("x", &[2]), int("rate", &[])], Sample::Call)
+        .unwrap();
+    let calls = dataset.calls(1..3);
+    assert_eq!(calls.len(), 2);
+    let shapes: Vec<&[usize]> = calls[0].iter().map(|(_, tensor)| tensor.shape()).collect();
+    assert_eq!(shapes, [&[2][..], &[]]);
+    assert_eq!(calls[1][1].1.values::<i32>().unwrap()[..], [8]);
+    assert_eq!(calls[1][0].1.bytes(), dataset.batch(2..3)[0].1.bytes());
+    dataset
+        .conform(&[int("x", &[2]), int("rate", &[])], Sample::Row)
+        .unwrap();
+    assert_eq!(dataset.calls(1..3).len(), 1);
 }
 
 #[test]
@@ -215,15 +236,24 @@ fn messages_about_data_that_do_not_fit() {
     show(labeled(Tensor::from_vec(vec![4], vec![0, u64::MAX, 2, 3])));
     show(labeled(Tensor::from_vec(vec![4, 10], vec![0_u8; 40])));
     show(numbered(4).check_labels(2).unwrap_err());
-    show(numbered(4).conform(&[int("input", &[2])]).unwrap_err());
-    show(numbered(4).conform(&[int("x", &[3])]).unwrap_err());
+    show(numbered(4).conform(&[int("input", &[2])], Sample::Row).unwrap_err());
+    show(numbered(4).conform(&[int("x", &[3])], Sample::Row).unwrap_err());
     let float = ExpectedInput {
         dtype: DType::FLOAT,
         ..int("x", &[2])
     };
-    show(numbered(4).conform(std::slice::from_ref(&float)).unwrap_err());
+    show(
+        numbered(4)
+            .conform(std::slice::from_ref(&float), Sample::Row)
+            .unwrap_err(),
+    );
     let bytes = Tensor::from_vec(vec![4, 2], vec![0_u8; 8]);
-    show(make(vec![("x", bytes)], None).unwrap().conform(&[float]).unwrap_err());
+    show(
+        make(vec![("x", bytes)], None)
+            .unwrap()
+            .conform(&[float], Sample::Row)
+            .unwrap_err(),
+    );
     assert!(numbered(4).check_labels(3).is_ok());
     insta::assert_snapshot!(shown.join("\n\n"));
 }

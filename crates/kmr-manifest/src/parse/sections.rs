@@ -10,7 +10,8 @@ use crate::keys;
 use crate::reader::{Section, integer, wrong_type};
 use crate::suggest::quoted;
 use crate::{
-    Data, DataFormat, DataSource, ErrorKind, Floor, Limit, Meters, Model, OnNoProgress, Placed, Policy, Quality, Target,
+    Data, DataFormat, DataSample, DataSource, ErrorKind, Floor, Limit, Meters, Model, OnNoProgress, Placed, Policy,
+    Quality, Target,
 };
 
 fn path(section: &Section<'_, '_>, name: &str, directory: &Path) -> Option<Placed<PathBuf>> {
@@ -59,6 +60,10 @@ pub(super) fn data(root: &Section<'_, '_>, directory: &Path) -> Data {
         holdout: split("holdout"),
         scale: section.scale("scale"),
         labels: section.text("labels").unwrap_or_else(default_labels),
+        sample: section.choice("sample").map(|choice| match choice.value {
+            "call" => DataSample::Call,
+            _ => DataSample::Row,
+        }),
     }
 }
 

@@ -150,7 +150,11 @@ fn values(knob: &Placed<String>, section: &Section<'_, '_>) -> Option<Placed<Vec
         report(
             ErrorKind::Value,
             written.span(),
-            format!("knob {} has {} values; at most {MOST} can be searched", quoted(knob), items.len()),
+            format!(
+                "knob {} has {} values; at most {MOST} can be searched",
+                quoted(knob),
+                items.len()
+            ),
             "write a few values from off to the strongest",
         );
         return None;

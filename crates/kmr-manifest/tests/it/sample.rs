@@ -20,6 +20,7 @@ search = { path = "search.npz", skip = 10, format = "npz" }
 holdout = { path = "t10k-images.gz", labels = "t10k-labels.gz", format = "idx" }
 scale = "1/255"
 labels = "labels"
+sample = "row"
 
 [budget]
 meter = "size_bytes"
