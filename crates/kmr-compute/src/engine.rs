@@ -51,6 +51,8 @@ pub struct Refusal {
     pub operator: String,
     /// The version of the operator set that the model imports; `None` if it does not import the domain.
     pub opset: Option<i64>,
+    /// Why it cannot be executed; `None` where the engine does not know the operator at all.
+    pub reason: Option<String>,
 }
 
 impl Refusal {
@@ -65,7 +67,15 @@ impl Refusal {
                 .iter()
                 .find(|set| set.domain == node.domain())
                 .map(|set| set.version),
+            reason: None,
         }
+    }
+
+    /// Adds why the node cannot be executed.
+    #[must_use]
+    pub fn because(mut self, reason: impl Into<String>) -> Self {
+        self.reason = Some(reason.into());
+        self
     }
 }
 
@@ -74,11 +84,15 @@ impl From<Refusal> for ComputeError {
         let opset = refusal
             .opset
             .map_or("not imported".to_owned(), |version| version.to_string());
+        let reason = match refusal.reason {
+            Some(reason) => format!(": {reason}"),
+            None => " is not supported".to_owned(),
+        };
         Self::new(
             ErrorKind::Unsupported,
             format!("node `{}`", refusal.node),
             format!(
-                "operator {} (opset {opset}) is not supported",
+                "operator {} (opset {opset}){reason}",
                 operator_label(&refusal.domain, &refusal.operator)
             ),
         )

@@ -6,13 +6,15 @@ use kmr_kernels::Convolution;
 use kmr_model::{DType, Node, Tensor};
 
 use super::value::{Float, Value, is_tracked, upload};
-use crate::{BatchNorm, ComputeError, ErrorKind, Mode};
+use crate::{BatchNorm, ComputeError, ErrorKind, Mode, operator_label};
 
 /// One execution of one node.
 pub struct Call<'a> {
     pub node: &'a Node,
     /// Version of the standard operator set.
     pub opset: i64,
+    /// Version of the node's own operator set, where that is another one.
+    pub version: Option<i64>,
     pub mode: Mode,
     /// Where packed weights are kept, if this node's weights are constant.
     pub packed: Option<&'a Mutex<Option<Arc<Convolution>>>>,
@@ -29,6 +31,7 @@ impl<'a> Call<'a> {
         Self {
             node,
             opset,
+            version: None,
             mode,
             packed: None,
             inputs,
@@ -46,20 +49,30 @@ impl<'a> Call<'a> {
 
     /// Sizes, types or values do not fit.
     pub fn wrong(&self, message: impl Into<String>) -> ComputeError {
-        self.error(ErrorKind::Shape, message)
+        ComputeError::new(
+            ErrorKind::Shape,
+            format!("node `{}` ({})", self.node.label(), self.node.op_type()),
+            message,
+        )
     }
 
     /// The operator is known, but not this use of it.
     pub fn unsupported(&self, message: impl Into<String>) -> ComputeError {
-        self.error(ErrorKind::Unsupported, message)
+        let (domain, operator) = (self.node.domain(), self.node.op_type());
+        ComputeError::new(
+            ErrorKind::Unsupported,
+            format!("node `{}`", self.node.label()),
+            format!(
+                "operator {} (opset {}): {}",
+                operator_label(domain, operator),
+                self.version.unwrap_or(self.opset),
+                message.into()
+            ),
+        )
     }
 
-    fn error(&self, kind: ErrorKind, message: impl Into<String>) -> ComputeError {
-        ComputeError::new(
-            kind,
-            format!("node `{}` ({})", self.node.label(), self.node.op_type()),
-            message,
-        )
+    pub(super) fn inputs_mut(&mut self) -> &mut [Option<Value>] {
+        &mut self.inputs
     }
 
     pub fn input_count(&self) -> usize {

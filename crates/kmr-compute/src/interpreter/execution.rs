@@ -12,6 +12,7 @@ use super::{
     Call, Network, Value, ValueId, lock,
     plan::{Key, Plan, Step},
     value::{canonical, is_tracked},
+    versions,
 };
 use crate::{BatchNorm, ComputeError, ErrorKind, Feeds, Mode, operators};
 
@@ -295,7 +296,10 @@ fn execute(network: &Network, position: usize, mut call: Call<'_>) -> Result<Vec
         Ok(operator) => operator,
         Err(refusal) => return Err(refusal.clone().into()),
     };
-    let outputs = guarded(network, position, || (operator.run)(&mut call))?;
+    let outputs = guarded(network, position, || {
+        versions::aligned(&mut call)?;
+        (operator.run)(&mut call)
+    })?;
     let named = prepared.outputs.iter().rposition(Option::is_some);
     if let Some(last) = named
         && outputs.len() <= last

@@ -5,6 +5,7 @@ mod execution;
 mod plan;
 mod pullback;
 mod value;
+mod versions;
 
 use std::{
     collections::HashMap,
@@ -37,10 +38,7 @@ impl Engine for Interpreter {
 
     fn supports(&self, model: &Model) -> Vec<Refusal> {
         let nodes = model.graph.nodes.iter();
-        nodes
-            .filter(|node| operators::find(node).is_none())
-            .map(|node| Refusal::new(model, node))
-            .collect()
+        nodes.filter_map(|node| resolve(model, node).err()).collect()
     }
 
     fn load(&self, model: &Model) -> Result<Box<dyn Program>, ComputeError> {
@@ -50,6 +48,17 @@ impl Engine for Interpreter {
             .map_err(|error| ComputeError::new(ErrorKind::Name, error.place(), error.to_string()))?;
         Ok(Box::new(Interpretation(Arc::new(Network::new(model)))))
     }
+}
+
+/// The operator of a node, or why it cannot be executed.
+fn resolve(model: &Model, node: &Node) -> Result<&'static Operator, Refusal> {
+    let refusal = || Refusal::new(model, node);
+    if node.domain().is_empty()
+        && let Some(reason) = versions::refusal(node, model.opset())
+    {
+        return Err(refusal().because(reason));
+    }
+    operators::find(node).ok_or_else(refusal)
 }
 
 /// Position of a value among all values of a graph.
@@ -129,7 +138,7 @@ impl Network {
                 network.producers[*output] = Some(position);
             }
             network.nodes.push(Prepared {
-                operator: operators::find(node).ok_or_else(|| Refusal::new(model, node)),
+                operator: resolve(model, node),
                 node: node.clone(),
                 inputs,
                 outputs,

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use super::{Network, ValueId};
+use super::{Network, ValueId, versions::BROADCASTING};
 
 /// What a plan depends on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -145,7 +145,8 @@ fn merge(network: &Network, running: &[usize], constant: &HashSet<ValueId>, key:
     let mut merged: HashMap<usize, Vec<usize>> = HashMap::new();
     let mut taken: HashSet<usize> = HashSet::new();
     for &first in running {
-        if !network.nodes[first].node.is("Conv") {
+        // What is refused must be seen to be refused.
+        if !network.nodes[first].node.is("Conv") || network.nodes[first].operator.is_err() {
             continue;
         }
         let mut chain = vec![first];
@@ -161,11 +162,11 @@ fn merge(network: &Network, running: &[usize], constant: &HashSet<ValueId>, key:
                         && parameters.clone().all(|v| constant.contains(v));
                     if known && node.inputs[0] == Some(value) { 1 } else { 0 }
                 }
-                "Add" if stage <= 1 => 2,
+                "Add" if stage <= 1 && network.opset >= BROADCASTING => 2,
                 "Relu" if stage <= 2 => 3,
                 _ => 0,
             };
-            if reached == 0 || !plain || taken.contains(&next) {
+            if reached == 0 || !plain || node.operator.is_err() || taken.contains(&next) {
                 break;
             }
             stage = reached;

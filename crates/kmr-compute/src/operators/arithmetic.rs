@@ -73,7 +73,7 @@ fn pair(
 fn expanded(call: &Call<'_>, tensor: &Tensor, shape: &[usize]) -> Result<Vec<i64>, ComputeError> {
     strided::expand(tensor, shape)
         .and_then(|tensor| tensor.to_i64().map_err(|e| e.to_string()))
-        .map_err(|message| call.wrong(message))
+        .map_err(|message| call.unsupported(message))
 }
 
 fn binary(call: &mut Call<'_>, floats: fn(Float, Float) -> Float, integers: fn(i64, i64) -> Option<i64>) -> Outputs {
@@ -137,7 +137,7 @@ fn power(call: &mut Call<'_>) -> Outputs {
     let base = call.widened(base)?;
     let exponent = match exponent {
         Value::Host(tensor) if !tensor.dtype().is_float() => {
-            let values = tensor.to_i64().map_err(|e| call.wrong(e.to_string()))?;
+            let values = tensor.to_i64().map_err(|e| call.unsupported(e.to_string()))?;
             let values = values.into_iter().map(|v| v as f32).collect();
             crate::interpreter::from_vec(values, tensor.shape().to_vec())
         }

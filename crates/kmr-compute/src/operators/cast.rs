@@ -25,7 +25,7 @@ fn convert(call: &mut Call<'_>, target: DType) -> Outputs {
     if matches!(&value, Value::Float(float) if is_tracked(float)) {
         return Err(call.unsupported(format!("has no derivative through {target}")));
     }
-    let result = cast(&value.into_tensor(), target).map_err(|message| call.wrong(message))?;
+    let result = cast(&value.into_tensor(), target).map_err(|message| call.unsupported(message))?;
     Ok(vec![Value::from_tensor(result)])
 }
 

@@ -64,7 +64,8 @@ fn compare(call: &mut Call<'_>, holds: fn(Option<Ordering>) -> bool) -> Outputs 
             x.iter().zip(y.iter()).map(|(x, y)| holds(x.partial_cmp(y))),
         )
     } else {
-        let (x, y) = (a.to_i64().map_err(wrong)?, b.to_i64().map_err(wrong)?);
+        let unknown = |e: kmr_model::ModelError| call.unsupported(e.to_string());
+        let (x, y) = (a.to_i64().map_err(unknown)?, b.to_i64().map_err(unknown)?);
         truths(call, shape, x.iter().zip(&y).map(|(x, y)| holds(Some(x.cmp(y)))))
     }
 }

@@ -42,6 +42,18 @@ fn with_shape(call: &Call<'_>, value: Value, target: Vec<usize>) -> Outputs {
 /// At inference nothing is dropped.
 fn dropout(call: &mut Call<'_>) -> Outputs {
     let value = call.value(0)?;
+    let mut number = |position, default: f32| match call.has(position) {
+        true => {
+            let tensor = call.tensor(position)?;
+            let tensor = super::cast(&tensor, DType::FLOAT).map_err(|message| call.wrong(message))?;
+            let values = tensor.to_f32().map_err(|e| call.wrong(e.to_string()))?;
+            values.first().copied().ok_or_else(|| call.wrong("an operand is empty"))
+        }
+        false => Ok(default),
+    };
+    if number(2, 0.0)? != 0.0 && number(1, 0.5)? != 0.0 {
+        return Err(call.unsupported("drops random values in training mode"));
+    }
     let mut outputs = vec![value];
     if call.names_output(1) {
         let shape = outputs[0].shape();

@@ -26,7 +26,7 @@ fn reduce(call: &mut Call<'_>, moved: i64, function: fn(Float, usize) -> Float) 
         call.axes(&axes, full.len())?
     };
     if axes.iter().any(|&axis| full[axis] == 0) {
-        return Err(call.wrong(format!("reduces an empty axis of {full:?}")));
+        return Err(call.unsupported(format!("reduces an empty axis of {full:?}")));
     }
     for &axis in &axes {
         x = function(x, axis);
