@@ -2,40 +2,21 @@
 
 mod decode;
 mod encode;
+mod external;
+mod files;
+mod shell;
 mod sparse;
 mod typed;
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 
-use crate::{ErrorKind, Initializer, ModelError, Tensor, proto};
+use crate::{ErrorKind, ModelError, Tensor, proto};
 
 pub use decode::{DecodeOptions, ExternalData};
+pub(crate) use decode::{Decoder, Place};
 pub use encode::tensor_marker;
-
-/// What a file says about a tensor beside its type, shape and values.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct TensorShell {
-    /// The message without dims, type and data (strings keep theirs).
-    message: proto::TensorProto,
-    /// Whether the values were in the typed field rather than in `raw_data`.
-    typed: bool,
-    /// The message of the sparse form that the tensor came in, without data.
-    sparse: Option<Box<proto::SparseTensorProto>>,
-}
-
-impl Initializer {
-    /// This initializer with other values, keeping what else the file said about it.
-    #[must_use]
-    pub fn with_tensor(&self, tensor: Tensor) -> Self {
-        Self {
-            tensor: Arc::new(tensor),
-            layout: self.layout,
-            shell: self.shell.clone(),
-        }
-    }
-}
+pub use files::{DataFile, ModelFiles};
+pub(crate) use shell::TensorShell;
 
 fn malformed(place: impl Into<String>, message: impl Into<String>) -> ModelError {
     ModelError::new(ErrorKind::Malformed, place, message)
@@ -44,9 +25,19 @@ fn malformed(place: impl Into<String>, message: impl Into<String>) -> ModelError
 /// Reads one tensor message that holds its own data, as attributes do.
 ///
 /// # Errors
-/// [`ErrorKind::Malformed`] if data and shape do not fit, [`ErrorKind::Unsupported`] for external data.
+/// [`ErrorKind::Malformed`] if data and shape do not fit, [`ErrorKind::Unsupported`] for external data and for types
+/// of unknown size.
 pub fn tensor_from_message(message: &proto::TensorProto) -> Result<Tensor, ModelError> {
-    let (tensor, _) = decode::tensor(message.clone(), &decode::NoExternalData)?;
+    let name = message.name.as_deref().unwrap_or_default();
+    let tensor = shell::read(name, message)?;
+    if tensor.dtype().bits().is_none() && tensor.dtype() != crate::DType::STRING {
+        let message = format!("has {}, which kmr does not know", tensor.dtype());
+        return Err(ModelError::new(
+            ErrorKind::Unsupported,
+            format!("tensor `{name}`"),
+            message,
+        ));
+    }
     Ok(tensor)
 }
 

@@ -392,7 +392,7 @@ fn peak_activation_bytes(graph: &Graph, shapes: &Shapes) -> Result<u64, ModelErr
     let mut last_use: HashMap<&str, usize> = HashMap::new();
     for (position, node) in graph.nodes.iter().enumerate() {
         let mut read: HashSet<&str> = node.inputs().iter().map(String::as_str).collect();
-        Graph::captured(node, &mut read);
+        read.extend(node.captures().unwrap_or_default());
         last_use.extend(read.into_iter().map(|name| (name, position)));
     }
     for output in &graph.outputs {

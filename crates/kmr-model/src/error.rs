@@ -45,6 +45,13 @@ impl ModelError {
         self
     }
 
+    /// Names the place more closely.
+    #[must_use]
+    pub(crate) fn with_place(mut self, place: impl Into<String>) -> Self {
+        self.place = place.into();
+        self
+    }
+
     /// What kind of thing went wrong.
     pub fn kind(&self) -> ErrorKind {
         self.kind

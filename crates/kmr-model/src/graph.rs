@@ -97,28 +97,20 @@ impl Graph {
         GraphIndex::new(self)
     }
 
-    /// Names that subgraphs of `node` read from the graph around them.
-    pub(crate) fn captured<'a>(node: &'a Node, names: &mut HashSet<&'a str>) {
-        fn visit<'a>(graph: &'a proto::GraphProto, names: &mut HashSet<&'a str>) {
-            for node in &graph.node {
-                names.extend(node.input.iter().map(String::as_str));
-                subgraphs(node).for_each(|inner| visit(inner, names));
-            }
-            names.extend(graph.output.iter().filter_map(|o| o.name.as_deref()));
-        }
-        fn subgraphs(node: &proto::NodeProto) -> impl Iterator<Item = &proto::GraphProto> {
-            node.attribute
-                .iter()
-                .flat_map(|a| a.g.as_option().into_iter().chain(&a.graphs))
-        }
-        subgraphs(node.proto()).for_each(|graph| visit(graph, names));
-    }
-
     /// Checks what everything else relies on: unique names, and values defined before they are read.
     ///
     /// # Errors
     /// The first violation, with the node and value.
     pub fn check(&self) -> Result<(), ModelError> {
+        self.check_names(true)
+    }
+
+    /// [`Graph::check`] for a graph in an attribute, which reads values of the graphs around it, too.
+    pub(crate) fn check_inner(&self) -> Result<(), ModelError> {
+        self.check_names(false)
+    }
+
+    fn check_names(&self, closed: bool) -> Result<(), ModelError> {
         let mut defined: HashSet<&str> = HashSet::new();
         for input in &self.inputs {
             if !defined.insert(input.name()) {
@@ -131,8 +123,12 @@ impl Graph {
         }
         defined.extend(self.initializers.keys().map(String::as_str));
         for node in &self.nodes {
-            for input in node.inputs().iter().filter(|i| !i.is_empty()) {
-                if !defined.contains(input.as_str()) {
+            let mut read: Vec<&str> = node.inputs().iter().map(String::as_str).collect();
+            if node.has_subgraph() {
+                read.extend(node.captures()?);
+            }
+            for input in read.into_iter().filter(|input| closed && !input.is_empty()) {
+                if !defined.contains(input) {
                     return Err(ModelError::new(
                         ErrorKind::Name,
                         format!("node `{}`", node.label()),
@@ -150,7 +146,8 @@ impl Graph {
                 }
             }
         }
-        match self.outputs.iter().find(|output| !defined.contains(output.name())) {
+        let undefined = |output: &&ValueInfo| closed && !defined.contains(output.name());
+        match self.outputs.iter().find(undefined) {
             Some(output) => Err(ModelError::new(
                 ErrorKind::Name,
                 format!("output `{}`", output.name()),
@@ -182,7 +179,7 @@ impl<'g> GraphIndex<'g> {
             for (slot, input) in node.inputs().iter().enumerate().filter(|(_, i)| !i.is_empty()) {
                 index.consumers.entry(input).or_default().push((position, slot));
             }
-            Graph::captured(node, &mut index.captured);
+            index.captured.extend(node.captures().unwrap_or_default());
         }
         index
     }

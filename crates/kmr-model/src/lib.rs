@@ -9,11 +9,15 @@ pub mod codec;
 pub mod cost;
 mod dtype;
 mod error;
+mod functions;
 mod graph;
+mod lift;
 mod model;
+mod names;
 mod node;
 mod patch;
 pub mod shapes;
+mod subgraphs;
 mod tensor;
 mod value;
 

@@ -20,6 +20,8 @@ pub struct Model {
     pub graph: Graph,
     /// The rest of the message: versions, producer, operator sets, functions, metadata, unknown fields.
     pub(crate) shell: Arc<proto::ModelProto>,
+    /// The name of the file that weights are written to.
+    pub(crate) external_data: Option<Arc<str>>,
 }
 
 impl Model {
@@ -36,6 +38,7 @@ impl Model {
                 }],
                 ..Default::default()
             }),
+            external_data: None,
         }
     }
 
@@ -45,7 +48,23 @@ impl Model {
         Self {
             graph,
             shell: self.shell.clone(),
+            external_data: self.external_data.clone(),
         }
+    }
+
+    /// The same model, its weights to be written to a file of this name beside the model's own; to the model's own
+    /// for `None`.
+    #[must_use]
+    pub fn with_external_data(&self, location: Option<&str>) -> Self {
+        Self {
+            external_data: location.map(Arc::from),
+            ..self.clone()
+        }
+    }
+
+    /// The name of the file that weights are to be written to, if it is not the model's own.
+    pub fn external_data(&self) -> Option<&str> {
+        self.external_data.as_deref()
     }
 
     /// The version of the IR that the file is written in.

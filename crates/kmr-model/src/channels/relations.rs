@@ -91,7 +91,7 @@ impl<'m> Relations<'m> {
         }
         for node in &graph.nodes {
             let mut captured = std::collections::HashSet::new();
-            Graph::captured(node, &mut captured);
+            captured.extend(node.captures().unwrap_or_default());
             for name in captured {
                 let text = format!("reads `{name}` from inside a subgraph");
                 edge(name, format!("node `{}`", node.label()), &text);

@@ -1,11 +1,11 @@
 //! Bytes to model.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{cell::Cell, collections::HashSet, sync::Arc};
 
 use bytes::Bytes;
 
-use super::{TensorShell, malformed, sparse, typed};
-use crate::{DType, ErrorKind, Graph, Initializer, Layout, Model, ModelError, Node, Tensor, ValueInfo, proto};
+use super::{external, malformed, shell, sparse};
+use crate::{ErrorKind, Graph, Initializer, Model, ModelError, Node, Tensor, ValueInfo, proto};
 
 /// Subgraphs and types nest; a hostile file nests until the stack ends.
 const NESTING_LIMIT: u32 = 200;
@@ -14,12 +14,15 @@ const NESTING_LIMIT: u32 = 200;
 pub trait ExternalData {
     /// The bytes that `entries` (`location`, `offset`, `length`, …) name; `name` is the tensor's.
     ///
+    /// Where they state no length the bytes may go on beyond the tensor's; they are cut to what its shape asks for.
+    ///
     /// # Errors
     /// If they cannot be had.
     fn read(&self, name: &str, entries: &[(String, String)]) -> Result<Bytes, ModelError>;
 }
 
-pub(super) struct NoExternalData;
+/// Refuses tensors that are stored elsewhere.
+pub(crate) struct NoExternalData;
 
 impl ExternalData for NoExternalData {
     fn read(&self, name: &str, _: &[(String, String)]) -> Result<Bytes, ModelError> {
@@ -67,24 +70,51 @@ impl<'a> DecodeOptions<'a> {
             .with_recursion_limit(NESTING_LIMIT)
             .with_element_memory_limit(memory)
             .decode(&mut bytes.clone())
-            .map_err(|error| {
-                malformed(place, format!("is not a readable ONNX model: {error}"))
-                    .with_help("the file may be truncated, or of another format")
-            })?;
+            .map_err(|error| unreadable(&error))?;
         if message.ir_version.is_none() {
             return Err(malformed(place, "is not an ONNX model: it states no IR version"));
         }
+        external::resolve_all(&mut message, self.external)?;
         let graph = message
             .graph
             .take()
             .ok_or_else(|| malformed(place, "is not an ONNX model: it has no graph"))?;
         Ok(Model {
-            graph: self.graph(graph)?,
+            graph: Decoder::new(bytes.len()).graph(graph, Place::Main)?,
             shell: Arc::new(message),
+            external_data: None,
         })
     }
+}
 
-    fn graph(&self, mut message: proto::GraphProto) -> Result<Graph, ModelError> {
+fn unreadable(error: &buffa::DecodeError) -> ModelError {
+    match error {
+        buffa::DecodeError::RecursionLimitExceeded => {
+            malformed("", format!("nests more than {NESTING_LIMIT} messages in each other"))
+                .with_help("no exporter nests subgraphs so deep; the file may be damaged")
+        }
+        _ => malformed("", format!("is not a readable ONNX model: {error}"))
+            .with_help("the file may be truncated, or of another format"),
+    }
+}
+
+/// Reads the parts of a model whose tensors hold their own data.
+pub(crate) struct Decoder {
+    /// How many bytes the dense forms of sparse tensors may still take.
+    room: Cell<usize>,
+}
+
+impl Decoder {
+    /// A decoder for a message of `length` bytes.
+    pub(crate) fn new(length: usize) -> Self {
+        // A dense form may be far larger than the file that asks for it; sparser tensors than one value in some
+        // hundreds are stored sparsely by nobody.
+        let room = length.saturating_mul(256).saturating_add(64 << 20);
+        Self { room: Cell::new(room) }
+    }
+
+    /// Reads a graph. One that stands in an attribute reads values of the graphs around it, too.
+    pub(crate) fn graph(&self, mut message: proto::GraphProto, place: Place) -> Result<Graph, ModelError> {
         let mut graph = Graph {
             nodes: std::mem::take(&mut message.node)
                 .into_iter()
@@ -95,13 +125,12 @@ impl<'a> DecodeOptions<'a> {
             value_info: values(&mut message.value_info),
             ..Default::default()
         };
-        let dense = std::mem::take(&mut message.initializer)
-            .into_iter()
-            .map(|m| self.dense(m));
-        let sparse = std::mem::take(&mut message.sparse_initializer)
-            .into_iter()
-            .map(|m| self.sparse(m));
-        for named in dense.collect::<Vec<_>>().into_iter().chain(sparse) {
+        let dense = std::mem::take(&mut message.initializer);
+        let sparse = std::mem::take(&mut message.sparse_initializer);
+        graph.initializers.reserve(dense.len() + sparse.len());
+        let dense = dense.into_iter().map(|message| self.dense(message));
+        let sparse = sparse.into_iter().map(|message| self.sparse(message));
+        for named in dense.chain(sparse) {
             let (name, initializer) = named?;
             if graph.initializers.insert(name.clone(), initializer).is_some() {
                 return Err(malformed(format!("tensor `{name}`"), "exists twice"));
@@ -109,59 +138,60 @@ impl<'a> DecodeOptions<'a> {
         }
         let mut seen = HashSet::new();
         for output in &graph.outputs {
-            if !seen.insert(output.name()) {
+            // A subgraph's outputs are known by their positions alone.
+            if !seen.insert(output.name()) && place == Place::Main {
                 return Err(malformed(format!("output `{}`", output.name()), "is declared twice"));
             }
         }
         graph.shell = Arc::new(message);
-        graph.check()?;
+        match place {
+            Place::Main => graph.check()?,
+            Place::Inner => graph.check_inner()?,
+        }
         Ok(graph)
     }
 
-    fn dense(&self, message: proto::TensorProto) -> Result<(String, Initializer), ModelError> {
+    /// Reads a dense initializer and its name.
+    pub(crate) fn dense(&self, message: proto::TensorProto) -> Result<(String, Initializer), ModelError> {
         let name = message.name.clone().unwrap_or_default();
         if name.is_empty() {
             return Err(malformed("an initializer", "has no name"));
         }
-        let (tensor, shell) = tensor(message, self.external)?;
-        let initializer = Initializer {
-            tensor: Arc::new(tensor),
-            layout: Layout::Dense,
-            shell: Some(Arc::new(shell)),
-        };
+        let initializer = Initializer::from_message(&name, message)?;
         Ok((name, initializer))
     }
 
-    fn sparse(&self, mut message: proto::SparseTensorProto) -> Result<(String, Initializer), ModelError> {
-        let (Some(values), Some(indices)) = (message.values.take(), message.indices.take()) else {
+    /// Reads a sparse initializer and its name, which is that of its values.
+    pub(crate) fn sparse(&self, message: proto::SparseTensorProto) -> Result<(String, Initializer), ModelError> {
+        let (Some(values), Some(indices)) = (message.values.as_option(), message.indices.as_option()) else {
             return Err(malformed("a sparse initializer", "lacks its values or its indices"));
         };
         let name = values.name.clone().unwrap_or_default();
         if name.is_empty() {
             return Err(malformed("a sparse initializer", "has no name"));
         }
-        let shape = shape(&name, &message.dims)?;
-        let (values, mut shell) = tensor(values, self.external)?;
-        let (indices, _) = tensor(indices, self.external)?;
-        // A dense copy may be far larger than the file that asks for it: bound it by what runtimes,
-        // which make the same copy, can hold.
-        const DENSE_LIMIT: usize = 1 << 31;
-        if crate::tensor::element_count(&shape).is_none_or(|count| count > DENSE_LIMIT) {
-            return Err(malformed(
-                format!("sparse tensor `{name}`"),
-                format!("shape {shape:?} is too large"),
-            ));
-        }
-        let dense = sparse::to_dense(&name, shape, &values, &indices)?;
-        message.dims.clear();
-        shell.sparse = Some(Box::new(message));
-        let initializer = Initializer {
-            tensor: Arc::new(dense),
-            layout: Layout::Sparse,
-            shell: Some(Arc::new(shell)),
+        let dims = shell::shape(&name, &message.dims)?;
+        let values = Initializer::from_message(&name, values.clone())?;
+        let dense = if values.tensor.dtype().bits().is_none() {
+            Tensor::opaque(values.tensor.dtype(), dims)
+        } else {
+            let indices = shell::read(&name, indices)?;
+            let mut room = self.room.get();
+            let dense = sparse::to_dense(&name, dims, &values.tensor, &indices, &mut room)?;
+            self.room.set(room);
+            dense
         };
-        Ok((name, initializer))
+        Ok((name, values.into_sparse(dense, message)))
     }
+}
+
+/// Where a graph stands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// It is the model's.
+    Main,
+    /// It is an attribute of a node.
+    Inner,
 }
 
 impl Model {
@@ -177,71 +207,4 @@ impl Model {
 
 fn values(messages: &mut Vec<proto::ValueInfoProto>) -> Vec<ValueInfo> {
     std::mem::take(messages).into_iter().map(ValueInfo).collect()
-}
-
-fn shape(name: &str, dims: &[i64]) -> Result<Vec<usize>, ModelError> {
-    dims.iter()
-        .map(|&size| usize::try_from(size))
-        .collect::<Result<_, _>>()
-        .map_err(|_| {
-            malformed(
-                format!("tensor `{name}`"),
-                format!("has a negative dimension in {dims:?}"),
-            )
-        })
-}
-
-pub(super) fn tensor(
-    mut message: proto::TensorProto,
-    external: &dyn ExternalData,
-) -> Result<(Tensor, TensorShell), ModelError> {
-    let name = message.name.clone().unwrap_or_default();
-    let place = || format!("tensor `{name}`");
-    if message.segment.is_set() {
-        return Err(ModelError::new(
-            ErrorKind::Unsupported,
-            place(),
-            "is stored in segments",
-        ));
-    }
-    let dtype = DType::from_number(message.data_type.unwrap_or_default());
-    let shape = shape(&name, &message.dims)?;
-    message.dims.clear();
-    message.data_type = None;
-    if dtype == DType::STRING {
-        let shell = TensorShell {
-            message,
-            typed: true,
-            sparse: None,
-        };
-        return Ok((Tensor::opaque(dtype, shape), shell));
-    }
-    if dtype.bits().is_none() {
-        return Err(ModelError::new(
-            ErrorKind::Unsupported,
-            place(),
-            format!("has {dtype}, which kmr does not know"),
-        ));
-    }
-    let (bytes, typed) = if message.data_location == Some(1) {
-        let entries: Vec<_> = std::mem::take(&mut message.external_data)
-            .into_iter()
-            .map(|entry| (entry.key.unwrap_or_default(), entry.value.unwrap_or_default()))
-            .collect();
-        message.data_location = None;
-        (external.read(&name, &entries)?, false)
-    } else if let Some(raw) = message.raw_data.take() {
-        (raw, false)
-    } else {
-        (typed::take(&mut message, dtype), true)
-    };
-    let tensor = Tensor::new(dtype, shape, bytes).map_err(|error| malformed(place(), error.to_string()))?;
-    Ok((
-        tensor,
-        TensorShell {
-            message,
-            typed,
-            sparse: None,
-        },
-    ))
 }

@@ -6,20 +6,25 @@ use super::malformed;
 use crate::{DType, ModelError, Tensor, tensor::element_count};
 
 /// The dense form of `values` at `indices` (linear `[n]`, or coordinates `[n, rank]`).
-pub(super) fn to_dense(name: &str, shape: Vec<usize>, values: &Tensor, indices: &Tensor) -> Result<Tensor, ModelError> {
+///
+/// `room` is how many bytes dense forms may still take: it is what keeps a small file from asking for much memory.
+pub(super) fn to_dense(
+    name: &str,
+    shape: Vec<usize>,
+    values: &Tensor,
+    indices: &Tensor,
+    room: &mut usize,
+) -> Result<Tensor, ModelError> {
     let place = || format!("sparse tensor `{name}`");
     let dtype = values.dtype();
-    let width = match dtype.bits() {
-        Some(bits) if bits % 8 == 0 => bits / 8,
-        _ => return Err(malformed(place(), format!("cannot hold {dtype} values"))),
+    let (Some(bits), Some(count)) = (dtype.bits(), element_count(&shape)) else {
+        return Err(malformed(place(), format!("shape {shape:?} is too large")));
     };
-    let count = element_count(&shape)
-        .filter(|count| {
-            count
-                .checked_mul(width)
-                .is_some_and(|bytes| bytes < isize::MAX as usize)
-        })
-        .ok_or_else(|| malformed(place(), format!("shape {shape:?} is too large")))?;
+    let bytes = dtype.byte_len(count).filter(|bytes| bytes <= room).ok_or_else(|| {
+        malformed(place(), format!("shape {shape:?} is too large for so few values"))
+            .with_help("store the tensor as an ordinary initializer")
+    })?;
+    *room -= bytes;
     let positions = linear(&shape, indices).ok_or_else(|| {
         malformed(
             place(),
@@ -32,11 +37,31 @@ pub(super) fn to_dense(name: &str, shape: Vec<usize>, values: &Tensor, indices: 
             "has indices outside its shape, or not one for each value",
         ));
     }
-    let mut dense = vec![0_u8; count * width];
-    for (position, value) in positions.iter().zip(values.bytes().chunks_exact(width)) {
-        dense[position * width..][..width].copy_from_slice(value);
+    let mut sorted = positions.clone();
+    sorted.sort_unstable();
+    if sorted.windows(2).any(|pair| pair[0] == pair[1]) {
+        return Err(malformed(place(), "names an index twice"));
+    }
+    let mut dense = vec![0_u8; bytes];
+    if bits % 8 == 0 {
+        let width = bits / 8;
+        for (position, value) in positions.iter().zip(values.bytes().chunks_exact(width)) {
+            dense[position * width..][..width].copy_from_slice(value);
+        }
+    } else {
+        for (order, position) in positions.into_iter().enumerate() {
+            copy_bits(values.bytes(), order * bits, &mut dense, position * bits, bits);
+        }
     }
     Tensor::new(dtype, shape, Bytes::from(dense))
+}
+
+/// Copies `bits` bits from bit `from` of `source` to bit `to` of zeros.
+fn copy_bits(source: &[u8], from: usize, target: &mut [u8], to: usize, bits: usize) {
+    for bit in 0..bits {
+        let (at, into) = (from + bit, to + bit);
+        target[into / 8] |= (source[at / 8] >> (at % 8) & 1) << (into % 8);
+    }
 }
 
 fn linear(shape: &[usize], indices: &Tensor) -> Option<Vec<usize>> {
