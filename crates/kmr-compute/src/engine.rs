@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use kmr_model::{Model, Node, Tensor};
+use kmr_model::{Model, Node, OperatorSet, Tensor};
 
 use crate::{ComputeError, ErrorKind};
 
@@ -58,7 +58,11 @@ pub struct Refusal {
 impl Refusal {
     /// The refusal of `node` in `model`.
     pub fn new(model: &Model, node: &Node) -> Self {
-        let sets = model.operator_sets();
+        Self::among(&model.operator_sets(), node)
+    }
+
+    /// The refusal of `node` in a model that imports `sets`.
+    pub(crate) fn among(sets: &[OperatorSet], node: &Node) -> Self {
         Self {
             node: node.label().to_owned(),
             domain: node.domain().to_owned(),

@@ -5,7 +5,10 @@ use std::sync::{Arc, Mutex};
 use kmr_kernels::Convolution;
 use kmr_model::{DType, Node, Tensor};
 
-use super::value::{Float, Value, is_tracked, upload};
+use super::{
+    Body, Datum,
+    value::{Float, Value, is_tracked, upload},
+};
 use crate::{BatchNorm, ComputeError, ErrorKind, Mode, operator_label};
 
 /// One execution of one node.
@@ -18,7 +21,9 @@ pub struct Call<'a> {
     pub mode: Mode,
     /// Where packed weights are kept, if this node's weights are constant.
     pub packed: Option<&'a Mutex<Option<Arc<Convolution>>>>,
-    inputs: Vec<Option<Value>>,
+    /// The subgraphs, with what they read from around the node.
+    pub bodies: Vec<Body<'a>>,
+    inputs: Vec<Option<Datum>>,
     /// The narrow float type that an input had: the output is rounded to it.
     narrow: Option<DType>,
 }
@@ -26,14 +31,18 @@ pub struct Call<'a> {
 /// What an operator returns: its outputs, in the node's order.
 pub type Outputs = Result<Vec<Value>, ComputeError>;
 
+/// What an operator on more than tensors returns: its outputs, in the node's order.
+pub type Data = Result<Vec<Datum>, ComputeError>;
+
 impl<'a> Call<'a> {
-    pub fn new(node: &'a Node, opset: i64, mode: Mode, inputs: Vec<Option<Value>>) -> Self {
+    pub fn new(node: &'a Node, opset: i64, mode: Mode, inputs: Vec<Option<Datum>>) -> Self {
         Self {
             node,
             opset,
             version: None,
             mode,
             packed: None,
+            bodies: Vec::new(),
             inputs,
             narrow: None,
         }
@@ -71,7 +80,7 @@ impl<'a> Call<'a> {
         )
     }
 
-    pub(super) fn inputs_mut(&mut self) -> &mut [Option<Value>] {
+    pub(super) fn inputs_mut(&mut self) -> &mut [Option<Datum>] {
         &mut self.inputs
     }
 
@@ -95,7 +104,37 @@ impl<'a> Call<'a> {
     }
 
     pub fn optional_value(&mut self, position: usize) -> Option<Value> {
+        self.optional_datum(position)?.tensor().ok()
+    }
+
+    /// Input `position`, of any kind.
+    pub fn optional_datum(&mut self, position: usize) -> Option<Datum> {
         self.inputs.get_mut(position).and_then(Option::take)
+    }
+
+    /// Input `position`, of any kind, which must be there.
+    pub fn datum(&mut self, position: usize) -> Result<Datum, ComputeError> {
+        self.optional_datum(position)
+            .ok_or_else(|| self.wrong(format!("input {position} is missing")))
+    }
+
+    /// The subgraph of the attribute `name`.
+    pub fn body(&self, name: &str) -> Result<&Body<'a>, ComputeError> {
+        let body = self.bodies.iter().find(|body| body.attribute() == name);
+        body.ok_or_else(|| self.wrong(format!("attribute `{name}` holds no graph")))
+    }
+
+    /// Makes sure that all inputs are tensors.
+    pub(super) fn tensors_alone(&self) -> Result<(), ComputeError> {
+        let mut inputs = self.inputs.iter().enumerate();
+        let other = inputs.find_map(|(position, input)| match input {
+            Some(Datum::Tensor(_)) | None => None,
+            Some(other) => Some((position, other.kind())),
+        });
+        match other {
+            Some((position, kind)) => Err(self.unsupported(format!("input {position} is {kind}"))),
+            None => Ok(()),
+        }
     }
 
     /// Input `position` as float32; narrower floats are widened, and the result narrowed again.

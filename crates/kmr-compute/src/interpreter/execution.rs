@@ -9,15 +9,18 @@ use std::{
 use kmr_model::{Dimension, Tensor};
 
 use super::{
-    Call, Network, Value, ValueId, lock,
+    Body, Call, Datum, Network, Value, ValueId, lock,
     plan::{Key, Plan, Step},
     value::{canonical, is_tracked},
     versions,
 };
-use crate::{BatchNorm, ComputeError, ErrorKind, Feeds, Mode, operators};
+use crate::{
+    BatchNorm, ComputeError, ErrorKind, Feeds, Mode,
+    operators::{self, Run},
+};
 
 /// Values of one execution, by id.
-type Values = HashMap<ValueId, Value>;
+type Values = HashMap<ValueId, Datum>;
 
 pub fn forward(network: &Network, feeds: &Feeds, outputs: &[&str], mode: Mode) -> Result<Vec<Tensor>, ComputeError> {
     let (values, asked) = prepare(network, feeds, outputs)?;
@@ -27,18 +30,44 @@ pub fn forward(network: &Network, feeds: &Feeds, outputs: &[&str], mode: Mode) -
         trainable: BTreeSet::new(),
         merge: mode.batch_norm == BatchNorm::Running,
     };
-    let mut values = run(network, &key, values, mode, |_, value| value)?;
+    let values = run(network, &key, values, mode, |_, value| value)?;
+    let values = collect(network, values, &asked)?;
+    let named = asked.iter().zip(values);
+    named
+        .map(|(&id, value)| exchanged(network, id, value).map(Value::into_tensor))
+        .collect()
+}
+
+/// The values `asked`, in their order.
+pub fn collect(network: &Network, mut values: Values, asked: &[ValueId]) -> Result<Vec<Datum>, ComputeError> {
     // The last asker of a value takes it, so that it need not be copied.
+    let mut askers: HashMap<ValueId, usize> = HashMap::new();
+    for id in asked {
+        *askers.entry(*id).or_default() += 1;
+    }
     let mut results = Vec::with_capacity(asked.len());
-    for (position, id) in asked.iter().enumerate() {
-        let value = if asked[position + 1..].contains(id) {
+    for id in asked {
+        let left = askers.entry(*id).or_default();
+        *left -= 1;
+        let value = if *left > 0 {
             values.get(id).cloned()
         } else {
             values.remove(id)
         };
-        results.push(take(network, *id, value)?.into_tensor());
+        results.push(take(network, *id, value)?);
     }
     Ok(results)
+}
+
+/// A value that leaves the engine, which is a tensor.
+pub fn exchanged(network: &Network, id: ValueId, value: Datum) -> Result<Value, ComputeError> {
+    value.tensor().map_err(|kind| {
+        ComputeError::new(
+            ErrorKind::Unsupported,
+            format!("value `{}`", network.names[id]),
+            format!("is {kind}; an engine exchanges tensors alone"),
+        )
+    })
 }
 
 /// The fed values, checked, and the ids of the asked ones.
@@ -47,7 +76,7 @@ pub fn prepare(network: &Network, feeds: &Feeds, outputs: &[&str]) -> Result<(Va
     for (name, tensor) in feeds {
         let id = network.find(name)?;
         check_feed(network, id, tensor)?;
-        values.insert(id, Value::from_tensor(tensor.clone()));
+        values.insert(id, Datum::from_tensor(tensor.clone()));
     }
     let asked = if outputs.is_empty() {
         network.outputs.clone()
@@ -87,7 +116,7 @@ fn check_feed(network: &Network, id: ValueId, tensor: &Tensor) -> Result<(), Com
 }
 
 /// A value that an execution must have left behind.
-pub fn take(network: &Network, id: ValueId, value: Option<Value>) -> Result<Value, ComputeError> {
+fn take(network: &Network, id: ValueId, value: Option<Datum>) -> Result<Datum, ComputeError> {
     let value = value.or_else(|| constant(network, id));
     value.ok_or_else(|| {
         ComputeError::new(
@@ -102,11 +131,17 @@ pub fn take(network: &Network, id: ValueId, value: Option<Value>) -> Result<Valu
 pub fn run(
     network: &Network,
     key: &Key,
-    mut values: Values,
+    values: Values,
     mode: Mode,
-    mut watch: impl FnMut(ValueId, Value) -> Value,
+    mut watch: impl FnMut(ValueId, Datum) -> Datum,
 ) -> Result<Values, ComputeError> {
     let plan = plan(network, key);
+    begin(network, &plan, mode)?;
+    steps(network, key, &plan, values, mode, &mut watch)
+}
+
+/// Checks that a plan can be executed, and computes its constants.
+pub fn begin(network: &Network, plan: &Plan, mode: Mode) -> Result<(), ComputeError> {
     if let Some(&missing) = plan.missing.first() {
         return Err(ComputeError::new(
             ErrorKind::Name,
@@ -117,6 +152,18 @@ pub fn run(
     for &position in &plan.constants {
         fold(network, position, mode)?;
     }
+    Ok(())
+}
+
+/// Runs the steps of a plan that has begun.
+pub fn steps(
+    network: &Network,
+    key: &Key,
+    plan: &Plan,
+    mut values: Values,
+    mode: Mode,
+    watch: &mut impl FnMut(ValueId, Datum) -> Datum,
+) -> Result<Values, ComputeError> {
     for step in &plan.steps {
         let done = if step.nodes.len() > 1 {
             merged(network, step, &mut values)?
@@ -125,7 +172,7 @@ pub fn run(
         };
         if !done {
             for &position in &step.nodes {
-                node(network, key, position, step, &mut values, mode, &mut watch)?;
+                node(network, key, position, step, &mut values, mode, watch)?;
             }
         }
         for dropped in &step.dropped {
@@ -135,7 +182,7 @@ pub fn run(
     Ok(values)
 }
 
-fn plan(network: &Network, key: &Key) -> Arc<Plan> {
+pub fn plan(network: &Network, key: &Key) -> Arc<Plan> {
     let mut plans = lock(&network.plans);
     if let Some(plan) = plans.get(key) {
         return plan.clone();
@@ -150,12 +197,12 @@ fn plan(network: &Network, key: &Key) -> Arc<Plan> {
 }
 
 /// An initializer or the output of a folded node.
-fn constant(network: &Network, id: ValueId) -> Option<Value> {
+fn constant(network: &Network, id: ValueId) -> Option<Datum> {
     let mut constants = lock(&network.constants);
     if let Some(value) = constants.get(&id) {
         return Some(value.clone());
     }
-    let value = Value::from_tensor((**network.initial[id].as_ref()?).clone());
+    let value = Datum::from_tensor((**network.initial[id].as_ref()?).clone());
     constants.insert(id, value.clone());
     Some(value)
 }
@@ -170,11 +217,12 @@ fn fold(network: &Network, position: usize, mode: Mode) -> Result<(), ComputeErr
     let inputs = prepared.inputs.iter();
     let inputs = inputs.map(|id| id.and_then(|id| constant(network, id)));
     let inputs = inputs.collect();
-    let outputs = execute(
-        network,
-        position,
-        Call::new(&prepared.node, network.opset, mode, inputs),
-    )?;
+    let mut call = Call::new(&prepared.node, network.opset, mode, inputs);
+    let subgraphs = prepared.subgraphs.iter();
+    // What a constant is computed with must not depend on who asks for it first: merging changes no bit.
+    let bodies = subgraphs.map(|subgraph| Body::new(subgraph, mode, true, |id| constant(network, id)));
+    call.bodies = bodies.collect();
+    let outputs = execute(network, position, call)?;
     let mut constants = lock(&network.constants);
     for (id, value) in prepared.outputs.iter().zip(outputs) {
         if let Some(id) = id {
@@ -192,15 +240,16 @@ fn node(
     step: &Step,
     values: &mut Values,
     mode: Mode,
-    watch: &mut impl FnMut(ValueId, Value) -> Value,
+    watch: &mut impl FnMut(ValueId, Datum) -> Datum,
 ) -> Result<(), ComputeError> {
     let prepared = &network.nodes[position];
-    let inputs: Vec<Option<Value>> = prepared
-        .inputs
-        .iter()
-        .map(|id| id.and_then(|id| values.get(&id).cloned().or_else(|| constant(network, id))))
-        .collect();
+    let find = |id: ValueId| values.get(&id).cloned().or_else(|| constant(network, id));
+    let inputs: Vec<Option<Datum>> = prepared.inputs.iter().map(|id| id.and_then(find)).collect();
+    let subgraphs = prepared.subgraphs.iter();
+    let bodies = subgraphs.map(|subgraph| Body::new(subgraph, mode, key.merge, find));
+    let bodies = bodies.collect();
     let mut call = Call::new(&prepared.node, network.opset, mode, inputs);
+    call.bodies = bodies;
     // Constants are never among the values of one execution.
     let mut weights = prepared.inputs.iter().skip(1).flatten();
     if prepared.node.is("Conv") && weights.all(|id| !values.contains_key(id)) {
@@ -208,7 +257,7 @@ fn node(
     }
     // Whoever holds a buffer alone may reuse it.
     if step.nodes.len() == 1 {
-        for id in prepared.inputs.iter().flatten() {
+        for id in prepared.reads() {
             if step.dropped.contains(id) {
                 values.remove(id);
             }
@@ -229,7 +278,7 @@ fn node(
 fn merged(network: &Network, step: &Step, values: &mut Values) -> Result<bool, ComputeError> {
     let first = &network.nodes[step.nodes[0]];
     let float = |id: ValueId| match values.get(&id).cloned().or_else(|| constant(network, id)) {
-        Some(Value::Float(float)) => Some(float),
+        Some(Datum::Tensor(Value::Float(float))) => Some(float),
         _ => None,
     };
     let mut finish = operators::Fused::default();
@@ -260,10 +309,10 @@ fn merged(network: &Network, step: &Step, values: &mut Values) -> Result<bool, C
         }
         previous = prepared.outputs[0];
     }
-    let inputs: Vec<Option<Value>> = first
+    let inputs: Vec<Option<Datum>> = first
         .inputs
         .iter()
-        .map(|id| id.and_then(float).map(Value::Float))
+        .map(|id| id.and_then(float).map(|float| Datum::Tensor(Value::Float(float))))
         .collect();
     if inputs
         .iter()
@@ -282,7 +331,7 @@ fn merged(network: &Network, step: &Step, values: &mut Values) -> Result<bool, C
     })?;
     match (result, previous) {
         (Some(result), Some(id)) => {
-            values.insert(id, Value::Float(result));
+            values.insert(id, Datum::Tensor(Value::Float(result)));
             Ok(true)
         }
         _ => Ok(false),
@@ -290,7 +339,7 @@ fn merged(network: &Network, step: &Step, values: &mut Values) -> Result<bool, C
 }
 
 /// Executes an operator, and checks what it returns.
-fn execute(network: &Network, position: usize, mut call: Call<'_>) -> Result<Vec<Value>, ComputeError> {
+fn execute(network: &Network, position: usize, mut call: Call<'_>) -> Result<Vec<Datum>, ComputeError> {
     let prepared = &network.nodes[position];
     let operator = match &prepared.operator {
         Ok(operator) => operator,
@@ -298,7 +347,13 @@ fn execute(network: &Network, position: usize, mut call: Call<'_>) -> Result<Vec
     };
     let outputs = guarded(network, position, || {
         versions::aligned(&mut call)?;
-        (operator.run)(&mut call)
+        match operator.run {
+            Run::Tensors(run) => {
+                call.tensors_alone()?;
+                Ok(run(&mut call)?.into_iter().map(Datum::Tensor).collect::<Vec<_>>())
+            }
+            Run::Data(run) => run(&mut call),
+        }
     })?;
     let named = prepared.outputs.iter().rposition(Option::is_some);
     if let Some(last) = named
@@ -306,11 +361,11 @@ fn execute(network: &Network, position: usize, mut call: Call<'_>) -> Result<Vec
     {
         return Err(call.unsupported(format!("output {last} is not computed here")));
     }
-    let outputs: Vec<Value> = outputs
+    let outputs: Vec<Datum> = outputs
         .into_iter()
         .map(|value| match value {
-            Value::Float(float) => Value::Float(canonical(float)),
-            host => host,
+            Datum::Tensor(Value::Float(float)) => Datum::Tensor(Value::Float(canonical(float))),
+            other => other,
         })
         .collect();
     let Some(narrow) = call.narrow() else {
@@ -319,13 +374,13 @@ fn execute(network: &Network, position: usize, mut call: Call<'_>) -> Result<Vec
     outputs
         .into_iter()
         .map(|value| match value {
-            Value::Float(float) if is_tracked(&float) => {
+            Datum::Tensor(Value::Float(float)) if is_tracked(&float) => {
                 Err(call.unsupported(format!("has no derivative through {narrow}")))
             }
-            Value::Float(_) => operators::cast(&value.into_tensor(), narrow)
-                .map(Value::Host)
+            Datum::Tensor(value @ Value::Float(_)) => operators::cast(&value.into_tensor(), narrow)
+                .map(|tensor| Datum::Tensor(Value::Host(tensor)))
                 .map_err(|message| call.wrong(message)),
-            host => Ok(host),
+            other => Ok(other),
         })
         .collect()
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use super::{Network, ValueId, versions::BROADCASTING};
+use super::{Network, ValueId, subgraph::Subgraph, versions::BROADCASTING};
 
 /// What a plan depends on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -51,7 +51,7 @@ impl Plan {
                 Some(node) => {
                     if !needed[node] {
                         needed[node] = true;
-                        stack.extend(network.nodes[node].inputs.iter().flatten());
+                        stack.extend(network.nodes[node].reads());
                     }
                 }
                 None => missing.push(value),
@@ -69,7 +69,8 @@ impl Plan {
             let node = &network.nodes[position];
             // Batch normalization of a constant depends on the mode.
             let fixed = !node.node.is("BatchNormalization")
-                && node.inputs.iter().flatten().all(|v| constant.contains(v))
+                && !node.subgraphs.iter().any(Subgraph::has_modes)
+                && node.reads().all(|v| constant.contains(v))
                 && !node.outputs.iter().flatten().any(changed);
             if fixed {
                 constant.extend(node.outputs.iter().flatten());
@@ -89,7 +90,7 @@ impl Plan {
             for &node in nodes {
                 let node = &network.nodes[node];
                 // An output that nobody reads is dropped by the step that makes it.
-                for value in node.inputs.iter().chain(&node.outputs).flatten() {
+                for value in node.reads().chain(node.outputs.iter().flatten()) {
                     last.insert(*value, step);
                 }
             }
@@ -124,7 +125,7 @@ impl Plan {
 fn merge(network: &Network, running: &[usize], constant: &HashSet<ValueId>, key: &Key) -> Vec<Vec<usize>> {
     let mut readers: HashMap<ValueId, Vec<usize>> = HashMap::new();
     for &position in running {
-        for value in network.nodes[position].inputs.iter().flatten() {
+        for value in network.nodes[position].reads() {
             readers.entry(*value).or_default().push(position);
         }
     }

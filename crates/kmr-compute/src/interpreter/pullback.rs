@@ -6,7 +6,7 @@ use burn::backend::{AutodiffBackend, Dispatch, DispatchDevice, Shape, TensorData
 use kmr_model::{DType, Tensor};
 
 use super::{
-    B, Float, Network, Value, ValueId, execution,
+    B, Datum, Float, Network, Value, ValueId, execution,
     plan::Key,
     value::{device, from_vec, into_vec, is_tracked, reshape, shape, upload},
 };
@@ -38,7 +38,7 @@ pub fn new(
     for name in trainable {
         let id = network.find(name)?;
         let value = match (values.remove(&id), &network.initial[id]) {
-            (Some(value), _) => value,
+            (Some(value), _) => execution::exchanged(network, id, value)?,
             (None, Some(tensor)) => Value::from_tensor((**tensor).clone()),
             (None, None) => {
                 inner.insert(id);
@@ -53,7 +53,7 @@ pub fn new(
             ));
         };
         let value = leaf(value);
-        values.insert(id, Value::Float(value.clone()));
+        values.insert(id, Datum::Tensor(Value::Float(value.clone())));
         leaves.insert(id, value);
     }
     let key = Key {
@@ -63,25 +63,19 @@ pub fn new(
         merge: false,
     };
     // The derivative by an inner value is that by zeros added to it.
-    let mut values = execution::run(network, &key, values, mode, |id, value| match value {
-        Value::Float(float) if inner.contains(&id) => {
+    let values = execution::run(network, &key, values, mode, |id, value| match value {
+        Datum::Tensor(Value::Float(float)) if inner.contains(&id) => {
             let shape = shape(&float);
             let zeros = leaf(from_vec(vec![0.0; shape.iter().product()], shape));
             leaves.insert(id, zeros.clone());
-            Value::Float(B::float_add(float, zeros))
+            Datum::Tensor(Value::Float(B::float_add(float, zeros)))
         }
         other => other,
     })?;
-    let mut recorded = Vec::with_capacity(asked.len());
-    for (position, id) in asked.iter().enumerate() {
-        let again = asked[position + 1..].contains(id);
-        let value = if again {
-            values.get(id).cloned()
-        } else {
-            values.remove(id)
-        };
-        recorded.push(execution::take(network, *id, value)?);
-    }
+    let values = execution::collect(network, values, &asked)?;
+    let values = asked.iter().zip(values);
+    let recorded = values.map(|(&id, value)| execution::exchanged(network, id, value));
+    let recorded = recorded.collect::<Result<Vec<Value>, _>>()?;
     let mut named = BTreeMap::new();
     for name in trainable {
         let leaf = leaves.get(&network.find(name)?).cloned().ok_or_else(|| {

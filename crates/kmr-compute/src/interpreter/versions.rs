@@ -3,9 +3,9 @@
 //! Operators know the differences from version 7 on. Older files are executed where their operators mean the
 //! same, or where a row here or [`align`] says how they differ.
 
-use kmr_model::{Node, Tensor};
+use kmr_model::Node;
 
-use super::{Value, reshape};
+use super::{Datum, Value, reshape};
 use crate::ComputeError;
 
 /// The newest version whose operators are known.
@@ -66,12 +66,12 @@ pub fn refusal(node: &Node, opset: i64) -> Option<String> {
 ///
 /// # Errors
 /// What is wrong with the shapes.
-pub fn align(node: &Node, opset: i64, inputs: &mut [Option<Value>]) -> Result<(), String> {
+pub fn align(node: &Node, opset: i64, inputs: &mut [Option<Datum>]) -> Result<(), String> {
     let binary = BINARY.contains(&node.op_type());
     if opset >= BROADCASTING || !(binary || node.op_type() == "PRelu") {
         return Ok(());
     }
-    let [Some(first), Some(second), ..] = inputs else {
+    let [Some(Datum::Tensor(first)), Some(Datum::Tensor(second)), ..] = inputs else {
         return Ok(());
     };
     let (full, shape) = (first.shape(), second.shape());
@@ -103,15 +103,11 @@ pub fn align(node: &Node, opset: i64, inputs: &mut [Option<Value>]) -> Result<()
     let behind = behind.ok_or_else(|| format!("shape {shape:?} does not lie within {full:?} from axis {axis} on"))?;
     let mut aligned = shape;
     aligned.extend(std::iter::repeat_n(1, behind));
-    let value = match inputs[1].take() {
-        Some(Value::Float(float)) => Value::Float(reshape(float, aligned)),
-        Some(Value::Host(tensor)) => {
-            let tensor: Result<Tensor, _> = tensor.reshaped(aligned);
-            Value::Host(tensor.map_err(|error| error.to_string())?)
-        }
-        None => return Ok(()),
+    let value = match second.clone() {
+        Value::Float(float) => Value::Float(reshape(float, aligned)),
+        Value::Host(tensor) => Value::Host(tensor.reshaped(aligned).map_err(|error| error.to_string())?),
     };
-    inputs[1] = Some(value);
+    *second = value;
     Ok(())
 }
 

@@ -13,7 +13,6 @@ use crate::{
 };
 
 pub const OPERATORS: &[Operator] = &[
-    onnx("Identity", |call| Ok(vec![call.value(0)?])),
     onnx("Dropout", dropout),
     onnx("Flatten", flatten),
     onnx("Reshape", reshaped),

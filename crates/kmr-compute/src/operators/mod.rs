@@ -8,21 +8,24 @@ mod arithmetic;
 mod cast;
 mod comparison;
 mod constant;
+mod control;
 mod convolution;
 mod gather;
 mod layout;
 mod matrix;
 mod normalization;
+mod pieces;
 mod pooling;
 mod quantization;
 mod reduction;
+mod sequence;
 mod strided;
 
 use std::{collections::HashMap, sync::LazyLock};
 
 use kmr_model::Node;
 
-use crate::interpreter::{Call, Outputs};
+use crate::interpreter::{Call, Data, Outputs};
 
 pub(crate) use cast::cast;
 pub(crate) use convolution::{Fused, fused as fused_convolution};
@@ -33,21 +36,44 @@ pub(crate) struct Operator {
     name: &'static str,
     /// `""` for ONNX's own.
     domain: &'static str,
-    pub run: fn(&mut Call<'_>) -> Outputs,
+    pub run: Run,
+}
+
+/// How an operator is executed.
+#[derive(Clone, Copy)]
+pub(crate) enum Run {
+    /// From tensors to tensors.
+    Tensors(fn(&mut Call<'_>) -> Outputs),
+    /// From values of any kind to values of any kind.
+    Data(fn(&mut Call<'_>) -> Data),
 }
 
 /// An operator of ONNX's own domain.
 const fn onnx(name: &'static str, run: fn(&mut Call<'_>) -> Outputs) -> Operator {
-    Operator { name, domain: "", run }
+    Operator {
+        name,
+        domain: "",
+        run: Run::Tensors(run),
+    }
 }
 
-fn families() -> [&'static [Operator]; 13] {
+/// An operator of ONNX's own domain on more than tensors.
+const fn data(name: &'static str, run: fn(&mut Call<'_>) -> Data) -> Operator {
+    Operator {
+        name,
+        domain: "",
+        run: Run::Data(run),
+    }
+}
+
+fn families() -> [&'static [Operator]; 15] {
     [
         activation::OPERATORS,
         arithmetic::OPERATORS,
         cast::OPERATORS,
         comparison::OPERATORS,
         constant::OPERATORS,
+        control::OPERATORS,
         convolution::OPERATORS,
         gather::OPERATORS,
         layout::OPERATORS,
@@ -56,6 +82,7 @@ fn families() -> [&'static [Operator]; 13] {
         pooling::OPERATORS,
         quantization::OPERATORS,
         reduction::OPERATORS,
+        sequence::OPERATORS,
     ]
 }
 

@@ -1,0 +1,42 @@
+//! What flows between nodes: tensors, and what is made of them.
+
+use std::sync::Arc;
+
+use kmr_model::Tensor;
+
+use super::Value;
+
+/// A value of any kind that ONNX has for inner values.
+#[derive(Clone, Debug)]
+pub enum Datum {
+    /// A tensor.
+    Tensor(Value),
+    /// A list of values.
+    Sequence(Arc<Vec<Datum>>),
+    /// A value that may be absent.
+    Optional(Option<Box<Datum>>),
+}
+
+impl Datum {
+    /// A tensor as a value.
+    pub fn from_tensor(tensor: Tensor) -> Self {
+        Self::Tensor(Value::from_tensor(tensor))
+    }
+
+    /// The tensor, or what the value is instead.
+    pub fn tensor(self) -> Result<Value, &'static str> {
+        match self {
+            Self::Tensor(value) => Ok(value),
+            other => Err(other.kind()),
+        }
+    }
+
+    /// What people call this kind of value.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Tensor(_) => "a tensor",
+            Self::Sequence(_) => "a sequence",
+            Self::Optional(_) => "an optional",
+        }
+    }
+}
