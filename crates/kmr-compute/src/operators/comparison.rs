@@ -5,11 +5,13 @@ use std::cmp::Ordering;
 use burn::backend::ops::FloatTensorOps;
 use kmr_model::{DType, Tensor};
 
-use super::{Operator, onnx, strided};
-use crate::{
-    ComputeError,
-    interpreter::{B, Call, Float, Outputs, Value, mask, reshape},
+use super::{
+    Operator, cast,
+    host::{self, truths, with_number},
+    movement::collect,
+    onnx, strided,
 };
+use crate::interpreter::{B, Call, Float, Outputs, Value, mask, reshape};
 
 pub const OPERATORS: &[Operator] = &[
     onnx("Equal", |call| compare(call, |order| order == Some(Ordering::Equal))),
@@ -25,55 +27,63 @@ pub const OPERATORS: &[Operator] = &[
     }),
     onnx("Not", |call| {
         let tensor = call.tensor(0)?;
-        let bits = tensor.to_i64().map_err(|e| call.wrong(e.to_string()))?;
-        let shape = tensor.shape().to_vec();
-        truths(call, shape, bits.iter().map(|&bit| bit == 0))
+        if tensor.dtype() != DType::BOOL {
+            return Err(host::unknown(call, tensor.dtype()));
+        }
+        let result = truths(call, tensor.shape(), tensor.bytes().iter().map(|&bit| bit == 0))?;
+        Ok(vec![Value::Host(result)])
     }),
     onnx("And", |call| logic(call, |a, b| a && b)),
     onnx("Or", |call| logic(call, |a, b| a || b)),
+    onnx("Xor", |call| logic(call, |a, b| a != b)),
+    onnx("IsNaN", |call| test(call, |_| Box::new(f64::is_nan))),
+    onnx("IsInf", |call| {
+        test(call, |call| {
+            let negative = call.int("detect_negative", 1) != 0;
+            let positive = call.int("detect_positive", 1) != 0;
+            Box::new(move |value| value.is_infinite() && if value < 0.0 { negative } else { positive })
+        })
+    }),
     onnx("Where", choose),
 ];
 
-fn truths(call: &Call<'_>, shape: Vec<usize>, values: impl Iterator<Item = bool>) -> Outputs {
-    let bytes: Vec<u8> = values.map(u8::from).collect();
-    let tensor = Tensor::new(DType::BOOL, shape, bytes.into());
-    let tensor = tensor.map_err(|e| call.wrong(e.to_string()))?;
-    Ok(vec![Value::Host(tensor)])
-}
-
-/// Both inputs, of one type and broadcast to one shape.
-fn operands(call: &mut Call<'_>) -> Result<(Tensor, Tensor), ComputeError> {
-    let (a, b) = (call.tensor(0)?, call.tensor(1)?);
-    if a.dtype() != b.dtype() {
-        return Err(call.wrong(format!("mixes {} and {}", a.dtype(), b.dtype())));
-    }
-    let shape = call.broadcast(a.shape(), b.shape())?;
-    let expand = |x: &Tensor| strided::expand(x, &shape).map_err(|message| call.wrong(message));
-    Ok((expand(&a)?, expand(&b)?))
-}
-
 fn compare(call: &mut Call<'_>, holds: fn(Option<Ordering>) -> bool) -> Outputs {
-    let (a, b) = operands(call)?;
-    let wrong = |e: kmr_model::ModelError| call.wrong(e.to_string());
-    let shape = a.shape().to_vec();
-    if a.dtype().is_float() {
-        let (x, y) = (a.to_f32().map_err(wrong)?, b.to_f32().map_err(wrong)?);
-        truths(
-            call,
-            shape,
-            x.iter().zip(y.iter()).map(|(x, y)| holds(x.partial_cmp(y))),
-        )
-    } else {
-        let unknown = |e: kmr_model::ModelError| call.unsupported(e.to_string());
-        let (x, y) = (a.to_i64().map_err(unknown)?, b.to_i64().map_err(unknown)?);
-        truths(call, shape, x.iter().zip(&y).map(|(x, y)| holds(Some(x.cmp(y)))))
-    }
+    let (a, b) = (call.value(0)?, call.value(1)?);
+    let (a, b) = host::broadcast(call, &a.into_tensor(), &b.into_tensor())?;
+    // bool is ordered as its bytes are, half precision as float32.
+    let comparable = |x: &Tensor| match x.dtype() {
+        DType::BOOL => cast::converted(call, x, DType::UINT8),
+        DType::FLOAT16 | DType::BFLOAT16 => cast::converted(call, x, DType::FLOAT),
+        _ => Ok(x.clone()),
+    };
+    let (a, b) = (comparable(&a)?, comparable(&b)?);
+    let result = with_number!(a.dtype(), N => {
+        let (x, y) = (host::values::<N>(call, &a)?, host::values::<N>(call, &b)?);
+        truths(call, a.shape(), x.iter().zip(y.iter()).map(|(x, y)| holds(x.partial_cmp(y))))
+    }, else Err(host::unknown(call, a.dtype())))?;
+    Ok(vec![Value::Host(result)])
 }
 
 fn logic(call: &mut Call<'_>, holds: fn(bool, bool) -> bool) -> Outputs {
-    let (a, b) = operands(call)?;
+    let (a, b) = (call.value(0)?, call.value(1)?);
+    let (a, b) = host::broadcast(call, &a.into_tensor(), &b.into_tensor())?;
+    if a.dtype() != DType::BOOL {
+        return Err(host::unknown(call, a.dtype()));
+    }
     let bits = a.bytes().iter().zip(b.bytes().iter());
-    truths(call, a.shape().to_vec(), bits.map(|(&a, &b)| holds(a != 0, b != 0)))
+    let result = truths(call, a.shape(), bits.map(|(&a, &b)| holds(a != 0, b != 0)))?;
+    Ok(vec![Value::Host(result)])
+}
+
+/// A property of single floats.
+fn test(call: &mut Call<'_>, property: fn(&Call<'_>) -> Box<dyn Fn(f64) -> bool>) -> Outputs {
+    let tensor = call.tensor(0)?;
+    let cast::Numbers::Float(values) = cast::Numbers::of(&tensor).map_err(|message| call.unsupported(message))? else {
+        return Err(host::unknown(call, tensor.dtype()));
+    };
+    let holds = property(call);
+    let result = truths(call, tensor.shape(), values.into_iter().map(holds))?;
+    Ok(vec![Value::Host(result)])
 }
 
 fn choose(call: &mut Call<'_>) -> Outputs {
@@ -87,6 +97,7 @@ fn choose(call: &mut Call<'_>) -> Outputs {
     }
     let shape = call.broadcast(&a.shape(), &b.shape())?;
     let shape = call.broadcast(&shape, condition.shape())?;
+    host::count(call, &shape)?;
     let condition = strided::expand(&condition, &shape).map_err(|m| call.wrong(m))?;
     let chosen = condition.bytes().iter().map(|&bit| bit != 0);
     match (a, b) {
@@ -97,17 +108,15 @@ fn choose(call: &mut Call<'_>) -> Outputs {
             Ok(vec![Value::Float(reshape(result, shape))])
         }
         (a, b) => {
-            let wrong = |message: String| call.wrong(message);
-            let a = strided::expand(&a.into_tensor(), &shape).map_err(wrong)?;
-            let b = strided::expand(&b.into_tensor(), &shape).map_err(wrong)?;
-            let size = strided::element_size(a.dtype()).map_err(wrong)?;
-            let mut bytes = Vec::with_capacity(a.byte_len());
-            let elements = a.bytes().chunks(size).zip(b.bytes().chunks(size));
-            for (chosen, (a, b)) in chosen.zip(elements) {
-                bytes.extend_from_slice(if chosen { a } else { b });
-            }
-            let result = Tensor::new(a.dtype(), shape, bytes.into());
-            Ok(vec![Value::Host(result.map_err(|e| call.wrong(e.to_string()))?)])
+            let places =
+                |value: &Value| strided::positions(&shape, &strided::broadcast_strides(&value.shape(), &shape), 0);
+            let first: usize = a.shape().iter().product();
+            let pairs = places(&a).into_iter().zip(places(&b));
+            let from = chosen
+                .zip(pairs)
+                .map(|(chosen, (x, y))| if chosen { x } else { first + y });
+            let from = from.collect();
+            Ok(vec![collect(call, vec![a, b], shape, from)?])
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use kmr_model::{DType, Tensor, codec};
 
-use super::{Operator, onnx};
+use super::{Operator, cast, host, onnx, strided::Cells};
 use crate::{
     ComputeError,
     interpreter::{Call, Outputs, Value},
@@ -17,6 +17,7 @@ pub const OPERATORS: &[Operator] = &[
         Ok(vec![Value::Host(Tensor::scalar(count as i64))])
     }),
     onnx("Range", range),
+    onnx("EyeLike", eye),
 ];
 
 /// The tensor attribute `name`.
@@ -58,18 +59,13 @@ fn constant_of_shape(call: &mut Call<'_>) -> Outputs {
     let shape = call.integers(0)?;
     let shape = sizes(call, shape)?;
     let value = tensor_attribute(call, "value")?.unwrap_or_else(|| Tensor::scalar(0.0_f32));
-    if value.len() != 1 || value.dtype().bits().is_none_or(|bits| bits < 8) {
+    if value.len() != 1 {
         return Err(call.wrong(format!("the value must be one number; got {:?}", value.shape())));
     }
-    let count = shape
-        .iter()
-        .try_fold(value.byte_len(), |product, &size| product.checked_mul(size));
-    if count.is_none_or(|bytes| bytes > isize::MAX as usize) {
-        return Err(call.wrong(format!("shape {shape:?} is too large")));
-    }
-    let bytes = value.bytes().repeat(shape.iter().product());
-    let tensor = Tensor::new(value.dtype(), shape, bytes.into());
-    Ok(vec![Value::from_tensor(tensor.map_err(|e| call.wrong(e.to_string()))?)])
+    let count = host::count(call, &shape)?;
+    let cells = Cells::new(&value).map_err(|message| call.unsupported(message))?;
+    let tensor = Cells::tensor(value.dtype(), shape, cells.bytes.repeat(count));
+    Ok(vec![Value::from_tensor(tensor.map_err(|message| call.wrong(message))?)])
 }
 
 fn dimensions(call: &mut Call<'_>) -> Outputs {
@@ -85,20 +81,76 @@ fn dimensions(call: &mut Call<'_>) -> Outputs {
 }
 
 fn range(call: &mut Call<'_>) -> Outputs {
-    let (start, limit, step) = (call.tensor(0)?, call.tensor(1)?, call.tensor(2)?);
-    if start.dtype() == DType::INT64 && [&start, &limit, &step].iter().all(|t| t.len() == 1) {
-        let number = |tensor: &Tensor| tensor.to_i64().map_err(|e| call.wrong(e.to_string()));
-        let (start, limit, step) = (number(&start)?[0], number(&limit)?[0], number(&step)?[0]);
+    let (start, limit, step) = (call.constant(0)?, call.constant(1)?, call.constant(2)?);
+    let dtype = start.dtype();
+    let bounds = [&start, &limit, &step];
+    if bounds.iter().any(|bound| bound.len() != 1 || bound.dtype() != dtype) {
+        return Err(call.wrong("needs three numbers of one type"));
+    }
+    let too_long = || call.wrong("the range is too long");
+    let numbers = if dtype.is_float() {
+        let number = |bound: &Tensor| cast::Numbers::of(bound).map(|numbers| numbers.into_f64()[0]);
+        let bounds = (number(&start), number(&limit), number(&step));
+        let (Ok(start), Ok(limit), Ok(step)) = bounds else {
+            return Err(host::unknown(call, dtype));
+        };
+        let count = ((limit - start) / step).ceil().max(0.0);
+        if step == 0.0 || !count.is_finite() {
+            return Err(call.wrong(format!("from {start} to {limit} in steps of {step} is no range")));
+        }
+        let count = host::count(call, &[count as usize]).map_err(|_| too_long())?;
+        cast::Numbers::Float((0..count).map(|position| start + position as f64 * step).collect())
+    } else {
+        let number = |bound: &Tensor| {
+            let bound = cast::converted(call, bound, DType::INT64)?;
+            host::integer(call, &bound)
+        };
+        let (start, limit, step) = (number(&start)?, number(&limit)?, number(&step)?);
         if step == 0 {
             return Err(call.wrong("the step is zero"));
         }
-        let mut values = Vec::new();
-        let mut next = start;
-        while (step > 0 && next < limit) || (step < 0 && next > limit) {
-            values.push(next);
-            next = next.saturating_add(step);
+        let distance = i128::from(limit) - i128::from(start);
+        let steps = if (distance > 0) == (step > 0) {
+            distance.unsigned_abs().div_ceil(step.unsigned_abs().into())
+        } else {
+            0
+        };
+        let count = usize::try_from(steps).map_err(|_| too_long())?;
+        let count = host::count(call, &[count]).map_err(|_| too_long())?;
+        cast::Numbers::Signed((0..count).map(|position| start + position as i64 * step).collect())
+    };
+    let length = match &numbers {
+        cast::Numbers::Float(values) => values.len(),
+        cast::Numbers::Signed(values) => values.len(),
+        cast::Numbers::Unsigned(values) => values.len(),
+    };
+    let tensor = numbers.into_tensor(dtype, vec![length], &cast::Options::default());
+    Ok(vec![Value::from_tensor(
+        tensor.map_err(|message| call.unsupported(message))?,
+    )])
+}
+
+/// Ones on a diagonal of a matrix, zeros elsewhere.
+fn eye(call: &mut Call<'_>) -> Outputs {
+    let like = call.value(0)?;
+    let target = call
+        .node
+        .int("dtype")
+        .map_or(like.dtype(), |number| DType::from_number(number as i32));
+    let shape = like.shape();
+    let [rows, columns] = shape[..] else {
+        return Err(call.wrong(format!("{shape:?} is no matrix")));
+    };
+    let diagonal = call.int("k", 0);
+    let mut ones = vec![0_u8; rows * columns];
+    for row in 0..rows {
+        let column = (row as i64)
+            .checked_add(diagonal)
+            .and_then(|column| usize::try_from(column).ok());
+        if let Some(column) = column.filter(|&column| column < columns) {
+            ones[row * columns + column] = 1;
         }
-        return Ok(vec![Value::Host(Tensor::from_vec(vec![values.len()], values))]);
     }
-    Err(call.unsupported("only ranges of int64 are supported"))
+    let tensor = cast::converted(call, &Tensor::from_vec(shape, ones), target)?;
+    Ok(vec![Value::from_tensor(tensor)])
 }

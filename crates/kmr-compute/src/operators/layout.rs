@@ -6,7 +6,15 @@ use burn::backend::{
 };
 use kmr_model::{DType, Tensor};
 
-use super::{Operator, comparison::expanded, constant::sizes, gather::select, onnx, strided};
+use super::{
+    Operator, cast,
+    comparison::expanded,
+    constant::sizes,
+    gather::select,
+    host,
+    movement::{self, collect, map_axes},
+    onnx, strided,
+};
 use crate::{
     ComputeError,
     interpreter::{B, Call, Outputs, Value, reshape, shape},
@@ -24,18 +32,52 @@ pub const OPERATORS: &[Operator] = &[
     onnx("Slice", slice),
     onnx("Pad", pad),
     onnx("Expand", expand),
+    onnx("Tile", tile),
+    onnx("CenterCropPad", center),
+    onnx("DepthToSpace", depth_to_space),
+    onnx("SpaceToDepth", space_to_depth),
+    onnx("Trilu", triangle),
 ];
 
 /// The same elements under another shape.
-fn with_shape(call: &Call<'_>, value: Value, target: Vec<usize>) -> Outputs {
+pub fn with_shape(call: &Call<'_>, value: Value, target: Vec<usize>) -> Result<Value, ComputeError> {
     let source = value.shape();
-    if source.iter().product::<usize>() != target.iter().product::<usize>() {
+    if source == target {
+        return Ok(value);
+    }
+    if host::count(call, &target)? != source.iter().product::<usize>() {
         return Err(call.wrong(format!("shape {source:?} cannot become {target:?}")));
     }
-    Ok(vec![match value {
+    Ok(match value {
         Value::Float(float) => Value::Float(reshape(float, target)),
-        Value::Host(tensor) => Value::Host(tensor.reshaped(target).map_err(|e| call.wrong(e.to_string()))?),
-    }])
+        value => {
+            let tensor = value.into_tensor().reshaped(target);
+            Value::Host(tensor.map_err(|e| call.wrong(e.to_string()))?)
+        }
+    })
+}
+
+/// The axes in another order.
+pub fn permute(call: &Call<'_>, value: Value, order: &[usize]) -> Result<Value, ComputeError> {
+    let source = value.shape();
+    let mut sorted = order.to_vec();
+    sorted.sort_unstable();
+    if !sorted.into_iter().eq(0..source.len()) {
+        return Err(call.wrong(format!("perm {order:?} does not order the axes of {source:?}")));
+    }
+    if order.is_sorted() {
+        return Ok(value);
+    }
+    Ok(match value {
+        Value::Float(float) => Value::Float(B::float_permute(float, order)),
+        value => {
+            let strides = strided::strides(&source);
+            let strides: Vec<isize> = order.iter().map(|&axis| strides[axis]).collect();
+            let target = order.iter().map(|&axis| source[axis]).collect();
+            let moved = strided::copy(&value.into_tensor(), target, &strides, 0);
+            Value::Host(moved.map_err(|m| call.unsupported(m))?)
+        }
+    })
 }
 
 /// At inference nothing is dropped.
@@ -73,7 +115,7 @@ fn flatten(call: &mut Call<'_>) -> Outputs {
         call.axis(axis, shape.len())?
     };
     let target = vec![shape[..axis].iter().product(), shape[axis..].iter().product()];
-    with_shape(call, value, target)
+    Ok(vec![with_shape(call, value, target)?])
 }
 
 fn reshaped(call: &mut Call<'_>) -> Outputs {
@@ -106,29 +148,14 @@ fn reshaped(call: &mut Call<'_>) -> Outputs {
         }
         target[position] = count / known;
     }
-    with_shape(call, value, target)
+    Ok(vec![with_shape(call, value, target)?])
 }
 
 fn transpose(call: &mut Call<'_>) -> Outputs {
     let value = call.value(0)?;
-    let source = value.shape();
-    let order = call.sizes("perm")?.unwrap_or_else(|| (0..source.len()).rev().collect());
-    let mut sorted = order.clone();
-    sorted.sort_unstable();
-    if !sorted.into_iter().eq(0..source.len()) {
-        return Err(call.wrong(format!("perm {order:?} does not order the axes of {source:?}")));
-    }
-    Ok(vec![match value {
-        Value::Float(float) if source.len() < 2 => Value::Float(float),
-        Value::Float(float) => Value::Float(B::float_permute(float, &order)),
-        Value::Host(tensor) => {
-            let strides = strided::strides(&source);
-            let strides: Vec<isize> = order.iter().map(|&axis| strides[axis]).collect();
-            let target = order.iter().map(|&axis| source[axis]).collect();
-            let moved = strided::copy(&tensor, target, &strides, 0);
-            Value::Host(moved.map_err(|m| call.wrong(m))?)
-        }
-    }])
+    let rank = value.shape().len();
+    let order = call.sizes("perm")?.unwrap_or_else(|| (0..rank).rev().collect());
+    Ok(vec![permute(call, value, &order)?])
 }
 
 fn squeeze(call: &mut Call<'_>) -> Outputs {
@@ -142,7 +169,7 @@ fn squeeze(call: &mut Call<'_>) -> Outputs {
         return Err(call.wrong(format!("axis {axis} of {source:?} is not 1")));
     }
     let keep = (0..source.len()).filter(|axis| !axes.contains(axis));
-    with_shape(call, value, keep.map(|axis| source[axis]).collect())
+    Ok(vec![with_shape(call, value, keep.map(|axis| source[axis]).collect())?])
 }
 
 fn unsqueeze(call: &mut Call<'_>) -> Outputs {
@@ -157,7 +184,7 @@ fn unsqueeze(call: &mut Call<'_>) -> Outputs {
     for axis in sorted {
         target.insert(axis, 1);
     }
-    with_shape(call, value, target)
+    Ok(vec![with_shape(call, value, target)?])
 }
 
 fn concat(call: &mut Call<'_>) -> Outputs {
@@ -198,17 +225,20 @@ fn concat(call: &mut Call<'_>) -> Outputs {
         drop(values);
         return Ok(vec![Value::Float(B::float_cat(floats, axis))]);
     }
-    let size = strided::element_size(dtype).map_err(|m| call.wrong(m))?;
     let tensors: Vec<Tensor> = values.into_iter().map(Value::into_tensor).collect();
+    let cells = tensors.iter().map(strided::Cells::new).collect::<Result<Vec<_>, _>>();
+    let cells = cells.map_err(|m| call.unsupported(m))?;
     let outer: usize = result[..axis].iter().product();
     let mut bytes = Vec::new();
-    for slab in 0..outer {
-        for tensor in &tensors {
-            let length = tensor.shape()[axis..].iter().product::<usize>() * size;
-            bytes.extend_from_slice(&tensor.bytes()[slab * length..][..length]);
+    if !result.contains(&0) {
+        for slab in 0..outer {
+            for (tensor, cells) in tensors.iter().zip(&cells) {
+                let length = tensor.shape()[axis..].iter().product::<usize>() * cells.size;
+                bytes.extend_from_slice(&cells.bytes[slab * length..][..length]);
+            }
         }
     }
-    let tensor = Tensor::new(dtype, result, bytes.into()).map_err(|e| call.wrong(e.to_string()))?;
+    let tensor = strided::Cells::tensor(dtype, result, bytes).map_err(|m| call.wrong(m))?;
     Ok(vec![Value::from_tensor(tensor)])
 }
 
@@ -220,13 +250,20 @@ fn split(call: &mut Call<'_>) -> Outputs {
         Some(lengths) => sizes(call, lengths)?,
         None => {
             let outputs = call.node.outputs().len();
-            let count = call.int("num_outputs", outputs as i64).max(1) as usize;
-            let chunk = source[axis].div_ceil(count);
-            let chunks = (0..count).map(|part| chunk.min(source[axis].saturating_sub(part * chunk)));
+            let count = call.int("num_outputs", outputs as i64);
+            if count != outputs as i64 {
+                return Err(call.wrong(format!("num_outputs is {count}, but there are {outputs} outputs")));
+            }
+            if call.opset < 18 && !source[axis].is_multiple_of(outputs) {
+                return Err(call.wrong(format!("axis {axis} of {source:?} has no {outputs} equal parts")));
+            }
+            // The last parts are smaller, where the parts are not equal.
+            let chunk = source[axis].div_ceil(outputs);
+            let chunks = (0..outputs).map(|part| chunk.min(source[axis].saturating_sub(part * chunk)));
             chunks.collect()
         }
     };
-    if lengths.iter().sum::<usize>() != source[axis] {
+    if lengths.iter().try_fold(0_usize, |sum, &length| sum.checked_add(length)) != Some(source[axis]) {
         return Err(call.wrong(format!("parts {lengths:?} do not make up axis {axis} of {source:?}")));
     }
     let mut start = 0;
@@ -277,14 +314,14 @@ fn cut(call: &Call<'_>, value: Value, bounds: &Bounds) -> Result<Value, ComputeE
             }
             Ok(value)
         }
-        Value::Host(tensor) => {
+        value => {
             let strides = strided::strides(&source);
             let offset = bounds.iter().zip(&strides);
             let offset = offset.map(|(&(start, ..), &stride)| start as isize * stride).sum();
             let steps = bounds.iter().zip(&strides);
             let steps: Vec<isize> = steps.map(|(&(.., step), &stride)| step as isize * stride).collect();
-            let moved = strided::copy(&tensor, target, &steps, offset);
-            Ok(Value::Host(moved.map_err(|m| call.wrong(m))?))
+            let moved = strided::copy(&value.into_tensor(), target, &steps, offset);
+            Ok(Value::Host(moved.map_err(|m| call.unsupported(m))?))
         }
     }
 }
@@ -309,6 +346,7 @@ fn slice(call: &mut Call<'_>) -> Outputs {
         };
         let (start, end) = (from_start(starts[position]), from_start(ends[position]));
         bounds[axis] = match step {
+            _ if size == 0 => (0, 0, 1),
             0 => return Err(call.wrong("a step is zero")),
             1.. => {
                 let (start, end) = (start.clamp(0, size), end.clamp(0, size));
@@ -326,16 +364,14 @@ fn slice(call: &mut Call<'_>) -> Outputs {
 }
 
 fn pad(call: &mut Call<'_>) -> Outputs {
-    let mode = call.node.string("mode").unwrap_or("constant");
-    if mode != "constant" {
-        return Err(call.unsupported(format!("padding mode `{mode}` is not supported")));
-    }
-    let source_value = call.value(0)?;
-    let source = source_value.shape();
+    let mode = call.node.string("mode").unwrap_or("constant").to_owned();
+    let value = call.value(0)?;
+    let source = value.shape();
     let rank = source.len();
     let pads = call.moved_integers("pads", 1, 11)?.unwrap_or_default();
     let fill = if call.opset < 11 {
-        Some(Tensor::scalar(call.float_attribute("value", 0.0)))
+        let fill = Tensor::scalar(call.float_attribute("value", 0.0));
+        Some(cast::converted(call, &fill, value.dtype())?)
     } else if call.has(2) {
         Some(call.constant(2)?)
     } else {
@@ -348,48 +384,97 @@ fn pad(call: &mut Call<'_>) -> Outputs {
     if pads.len() != 2 * axes.len() {
         return Err(call.wrong(format!("pads {pads:?} do not fit {} axes", axes.len())));
     }
-    let pads = sizes(call, pads).map_err(|_| call.unsupported("negative pads are not supported"))?;
     let mut around = vec![(0, 0); rank];
     for (position, &axis) in axes.iter().enumerate() {
         around[call.axis(axis, rank)?] = (pads[position], pads[position + axes.len()]);
     }
-    match source_value {
-        Value::Float(float) => {
-            let fill = match fill {
-                Some(fill) if fill.len() == 1 => fill.to_f32().map_err(|e| call.wrong(e.to_string()))?[0],
-                Some(fill) => return Err(call.wrong(format!("fills with {:?}", fill.shape()))),
-                None => 0.0,
-            };
-            if around.iter().all(|&(before, after)| before + after == 0) {
-                return Ok(vec![Value::Float(float)]);
-            }
-            let padded = B::float_pad(float, &around, PadMode::Constant(fill));
-            Ok(vec![Value::Float(padded)])
-        }
-        Value::Host(tensor) => {
-            let size = strided::element_size(tensor.dtype()).map_err(|m| call.wrong(m))?;
-            let fill = match &fill {
-                Some(fill) if fill.dtype() == tensor.dtype() && fill.len() == 1 => fill.bytes().to_vec(),
-                Some(_) => return Err(call.wrong("fills with another type")),
-                None => vec![0; size],
-            };
-            let target = source.iter().zip(&around);
-            let target: Vec<usize> = target.map(|(&size, &(b, a))| size + b + a).collect();
-            let strides = strided::strides(&target);
-            let own = strided::strides(&source);
-            let mut bytes = fill.repeat(target.iter().product());
-            for (position, element) in tensor.bytes().chunks(size).enumerate() {
-                let mut at = 0;
-                for axis in 0..rank {
-                    let index = position / own[axis] as usize % source[axis].max(1);
-                    at += (index + around[axis].0) * strides[axis] as usize;
-                }
-                bytes[at * size..][..size].copy_from_slice(element);
-            }
-            let tensor = Tensor::new(tensor.dtype(), target, bytes.into());
-            Ok(vec![Value::Host(tensor.map_err(|e| call.wrong(e.to_string()))?)])
-        }
+    if around.iter().all(|&ends| ends == (0, 0)) {
+        return Ok(vec![value]);
     }
+    let fill = match fill {
+        Some(fill) if fill.dtype() == value.dtype() && fill.len() == 1 => fill,
+        Some(fill) => {
+            return Err(call.wrong(format!(
+                "fills {} with {} {:?}",
+                value.dtype(),
+                fill.dtype(),
+                fill.shape()
+            )));
+        }
+        None => movement::zero(call, value.dtype())?.into_tensor(),
+    };
+    let target = source.iter().zip(&around).map(|(&size, &(before, after))| {
+        let size = i64::try_from(size).ok()?.checked_add(before)?.checked_add(after)?;
+        usize::try_from(size).ok()
+    });
+    let target: Option<Vec<usize>> = target.collect();
+    let target = target.ok_or_else(|| call.wrong(format!("pads {around:?} leave nothing of {source:?}")))?;
+    host::count(call, &target)?;
+    if let (Value::Float(float), "constant") = (&value, mode.as_str())
+        && around.iter().all(|&(before, after)| before >= 0 && after >= 0)
+        && !source.contains(&0)
+    {
+        let fill = fill.to_f32().map_err(|e| call.wrong(e.to_string()))?[0];
+        let around: Vec<(usize, usize)> = around.iter().map(|&(b, a)| (b as usize, a as usize)).collect();
+        let padded = B::float_pad(float.clone(), &around, PadMode::Constant(fill));
+        return Ok(vec![Value::Float(padded)]);
+    }
+    let mut maps = Vec::with_capacity(rank);
+    for axis in 0..rank {
+        let (size, before) = (source[axis] as i64, around[axis].0);
+        if size == 0 && target[axis] > 0 && mode != "constant" {
+            return Err(call.wrong(format!(
+                "mode `{mode}` has nothing to repeat along axis {axis} of {source:?}"
+            )));
+        }
+        let index = |position: usize| {
+            let position = position as i64 - before;
+            let inside = match mode.as_str() {
+                "constant" => position,
+                "edge" => position.clamp(0, size - 1),
+                "wrap" => position.rem_euclid(size),
+                "reflect" if size == 1 => 0,
+                "reflect" => {
+                    // The mirror stands on the last element: it does not come twice.
+                    let period = 2 * (size - 1);
+                    let position = position.rem_euclid(period);
+                    position.min(period - position)
+                }
+                _ => return Err(call.unsupported(format!("padding mode `{mode}` is not known"))),
+            };
+            Ok((0..size).contains(&inside).then_some(inside as usize))
+        };
+        maps.push((0..target[axis]).map(index).collect::<Result<Vec<_>, _>>()?);
+    }
+    Ok(vec![map_axes(call, value, &maps, Some(Value::from_tensor(fill)))?])
+}
+
+/// Cuts or pads around the middle.
+fn center(call: &mut Call<'_>) -> Outputs {
+    let value = call.value(0)?;
+    let wanted = call.integers(1)?;
+    let wanted = sizes(call, wanted)?;
+    let source = value.shape();
+    let axes = match call.node.ints("axes") {
+        Some(axes) => axes.to_vec(),
+        None => (0..source.len() as i64).collect(),
+    };
+    if axes.len() != wanted.len() {
+        return Err(call.wrong(format!("{} sizes for {} axes", wanted.len(), axes.len())));
+    }
+    let mut target = source.clone();
+    for (&axis, &size) in axes.iter().zip(&wanted) {
+        target[call.axis(axis, source.len())?] = size;
+    }
+    host::count(call, &target)?;
+    let maps = source.iter().zip(&target).map(|(&size, &wanted)| {
+        // An odd element is cut from, or put at, the end.
+        let (cut, put) = (size.saturating_sub(wanted) / 2, wanted.saturating_sub(size) / 2);
+        let index = |position: usize| Some((position + cut).checked_sub(put)?).filter(|&index| index < size);
+        (0..wanted).map(index).collect()
+    });
+    let maps = maps.collect();
+    Ok(vec![map_axes(call, value, &maps, None)?])
 }
 
 fn expand(call: &mut Call<'_>) -> Outputs {
@@ -397,6 +482,7 @@ fn expand(call: &mut Call<'_>) -> Outputs {
     let wanted = call.integers(1)?;
     let wanted = sizes(call, wanted)?;
     let target = call.broadcast(&value.shape(), &wanted)?;
+    host::count(call, &target)?;
     Ok(vec![match value {
         Value::Float(float) if shape(&float) == target => Value::Float(float),
         Value::Float(float) if target.contains(&0) => {
@@ -404,6 +490,122 @@ fn expand(call: &mut Call<'_>) -> Outputs {
             Value::from_tensor(Tensor::from_vec(target, Vec::<f32>::new()))
         }
         Value::Float(float) => Value::Float(expanded(float, &target)),
-        Value::Host(tensor) => Value::Host(strided::expand(&tensor, &target).map_err(|m| call.wrong(m))?),
+        value => {
+            let expanded = strided::expand(&value.into_tensor(), &target);
+            Value::Host(expanded.map_err(|m| call.unsupported(m))?)
+        }
     }])
+}
+
+fn tile(call: &mut Call<'_>) -> Outputs {
+    let value = call.value(0)?;
+    let repeats = call.integers(1)?;
+    let repeats = sizes(call, repeats)?;
+    let source = value.shape();
+    if repeats.len() != source.len() {
+        return Err(call.wrong(format!("{} repeats for {source:?}", repeats.len())));
+    }
+    let target = source
+        .iter()
+        .zip(&repeats)
+        .map(|(&size, &times)| size.checked_mul(times));
+    let target: Option<Vec<usize>> = target.collect();
+    let target = target.ok_or_else(|| call.wrong(format!("repeats {repeats:?} are too large")))?;
+    host::count(call, &target)?;
+    let maps = source.iter().zip(&target);
+    let maps = maps.map(|(&size, &total)| (0..total).map(|position| Some(position % size)).collect());
+    let maps = maps.collect();
+    Ok(vec![map_axes(call, value, &maps, None)?])
+}
+
+/// The attribute `blocksize`.
+fn block_size(call: &Call<'_>) -> Result<usize, ComputeError> {
+    let size = call.int("blocksize", 0);
+    usize::try_from(size)
+        .ok()
+        .filter(|&size| size > 0)
+        .ok_or_else(|| call.wrong(format!("blocks of size {size}")))
+}
+
+/// Whether blocks lie in front of the channels.
+fn blocks_first(call: &Call<'_>) -> Result<bool, ComputeError> {
+    match call.node.string("mode").unwrap_or("DCR") {
+        "DCR" => Ok(true),
+        "CRD" => Ok(false),
+        other => Err(call.unsupported(format!("mode `{other}` is not known"))),
+    }
+}
+
+fn depth_to_space(call: &mut Call<'_>) -> Outputs {
+    let value = call.value(0)?;
+    let block = block_size(call)?;
+    let [batch, channels, height, width] = value.shape()[..] else {
+        return Err(call.wrong(format!("{:?} is no stack of images", value.shape())));
+    };
+    let area = block.checked_mul(block).filter(|&area| channels.is_multiple_of(area));
+    let area = area.ok_or_else(|| call.wrong(format!("{channels} channels do not fill blocks of {block}")))?;
+    let depth = channels / area;
+    let (split, order) = if blocks_first(call)? {
+        (vec![batch, block, block, depth, height, width], [0, 3, 4, 1, 5, 2])
+    } else {
+        (vec![batch, depth, block, block, height, width], [0, 1, 4, 2, 5, 3])
+    };
+    let value = with_shape(call, value, split)?;
+    let value = permute(call, value, &order)?;
+    Ok(vec![with_shape(
+        call,
+        value,
+        vec![batch, depth, height * block, width * block],
+    )?])
+}
+
+fn space_to_depth(call: &mut Call<'_>) -> Outputs {
+    let value = call.value(0)?;
+    let block = block_size(call)?;
+    let [batch, channels, height, width] = value.shape()[..] else {
+        return Err(call.wrong(format!("{:?} is no stack of images", value.shape())));
+    };
+    if !height.is_multiple_of(block) || !width.is_multiple_of(block) {
+        return Err(call.wrong(format!("{height} by {width} does not fill blocks of {block}")));
+    }
+    let (rows, columns) = (height / block, width / block);
+    let order = if blocks_first(call)? {
+        [0, 3, 5, 1, 2, 4]
+    } else {
+        [0, 1, 3, 5, 2, 4]
+    };
+    let value = with_shape(call, value, vec![batch, channels, rows, block, columns, block])?;
+    let value = permute(call, value, &order)?;
+    Ok(vec![with_shape(
+        call,
+        value,
+        vec![batch, channels * block * block, rows, columns],
+    )?])
+}
+
+/// The upper or lower triangle of each matrix, zero elsewhere.
+fn triangle(call: &mut Call<'_>) -> Outputs {
+    let value = call.value(0)?;
+    let diagonal = match call.has(1) {
+        true => {
+            let diagonal = call.tensor(1)?;
+            host::integer(call, &diagonal)?
+        }
+        false => 0,
+    };
+    let upper = call.int("upper", 1) != 0;
+    let shape = value.shape();
+    let [.., rows, columns] = shape[..] else {
+        return Err(call.wrong(format!("{shape:?} is no matrix")));
+    };
+    let count: usize = shape.iter().product();
+    let from = (0..count).map(|position| {
+        let (row, column) = ((position / columns % rows) as i64, (position % columns) as i64);
+        let beyond = column.saturating_sub(row);
+        let kept = if upper { beyond >= diagonal } else { beyond <= diagonal };
+        if kept { position } else { count }
+    });
+    let from = from.collect();
+    let zero = movement::zero(call, value.dtype())?;
+    Ok(vec![collect(call, vec![value, zero], shape, from)?])
 }

@@ -10,15 +10,21 @@ mod comparison;
 mod constant;
 mod control;
 mod convolution;
+mod einsum;
 mod gather;
+mod host;
 mod layout;
 mod matrix;
+mod movement;
 mod normalization;
+mod order;
 mod pieces;
 mod pooling;
 mod quantization;
 mod reduction;
+mod scatter;
 mod sequence;
+mod softmax;
 mod strided;
 
 use std::{collections::HashMap, sync::LazyLock};
@@ -66,7 +72,7 @@ const fn data(name: &'static str, run: fn(&mut Call<'_>) -> Data) -> Operator {
     }
 }
 
-fn families() -> [&'static [Operator]; 15] {
+fn families() -> [&'static [Operator]; 19] {
     [
         activation::OPERATORS,
         arithmetic::OPERATORS,
@@ -75,14 +81,18 @@ fn families() -> [&'static [Operator]; 15] {
         constant::OPERATORS,
         control::OPERATORS,
         convolution::OPERATORS,
+        einsum::OPERATORS,
         gather::OPERATORS,
         layout::OPERATORS,
         matrix::OPERATORS,
         normalization::OPERATORS,
+        order::OPERATORS,
         pooling::OPERATORS,
         quantization::OPERATORS,
         reduction::OPERATORS,
+        scatter::OPERATORS,
         sequence::OPERATORS,
+        softmax::OPERATORS,
     ]
 }
 

@@ -1,6 +1,6 @@
 //! Normalizations.
 
-use burn::backend::ops::{ActivationOps, ModuleOps};
+use burn::backend::ops::ModuleOps;
 use kmr_kernels::Affine;
 
 use super::{Operator, onnx};
@@ -12,8 +12,6 @@ use crate::{
 pub const OPERATORS: &[Operator] = &[
     onnx("BatchNormalization", batch_normalization),
     onnx("LayerNormalization", layer_normalization),
-    onnx("Softmax", |call| softmax(call, B::softmax)),
-    onnx("LogSoftmax", |call| softmax(call, B::log_softmax)),
 ];
 
 /// Batch normalization by running statistics as one factor and one addend per channel, from scale,
@@ -109,18 +107,4 @@ fn layer_normalization(call: &mut Call<'_>) -> Outputs {
     let epsilon = f64::from(call.float_attribute("epsilon", 1e-5));
     let normalized = B::layer_norm(reshape(x, vec![outer, inner]), scale, bias, epsilon);
     Ok(vec![Value::Float(reshape(normalized, full))])
-}
-
-/// Before opset 13 the axes from `axis` on count as one.
-fn softmax(call: &mut Call<'_>, function: fn(Float, usize) -> Float) -> Outputs {
-    let x = call.float(0)?;
-    let full = shape(&x);
-    let rank = full.len();
-    if call.opset >= 13 {
-        let axis = call.axis(call.int("axis", -1), rank)?;
-        return Ok(vec![Value::Float(function(x, axis))]);
-    }
-    let axis = call.axis(call.int("axis", 1), rank)?;
-    let flat = vec![full[..axis].iter().product(), full[axis..].iter().product()];
-    Ok(vec![Value::Float(reshape(function(reshape(x, flat), 1), full))])
 }
