@@ -56,20 +56,7 @@ impl ValueInfo {
 
     /// The declared shape, if there is one.
     pub fn shape(&self) -> Option<Vec<Dimension>> {
-        let shape = self.tensor_type()?.shape.as_option()?;
-        Some(
-            shape
-                .dim
-                .iter()
-                .map(|dimension| match &dimension.value {
-                    Some(DimensionValue::DimValue(size)) => {
-                        usize::try_from(*size).map_or(Dimension::Unknown, Dimension::Fixed)
-                    }
-                    Some(DimensionValue::DimParam(name)) if !name.is_empty() => Dimension::Named(name.clone()),
-                    _ => Dimension::Unknown,
-                })
-                .collect(),
-        )
+        Some(dimensions(self.tensor_type()?.shape.as_option()?))
     }
 
     /// Declares the value as a tensor of this type.
@@ -106,4 +93,15 @@ impl ValueInfo {
             _ => None,
         }
     }
+}
+
+/// The dimensions of a declared shape; a negative size is unknown.
+pub(crate) fn dimensions(shape: &proto::TensorShapeProto) -> Vec<Dimension> {
+    let sizes = shape.dim.iter().map(|dimension| match &dimension.value {
+        Some(DimensionValue::DimValue(size)) => usize::try_from(*size).map_or(Dimension::Unknown, Dimension::Fixed),
+        // Some exporters name every open size `?`, equal or not.
+        Some(DimensionValue::DimParam(name)) if !matches!(name.as_str(), "" | "?") => Dimension::Named(name.clone()),
+        _ => Dimension::Unknown,
+    });
+    sizes.collect()
 }

@@ -1,86 +1,163 @@
 //! Operators that make constants.
 
 use super::{
-    FOLLOWED_ELEMENTS, Known, Numbers,
-    context::{Context, Inference, Outputs, Stop, contradiction, single, size},
+    Dim,
+    context::{Context, Found, Outputs, Rule, Stop, Types::*, computed, contradiction, product, rule, single},
+    fact::{FOLLOWED_ELEMENTS, Fact, Values},
 };
-use crate::DType;
+use crate::{DType, tensor::element_count};
 
-pub(super) fn operator(op: &str) -> Option<Inference> {
-    Some(match op {
-        "Constant" => constant,
-        "ConstantOfShape" => filled,
-        "Range" => range,
-        "Shape" => shape,
-        "Size" => |context| {
-            let count = context.input(0)?.len() as i64;
-            let numbers = Numbers::Integers(vec![count]);
-            single(Known::with_numbers(DType::INT64, vec![], Some(numbers)))
-        },
-        _ => return None,
-    })
+pub(super) fn operator(op: &str) -> Option<Rule> {
+    match op {
+        "Constant" => rule(
+            By(|context| vec![constant(context).and_then(|fact| fact.dtype)]),
+            |context| match constant(context) {
+                Some(fact) => Ok(vec![Found {
+                    shape: fact.shape,
+                    values: fact.values,
+                }]),
+                None => Err(Stop::Unknown),
+            },
+        ),
+        "ConstantOfShape" => rule(By(filled_type), filled),
+        "Range" => rule(Same(&[0, 1, 2]), range),
+        "Shape" => rule(Always(DType::INT64), shape),
+        "Size" => rule(Always(DType::INT64), |context| {
+            let count = match context.shape(0) {
+                Ok(shape) => product(shape),
+                Err(_) => Dim::Unknown,
+            };
+            computed(Vec::new(), Some(Values::Integers(vec![count])))
+        }),
+        "RandomNormal" | "RandomUniform" => rule(Attribute("dtype", DType::FLOAT), |context| {
+            match context.node.ints("shape") {
+                Some(shape) => single(shape.iter().map(|&size| size.into()).collect()),
+                None => contradiction("has no attribute `shape`"),
+            }
+        }),
+        "Multinomial" => rule(Attribute("dtype", DType::INT32), |context| {
+            let batch = match context.shape(0) {
+                Ok([batch, ..]) => batch.clone(),
+                _ => Dim::Unknown,
+            };
+            single(vec![batch, context.int("sample_size", 1).into()])
+        }),
+        _ => None,
+    }
 }
 
-fn constant(context: &Context) -> Outputs {
+fn constant(context: &Context) -> Option<Fact> {
     let node = context.node;
-    if let Some(tensor) = context.tensor("value")? {
-        return single(Known::stored(&tensor));
+    if let Some(tensor) = context.tensor("value") {
+        return Fact::message(tensor);
     }
-    let (dtype, shape, numbers) = if let Some(value) = node.int("value_int") {
-        (DType::INT64, vec![], Numbers::Integers(vec![value]))
-    } else if let Some(value) = node.float("value_float") {
-        (DType::FLOAT, vec![], Numbers::Floats(vec![value]))
-    } else if let Some(values) = node.ints("value_ints") {
-        let numbers = Numbers::Integers(values.to_vec());
-        (DType::INT64, vec![values.len()], numbers)
-    } else if let Some(values) = node.floats("value_floats") {
-        let numbers = Numbers::Floats(values.to_vec());
-        (DType::FLOAT, vec![values.len()], numbers)
-    } else {
-        return Err(Stop::Unknown);
+    if let Some(sparse) = node.attribute("sparse_value").and_then(|a| a.sparse_tensor.as_option()) {
+        return Fact::sparse(sparse);
+    }
+    let listed = |values: Values| {
+        let dtype = if matches!(values, Values::Integers(_)) {
+            DType::INT64
+        } else {
+            DType::FLOAT
+        };
+        Fact::sized(dtype, &[values.len()]).with_values(Some(values))
     };
-    single(Known::with_numbers(dtype, shape, Some(numbers)))
+    let attribute = |name| node.attribute(name);
+    if let Some(value) = node.int("value_int") {
+        let values = Values::Integers(vec![value.into()]);
+        Some(Fact::sized(DType::INT64, &[]).with_values(Some(values)))
+    } else if let Some(value) = node.float("value_float") {
+        let values = Values::Floats(vec![value.into()]);
+        Some(Fact::sized(DType::FLOAT, &[]).with_values(Some(values)))
+    } else if let Some(values) = node.ints("value_ints") {
+        Some(listed(Values::Integers(
+            values.iter().map(|&value| value.into()).collect(),
+        )))
+    } else if let Some(values) = node.floats("value_floats") {
+        Some(listed(Values::Floats(
+            values.iter().map(|&value| value.into()).collect(),
+        )))
+    } else if attribute("value_string").is_some() {
+        Some(Fact::sized(DType::STRING, &[]))
+    } else {
+        let strings = attribute("value_strings")?;
+        Some(Fact::sized(DType::STRING, &[strings.strings.len()]))
+    }
+}
+
+fn filled_type(context: &Context) -> Vec<Option<DType>> {
+    vec![match context.tensor("value") {
+        Some(value) => value.data_type.map(DType::from_number),
+        None => Some(DType::FLOAT),
+    }]
 }
 
 fn filled(context: &Context) -> Outputs {
-    let shape = context
-        .integers(0)?
-        .iter()
-        .map(|&wanted| size(wanted.into()))
-        .collect::<Result<Vec<_>, _>>()?;
-    let value = match context.tensor("value")? {
-        Some(value) => Known::stored(&value),
-        None => Known::with_numbers(DType::FLOAT, vec![1], Some(Numbers::Floats(vec![0.0]))),
+    let shape = context.list(0)?;
+    let value = match context.tensor("value") {
+        Some(value) => Fact::message(value).and_then(|fact| fact.values),
+        None => Some(Values::Floats(vec![0.0])),
     };
-    let count = crate::tensor::element_count(&shape).filter(|&count| count <= FOLLOWED_ELEMENTS);
-    let numbers = match (count, &value.numbers) {
-        (Some(count), Some(Numbers::Integers(values))) => {
-            values.first().map(|&value| Numbers::Integers(vec![value; count]))
+    let sizes = shape.iter().map(|size| usize::try_from(size.fixed()?).ok());
+    let sizes: Option<Vec<usize>> = sizes.collect();
+    let count = sizes
+        .and_then(|sizes| element_count(&sizes))
+        .filter(|&count| count <= FOLLOWED_ELEMENTS);
+    let values = match (count, value) {
+        (Some(count), Some(Values::Integers(values))) => {
+            values.first().map(|value| Values::Integers(vec![value.clone(); count]))
         }
+        (Some(count), Some(Values::Floats(values))) => values.first().map(|&value| Values::Floats(vec![value; count])),
         _ => None,
     };
-    single(Known::with_numbers(value.dtype, shape, numbers))
+    computed(shape, values)
 }
 
 fn range(context: &Context) -> Outputs {
-    let dtype = context.input(0)?.dtype;
-    let bound = |position| -> Result<i64, Stop> { context.integers(position)?.first().copied().ok_or(Stop::Unknown) };
-    let (start, limit, step) = (bound(0)?, bound(1)?, bound(2)?);
-    if step == 0 {
-        return contradiction("has a step of 0");
+    if let (Ok(&[start]), Ok(&[limit]), Ok(&[step])) = (context.floats(0), context.floats(1), context.floats(2)) {
+        // In half precision, the count depends on how the quotient is computed.
+        let exact = matches!(context.dtype(0), Some(DType::FLOAT | DType::DOUBLE));
+        let count = ((limit - start) / step).ceil().max(0.0);
+        return match exact && count.is_finite() {
+            true => single(vec![Dim::Fixed(count as i128)]),
+            false => single(vec![Dim::Unknown]),
+        };
     }
-    let distance = (i128::from(limit) - i128::from(start)) * i128::from(step.signum());
-    let stride = i128::from(step).abs();
-    let count = size(((distance + stride - 1).div_euclid(stride)).max(0))?;
-    let numbers = (count <= FOLLOWED_ELEMENTS).then(|| {
-        let values = (0..count as i64).map(|k| start.wrapping_add(k.wrapping_mul(step)));
-        Numbers::Integers(values.collect())
-    });
-    single(Known::with_numbers(dtype, vec![count], numbers))
+    let bound = |position| match context.scalar(position) {
+        Err(Stop::Unknown) => Ok(Dim::Unknown),
+        bound => bound,
+    };
+    let (start, limit, step) = (bound(0)?, bound(1)?, bound(2)?);
+    let step = match step.fixed() {
+        Some(0) => return contradiction("has a step of 0"),
+        Some(step) => step,
+        None => return single(vec![Dim::Unknown]),
+    };
+    let distance = if step > 0 {
+        limit.minus(&start)
+    } else {
+        start.minus(&limit)
+    };
+    let count = match (distance.minimum(), distance.fixed()) {
+        (_, Some(distance)) if distance <= 0 => Dim::Fixed(0),
+        (Some(least), _) if least >= 0 => distance.ceil_div(step.saturating_abs()),
+        _ => Dim::Unknown,
+    };
+    let values = match count.fixed() {
+        Some(count) if count <= FOLLOWED_ELEMENTS as i128 => {
+            let values = (0..count).map(|k| start.plus(k.saturating_mul(step)));
+            Some(Values::Integers(values.collect()))
+        }
+        _ => None,
+    };
+    computed(vec![count], values)
 }
 
 fn shape(context: &Context) -> Outputs {
-    let shape = context.shape(0)?;
+    let shape = match context.any(0)?.shape.as_deref() {
+        Some(shape) => shape,
+        None => return single(vec![Dim::Unknown]),
+    };
     let rank = shape.len() as i64;
     let bound = |name, default| {
         let bound: i64 = context.int(name, default);
@@ -89,6 +166,5 @@ fn shape(context: &Context) -> Outputs {
     };
     let (start, end) = (bound("start", 0), bound("end", rank));
     let sizes = shape.get(start..end).unwrap_or_default();
-    let numbers = Numbers::Integers(sizes.iter().map(|&size| size as i64).collect());
-    single(Known::with_numbers(DType::INT64, vec![sizes.len()], Some(numbers)))
+    computed(vec![sizes.len().into()], Some(Values::Integers(sizes.to_vec())))
 }

@@ -1,13 +1,14 @@
-//! Operators that compute each element on its own, and those that keep their input's type.
+//! Operators that keep the shape of their first input.
 
 use super::{
-    Known, Numbers,
-    context::{Context, Inference, Outputs, Stop, contradiction, single},
+    Dim,
+    context::{Context, Outputs, Rule, Types::*, computed, contradiction, rule, several, show, single},
+    fact::{Fact, Values, range},
 };
 use crate::DType;
 
-pub(super) fn operator(op: &str) -> Option<Inference> {
-    Some(match op {
+pub(super) fn operator(op: &str) -> Option<Rule> {
+    match op {
         "Relu"
         | "LeakyRelu"
         | "ThresholdedRelu"
@@ -26,10 +27,7 @@ pub(super) fn operator(op: &str) -> Option<Inference> {
         | "Erf"
         | "Exp"
         | "Log"
-        | "Sqrt"
         | "Reciprocal"
-        | "Round"
-        | "Sign"
         | "Sin"
         | "Cos"
         | "Tan"
@@ -47,114 +45,132 @@ pub(super) fn operator(op: &str) -> Option<Inference> {
         | "LogSoftmax"
         | "Hardmax"
         | "CumSum"
+        | "CumProd"
         | "LRN"
         | "LpNormalization"
         | "MeanVarianceNormalization"
         | "Trilu"
-        | "Clip" => same,
-        "PRelu" => parametric,
-        "IsNaN" | "IsInf" => |context| single(Known::new(DType::BOOL, context.shape(0)?.to_vec())),
-        "Dropout" => |context| {
-            let input = context.input(0)?;
-            let mask = Known::new(DType::BOOL, input.shape.clone());
-            Ok(vec![Some(input.clone()), Some(mask)])
+        | "Clip"
+        | "RandomUniformLike"
+        | "RandomNormalLike"
+        | "Bernoulli"
+        | "EyeLike" => match op {
+            "RandomUniformLike" | "RandomNormalLike" | "Bernoulli" | "EyeLike" => rule(By(like), same),
+            _ => rule(Same(&[0]), same),
         },
-        "Cast" => cast,
-        "CastLike" => |context| single(convert(context.input(0)?, context.input(1)?.dtype)),
-        "QuantizeLinear" => quantize,
-        "DequantizeLinear" => dequantize,
-        _ => return None,
-    })
+        "SwiGLU" => rule(Same(&[0, 1]), gated),
+        "ReverseSequence" => rule(Same(&[0]), same),
+        "PRelu" => rule(Same(&[0, 1]), parametric),
+        "IsNaN" | "IsInf" | "RegexFullMatch" => rule(Always(DType::BOOL), same),
+        "Dropout" => rule(By(dropped), |context| {
+            let shape = context.shape(0)?.to_vec();
+            several([shape.clone(), shape])
+        }),
+        "Cast" => rule(Attribute("to", DType::from_number(0)), cast),
+        "BitCast" => rule(Attribute("to", DType::from_number(0)), same),
+        "CastLike" => rule(Same(&[1]), cast),
+        _ => None,
+    }
 }
 
-fn same(context: &Context) -> Outputs {
-    let input = context.input(0)?;
-    single(Known::new(input.dtype, input.shape.clone()))
+pub(super) fn same(context: &Context) -> Outputs {
+    single(context.shape(0)?.to_vec())
+}
+
+/// The attribute `dtype`, or the input's type.
+fn like(context: &Context) -> Vec<Option<DType>> {
+    vec![match context.int("dtype", 0) {
+        0 => context.dtype(0),
+        number => i32::try_from(number).ok().map(DType::from_number),
+    }]
+}
+
+/// Up to operator set 9, Dropout's mask is of the input's type.
+fn dropped(context: &Context) -> Vec<Option<DType>> {
+    let mask = if context.opset < 10 {
+        context.dtype(0)
+    } else {
+        Some(DType::BOOL)
+    };
+    vec![context.dtype(0), mask]
+}
+
+fn gated(context: &Context) -> Outputs {
+    let (gate, value) = (context.shape(0)?, context.shape(1)?);
+    let fits = gate.len() == value.len() && gate.iter().zip(value).all(|(a, b)| a.unify(b).is_some());
+    if !fits {
+        return contradiction(format!("takes equal shapes; got {} and {}", show(gate), show(value)));
+    }
+    single(gate.iter().zip(value).filter_map(|(a, b)| a.unify(b)).collect())
 }
 
 fn parametric(context: &Context) -> Outputs {
-    let (input, slope) = (context.input(0)?, context.shape(1)?);
-    if broadcast(&[&input.shape, slope])? != input.shape {
+    let input = context.shape(0)?;
+    // Up to operator set 6, a slope has one element or one per channel.
+    if context.opset >= 7
+        && let Some(slope) = context.optional_shape(1)
+        && !fits_in(slope, input)
+    {
         return contradiction(format!(
-            "a slope of shape {slope:?} does not fit an input of shape {:?}",
-            input.shape
+            "a slope of shape {} does not fit an input of shape {}",
+            show(slope),
+            show(input)
         ));
     }
     same(context)
 }
 
-/// The shape that `shapes` broadcast to, by ONNX's multidirectional rule.
-pub(super) fn broadcast(shapes: &[&[usize]]) -> Result<Vec<usize>, Stop> {
-    let rank = shapes.iter().map(|shape| shape.len()).max().unwrap_or(0);
-    let mut result = vec![1; rank];
-    for shape in shapes {
-        for (size, &other) in result[rank - shape.len()..].iter_mut().zip(*shape) {
-            *size = match (*size, other) {
-                (1, other) => other,
-                (size, 1) => size,
-                (size, other) if size == other => size,
-                _ => return contradiction(format!("shapes {shapes:?} do not broadcast")),
-            };
-        }
-    }
-    Ok(result)
+/// Whether `small` may broadcast to `large` without making it larger.
+pub(super) fn fits_in(small: &[Dim], large: &[Dim]) -> bool {
+    small.len() <= large.len()
+        && small
+            .iter()
+            .rev()
+            .zip(large.iter().rev())
+            .all(|(small, large)| small.is(1) || small.unify(large).is_some())
 }
 
 fn cast(context: &Context) -> Outputs {
-    match context.node.int("to").and_then(|to| i32::try_from(to).ok()) {
-        Some(to) => single(convert(context.input(0)?, DType::from_number(to))),
-        None => contradiction("has no attribute `to`"),
-    }
-}
-
-fn convert(input: &Known, dtype: DType) -> Known {
-    let numbers = match (&input.numbers, dtype) {
-        (Some(Numbers::Integers(values)), DType::FLOAT) => {
-            Some(Numbers::Floats(values.iter().map(|&value| value as f32).collect()))
-        }
-        (Some(Numbers::Floats(values)), DType::INT64 | DType::INT32) => {
-            Some(Numbers::Integers(values.iter().map(|&value| value as i64).collect()))
-        }
-        (Some(Numbers::Integers(values)), DType::BOOL) => Some(Numbers::Integers(
-            values.iter().map(|&value| i64::from(value != 0)).collect(),
-        )),
-        (Some(numbers @ Numbers::Integers(_)), DType::INT64 | DType::INT32)
-        | (Some(numbers @ Numbers::Floats(_)), DType::FLOAT) => Some(numbers.clone()),
-        _ => None,
-    };
-    Known::with_numbers(dtype, input.shape.clone(), numbers)
-}
-
-fn quantize(context: &Context) -> Outputs {
     let input = context.input(0)?;
-    check_scale(context, input)?;
-    let dtype = match (context.optional(2)?, context.int("output_dtype", 0)) {
-        (Some(zero_point), _) => zero_point.dtype,
-        (None, 0) => DType::UINT8,
-        (None, number) => DType::from_number(i32::try_from(number).unwrap_or_default()),
+    let to = match context.node.op_type() {
+        "CastLike" => context.dtype(1),
+        _ => Some(DType::from_number(i32::try_from(context.required("to")?).unwrap_or(0))),
     };
-    single(Known::new(dtype, input.shape.clone()))
+    let shape = context.shape(0)?.to_vec();
+    computed(shape, to.and_then(|to| converted(input, to)))
 }
 
-fn dequantize(context: &Context) -> Outputs {
-    let (input, scale) = (context.input(0)?, context.input(1)?);
-    check_scale(context, input)?;
-    single(Known::new(scale.dtype, input.shape.clone()))
-}
-
-fn check_scale(context: &Context, input: &Known) -> Result<(), Stop> {
-    let scale = context.shape(1)?;
-    let blocked = context.int("block_size", 0) != 0;
-    if let ([count], false) = (scale, blocked)
-        && *count != 1
-    {
-        let axis = super::context::axis(context.int("axis", 1), input.shape.len())?;
-        if input.shape[axis] != *count {
-            return contradiction(format!(
-                "{count} scales do not fit axis {axis} of shape {:?}",
-                input.shape
-            ));
+fn converted(input: &Fact, to: DType) -> Option<Values> {
+    let floats = Values::rounded(to, 0.0).is_some();
+    match input.values.as_ref()? {
+        Values::Integers(values) if floats => {
+            let values = values.iter().map(|value| Some(value.fixed()? as f64));
+            Some(Values::Floats(values.collect::<Option<_>>()?))
+        }
+        Values::Integers(values) if to == DType::BOOL => {
+            let values = values.iter().map(|value| match value.equals(&Dim::Fixed(0)) {
+                Some(zero) => (!zero).into(),
+                None => Dim::Unknown,
+            });
+            Some(Values::Integers(values.collect()))
+        }
+        Values::Integers(values) => range(to).map(|_| Values::Integers(values.clone())),
+        Values::Floats(values) if floats => Some(Values::Floats(values.clone())),
+        Values::Floats(values) if to == DType::BOOL => Some(Values::Integers(
+            values.iter().map(|&value| (value != 0.0).into()).collect(),
+        )),
+        Values::Floats(values) => {
+            let range = range(to)?;
+            // What does not fit is not defined.
+            let values = values.iter().map(|value| {
+                let whole = value.trunc() as i128;
+                if value.is_finite() && range.contains(&whole) {
+                    Dim::Fixed(whole)
+                } else {
+                    Dim::Unknown
+                }
+            });
+            Some(Values::Integers(values.collect()))
         }
     }
-    Ok(())
 }

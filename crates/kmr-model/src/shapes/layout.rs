@@ -1,243 +1,276 @@
 //! Operators that move elements or give them another shape.
 
 use super::{
-    Known,
-    context::{Context, Inference, Outputs, Stop, axes, axis, contradiction, single, size},
-    elementwise::broadcast,
+    Dim,
+    arithmetic::{broadcast, rearranged, spread},
+    context::{
+        Context, Outputs, Rule, Stop, Types::*, axes, axis, computed, contradiction, product, rule, show, single,
+    },
+    fact::Values,
 };
 
-pub(super) fn operator(op: &str) -> Option<Inference> {
-    Some(match op {
-        "Reshape" => reshape,
-        "Flatten" => flatten,
-        "Transpose" => transpose,
-        "Squeeze" => squeeze,
-        "Unsqueeze" => unsqueeze,
-        "Expand" => expand,
-        "Tile" => tile,
-        "Pad" => pad,
-        "Resize" | "Upsample" => resize,
-        "DepthToSpace" => |context| blocks(context, false),
-        "SpaceToDepth" => |context| blocks(context, true),
-        _ => return None,
-    })
+pub(super) fn operator(op: &str) -> Option<Rule> {
+    match op {
+        "Reshape" => rule(Same(&[0]), reshape),
+        "Flatten" => rule(Same(&[0]), flatten),
+        "Transpose" => rule(Same(&[0]), transpose),
+        "Squeeze" => rule(Same(&[0]), squeeze),
+        "Unsqueeze" => rule(Same(&[0]), unsqueeze),
+        "Expand" => rule(Same(&[0]), expand),
+        "Tile" => rule(Same(&[0]), tile),
+        "Pad" => rule(Same(&[0]), pad),
+        "CenterCropPad" => rule(Same(&[0]), center),
+        "DepthToSpace" => rule(Same(&[0]), |context| blocks(context, false)),
+        "SpaceToDepth" => rule(Same(&[0]), |context| blocks(context, true)),
+        _ => None,
+    }
 }
 
-/// `input` under another shape, its values kept.
-fn reshaped(input: &Known, shape: Vec<usize>) -> Outputs {
-    single(Known { shape, ..input.clone() })
+/// The input's values under another shape.
+fn reshaped(context: &Context, shape: Vec<Dim>) -> Outputs {
+    computed(shape, context.input(0)?.values.clone())
 }
 
 fn reshape(context: &Context) -> Outputs {
-    let input = context.input(0)?;
-    let Some(target) = context.integers_or(1, "shape")? else {
+    let Some(target) = context.list_or(1, "shape")? else {
         return contradiction("has no target shape");
     };
+    let input = context.input(0)?.shape.as_deref();
     let unfit = || {
+        let input = input.map_or("unknown".to_owned(), show);
         contradiction(format!(
-            "an input of shape {:?} cannot take the shape {target:?}",
-            input.shape
+            "an input of shape {input} cannot take the shape {}",
+            show(&target)
         ))
     };
     let keep_zero = context.int("allowzero", 0) != 0;
     let mut shape = Vec::with_capacity(target.len());
-    let mut open = None;
-    for (position, &wanted) in target.iter().enumerate() {
-        shape.push(match wanted {
-            0 if !keep_zero => match input.shape.get(position) {
-                Some(&size) => size,
+    let (mut open, mut copied, mut inferred) = (Vec::new(), Vec::new(), false);
+    for (position, wanted) in target.iter().enumerate() {
+        let positive = wanted.minimum().is_some_and(|least| least >= 1);
+        shape.push(match (wanted, input) {
+            (Dim::Fixed(0), Some(input)) if !keep_zero => match input.get(position) {
+                Some(size) => {
+                    copied.push(position);
+                    size.clone()
+                }
                 None => return unfit(),
             },
-            -1 if open.is_none() => {
-                open = Some(position);
-                1
+            (Dim::Fixed(size), _) if *size < -1 || (*size == -1 && std::mem::replace(&mut inferred, true)) => {
+                return unfit();
             }
-            wanted => match usize::try_from(wanted) {
-                Ok(size) => size,
-                Err(_) => return unfit(),
-            },
+            (wanted, _) if positive || (keep_zero && wanted.is(0)) => wanted.clone(),
+            // One that is not known may be -1, or 0 for a copy.
+            _ => {
+                open.push(position);
+                Dim::Unknown
+            }
         });
     }
-    let Some(count) = crate::tensor::element_count(&shape) else {
-        return unfit();
+    let Some(input) = input else {
+        return single(shape);
     };
-    if let Some(position) = open {
-        if count == 0 || input.len() % count != 0 {
-            return unfit();
-        }
-        shape[position] = input.len() / count;
-    } else if count != input.len() {
-        return unfit();
+    // What is copied is left out on both sides, known or not.
+    let rest = |sizes: &[Dim], open: &[usize]| {
+        let sizes = sizes.iter().enumerate();
+        let kept = sizes.filter(|(position, _)| !copied.contains(position) && !open.contains(position));
+        product(kept.map(|(_, size)| size))
+    };
+    let (wanted, given) = (rest(&shape, &open), rest(input, &[]));
+    match (open.as_slice(), given.fixed(), wanted.fixed()) {
+        (&[_], _, Some(0)) => return unfit(),
+        (&[_], Some(given), Some(wanted)) if given % wanted != 0 => return unfit(),
+        (&[position], ..) => shape[position] = given.exact_div(&wanted),
+        (&[], ..) if wanted.equals(&given) == Some(false) => return unfit(),
+        _ => {}
     }
-    reshaped(input, shape)
+    reshaped(context, shape)
 }
 
 fn flatten(context: &Context) -> Outputs {
-    let input = context.input(0)?;
-    let rank = input.shape.len();
+    let input = context.shape(0)?;
     let split = match context.int("axis", 1) {
-        split if split == rank as i64 => rank,
-        split => axis(split, rank)?,
+        split if split == input.len() as i64 => input.len(),
+        split => axis(split, input.len())?,
     };
-    let (outer, inner) = input.shape.split_at(split);
-    // Cannot overflow: the whole product is known to fit, unless a zero hides a large factor.
-    let count = |sizes: &[usize]| crate::tensor::element_count(sizes).ok_or(Stop::Unknown);
-    reshaped(input, vec![count(outer)?, count(inner)?])
+    let (outer, inner) = input.split_at(split);
+    reshaped(context, vec![product(outer), product(inner)])
 }
 
 fn transpose(context: &Context) -> Outputs {
-    let input = context.input(0)?;
-    let rank = input.shape.len();
+    let input = context.shape(0)?;
     let order = match context.node.ints("perm") {
-        Some(order) => axes(order, rank)?,
-        None => (0..rank).rev().collect(),
+        Some(order) => axes(order, input.len())?,
+        None => (0..input.len()).rev().collect(),
     };
-    if order.len() != rank {
-        return contradiction(format!("`perm` {order:?} does not fit rank {rank}"));
+    if order.len() != input.len() {
+        return contradiction(format!("`perm` {order:?} does not fit rank {}", input.len()));
     }
-    let shape = order.iter().map(|&from| input.shape[from]).collect();
-    single(Known::new(input.dtype, shape))
+    let shape: Vec<Dim> = order.iter().map(|&from| input[from].clone()).collect();
+    let fact = context.input(0)?;
+    let values = fact.values.as_ref().zip(fact.fixed_shape()).and_then(|(values, from)| {
+        let sizes: Vec<usize> = order.iter().map(|&axis| from[axis]).collect();
+        let place = |index: &[usize], axis: usize| index.get(order.iter().position(|&from| from == axis)?).copied();
+        rearranged(values, &from, &sizes, &place)
+    });
+    computed(shape, values)
 }
 
 fn squeeze(context: &Context) -> Outputs {
-    let input = context.input(0)?;
-    let given = context.integers_or(1, "axes")?;
-    let dropped: Vec<usize> = match given {
-        Some(given) => axes(given, input.shape.len())?,
-        None => (0..input.shape.len())
-            .filter(|&position| input.shape[position] == 1)
-            .collect(),
+    let input = context.shape(0)?;
+    let dropped = match context.ints_or(1, "axes") {
+        Err(Stop::Unknown) => {
+            let count = context.list(1)?.len();
+            return match input.len().checked_sub(count) {
+                Some(rank) => single(vec![Dim::Unknown; rank]),
+                None => contradiction(format!("cannot drop {count} axes of {}", input.len())),
+            };
+        }
+        given => given?,
     };
-    if let Some(position) = dropped.iter().find(|&&position| input.shape[position] != 1) {
-        return contradiction(format!("axis {position} of shape {:?} is not 1", input.shape));
+    let dropped = match dropped {
+        Some(given) => axes(&given, input.len())?,
+        None if input.iter().any(|size| size.equals(&Dim::Fixed(1)).is_none()) => return Err(Stop::Unknown),
+        None => (0..input.len()).filter(|&position| input[position].is(1)).collect(),
+    };
+    if let Some(position) = dropped
+        .iter()
+        .find(|&&position| input[position].equals(&Dim::Fixed(1)) == Some(false))
+    {
+        return contradiction(format!("axis {position} of shape {} is not 1", show(input)));
     }
-    let sizes = input.shape.iter().enumerate();
-    let kept = sizes.filter(|(position, _)| !dropped.contains(position));
-    reshaped(input, kept.map(|(_, &size)| size).collect())
+    let kept = input
+        .iter()
+        .enumerate()
+        .filter(|(position, _)| !dropped.contains(position));
+    reshaped(context, kept.map(|(_, size)| size.clone()).collect())
 }
 
 fn unsqueeze(context: &Context) -> Outputs {
-    let input = context.input(0)?;
-    let Some(given) = context.integers_or(1, "axes")? else {
+    let input = context.shape(0)?;
+    let given = match context.ints_or(1, "axes") {
+        Err(Stop::Unknown) => {
+            let rank = input.len() + context.list(1)?.len();
+            return single(vec![Dim::Unknown; rank]);
+        }
+        given => given?,
+    };
+    let Some(given) = given else {
         return contradiction("has no axes");
     };
-    let rank = input.shape.len() + given.len();
-    let added = axes(given, rank)?;
-    let mut sizes = input.shape.iter();
-    let shape = (0..rank).map(|position| match added.contains(&position) {
-        true => 1,
-        false => sizes.next().copied().unwrap_or(1),
-    });
-    reshaped(input, shape.collect())
+    let rank = input.len() + given.len();
+    let added = axes(&given, rank)?;
+    let mut shape = vec![None; rank];
+    added
+        .into_iter()
+        .for_each(|position| shape[position] = Some(Dim::Fixed(1)));
+    let mut sizes = input.iter().cloned();
+    let shape = shape
+        .into_iter()
+        .map(|size| size.or_else(|| sizes.next()).unwrap_or(Dim::Fixed(1)));
+    reshaped(context, shape.collect())
 }
 
 fn expand(context: &Context) -> Outputs {
+    let target = context.list(1)?;
+    if let Some(negative) = target.iter().find(|size| size.fixed().is_some_and(|size| size < 0)) {
+        return contradiction(format!("a dimension would have size {negative}"));
+    }
+    let shape = broadcast(&[context.shape(0)?, &target])?;
     let input = context.input(0)?;
-    let target = context
-        .integers(1)?
-        .iter()
-        .map(|&wanted| size(wanted.into()))
-        .collect::<Result<Vec<_>, _>>()?;
-    let shape = broadcast(&[&input.shape, &target])?;
-    let numbers = match input.integers() {
-        Some(values) => super::arithmetic::spread(values, &input.shape, &shape),
-        None => None,
+    let values = match &input.values {
+        Some(Values::Integers(values)) => spread(values, input, &shape).map(Values::Integers),
+        _ => None,
     };
-    let numbers = numbers.map(super::Numbers::Integers);
-    single(Known::with_numbers(input.dtype, shape, numbers))
+    computed(shape, values)
 }
 
 fn tile(context: &Context) -> Outputs {
-    let (input, repeats) = (context.input(0)?, context.integers(1)?);
-    if repeats.len() != input.shape.len() {
-        return contradiction(format!("repeats {repeats:?} do not fit shape {:?}", input.shape));
+    let input = context.shape(0)?;
+    if context.opset < 6 {
+        return Err(Stop::Unknown);
     }
-    let sizes = input.shape.iter().zip(repeats);
-    let shape = sizes.map(|(&old, &times)| size(old as i128 * i128::from(times)));
-    single(Known::new(input.dtype, shape.collect::<Result<_, _>>()?))
+    let repeats = match context.list(1) {
+        Err(Stop::Unknown) => return single(vec![Dim::Unknown; input.len()]),
+        repeats => repeats?,
+    };
+    if repeats.len() != input.len() {
+        return contradiction(format!("repeats {} do not fit shape {}", show(&repeats), show(input)));
+    }
+    single(
+        input
+            .iter()
+            .zip(&repeats)
+            .map(|(size, times)| size.times(times))
+            .collect(),
+    )
 }
 
 fn pad(context: &Context) -> Outputs {
-    let input = context.input(0)?;
-    let rank = input.shape.len();
-    let pads = match context.integers_or(1, "pads")? {
-        Some(pads) => pads,
-        None => return contradiction("has no pads"),
+    let input = context.shape(0)?;
+    let attribute = if context.opset < 2 { "paddings" } else { "pads" };
+    let pads = match context.list_or(1, attribute) {
+        Err(Stop::Unknown) => return single(vec![Dim::Unknown; input.len()]),
+        pads => pads?,
     };
-    let padded = match context.node.input(3) {
-        Some(_) => axes(context.integers(3)?, rank)?,
-        None => (0..rank).collect(),
+    let Some(pads) = pads else {
+        return contradiction("has no pads");
+    };
+    let padded = if context.has(3) {
+        match context.ints(3) {
+            Err(Stop::Unknown) => return single(vec![Dim::Unknown; input.len()]),
+            given => axes(&given?, input.len())?,
+        }
+    } else {
+        (0..input.len()).collect()
     };
     if pads.len() != 2 * padded.len() {
-        return contradiction(format!("pads {pads:?} do not fit shape {:?}", input.shape));
+        return contradiction(format!("pads {} do not fit shape {}", show(&pads), show(input)));
     }
-    let mut shape = input.shape.clone();
+    let mut shape = input.to_vec();
     for (place, &position) in padded.iter().enumerate() {
-        let (before, after) = (pads[place], pads[place + padded.len()]);
-        shape[position] = size(shape[position] as i128 + i128::from(before) + i128::from(after))?;
+        let (before, after) = (&pads[place], &pads[place + padded.len()]);
+        shape[position] = shape[position].plus(before).plus(after);
     }
-    single(Known::new(input.dtype, shape))
+    single(shape)
 }
 
-fn resize(context: &Context) -> Outputs {
-    let input = context.input(0)?;
-    let rank = input.shape.len();
-    let resized = match context.node.ints("axes") {
-        Some(given) => axes(given, rank)?,
-        None => (0..rank).collect(),
+fn center(context: &Context) -> Outputs {
+    let input = context.shape(0)?;
+    let along = match context.node.ints("axes") {
+        Some(given) => axes(given, input.len())?,
+        None => (0..input.len()).collect(),
     };
-    let mut shape = input.shape.clone();
-    // Resize has a region of interest between input and scales since opset 11.
-    let scales_position = if context.node.is("Resize") && context.opset >= 11 {
-        2
-    } else {
-        1
+    let mut shape = input.to_vec();
+    let wanted = match context.list(1) {
+        Err(Stop::Unknown) => vec![Dim::Unknown; along.len()],
+        wanted => wanted?,
     };
-    if context.node.is("Resize") && context.node.input(3).is_some() {
-        let policy = context.node.string("keep_aspect_ratio_policy");
-        let sizes = context.integers(3)?;
-        if policy.is_some_and(|policy| policy != "stretch") {
-            return Err(Stop::Unknown);
-        }
-        if sizes.len() != resized.len() {
-            return contradiction(format!("sizes {sizes:?} do not fit {} axes", resized.len()));
-        }
-        for (&position, &wanted) in resized.iter().zip(sizes) {
-            shape[position] = size(wanted.into())?;
-        }
-    } else {
-        let scales = match context.node.floats("scales") {
-            Some(scales) => scales,
-            None => context.floats(scales_position)?,
-        };
-        if scales.len() != resized.len() {
-            return contradiction(format!("scales {scales:?} do not fit {} axes", resized.len()));
-        }
-        for (&position, &scale) in resized.iter().zip(scales) {
-            let scaled = (shape[position] as f32 * scale).floor();
-            if !scaled.is_finite() {
-                return contradiction(format!("scale {scale} is not usable"));
-            }
-            shape[position] = size(scaled as i128)?;
-        }
+    if wanted.len() != along.len() {
+        return contradiction(format!("sizes {} do not fit {} axes", show(&wanted), along.len()));
     }
-    single(Known::new(input.dtype, shape))
+    for (position, wanted) in along.into_iter().zip(wanted) {
+        shape[position] = wanted;
+    }
+    single(shape)
 }
 
 fn blocks(context: &Context, to_depth: bool) -> Outputs {
-    let input = context.input(0)?;
-    let block = size(context.int("blocksize", 0).into())?;
-    let fits = |value: usize, factor: usize| factor > 0 && value.is_multiple_of(factor);
-    match (input.shape.as_slice(), block.checked_mul(block)) {
-        (&[n, c, h, w], Some(area)) if to_depth && fits(h, block) && fits(w, block) => {
-            let channels = size(c as i128 * area as i128)?;
-            let shape = vec![n, channels, h / block, w / block];
-            single(Known::new(input.dtype, shape))
-        }
-        (&[n, c, h, w], Some(area)) if !to_depth && fits(c, area) => {
-            let (h, w) = (h as i128 * block as i128, w as i128 * block as i128);
-            single(Known::new(input.dtype, vec![n, c / area, size(h)?, size(w)?]))
-        }
-        _ => contradiction(format!("blocks of {block} do not fit shape {:?}", input.shape)),
+    let input = context.shape(0)?;
+    let block = i128::from(context.int("blocksize", 0));
+    let unfit = || contradiction(format!("blocks of {block} do not fit shape {}", show(input)));
+    let ([n, c, h, w], true) = (input, block > 0) else {
+        return unfit();
+    };
+    let fits = |size: &Dim, factor: i128| size.fixed().is_none_or(|size| size % factor == 0);
+    let area = block * block;
+    if to_depth && fits(h, block) && fits(w, block) {
+        let less = |size: &Dim| size.exact_div(&Dim::Fixed(block));
+        single(vec![n.clone(), c.times(area), less(h), less(w)])
+    } else if !to_depth && fits(c, area) {
+        let channels = c.exact_div(&Dim::Fixed(area));
+        single(vec![n.clone(), channels, h.times(block), w.times(block)])
+    } else {
+        unfit()
     }
 }

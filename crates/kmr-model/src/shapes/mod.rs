@@ -1,32 +1,52 @@
-//! Shape inference: the element type and shape of every value, for given input shapes.
+//! Shape inference: the element type and shape of every value, subgraphs included.
 //!
-//! Shapes are concrete. Small integer (and float) values are computed along the way, because exporters
-//! spell a Reshape's target as a chain of Shape, Gather, Concat and arithmetic.
+//! Inference is partial: a value may have a known rank and one unknown axis, and what is not certain is
+//! not claimed. Sizes are numbers or sums over named sizes ([`infer_symbolic`]). Small tensors of
+//! integers (and floats) are computed along the way, because exporters spell a Reshape's target as a
+//! chain of Shape, Gather, Concat and arithmetic.
 //!
-//! A family of operators is one module; an operator is one function in `operator`'s table.
+//! A family of operators is one module; an operator is one row in `operator`'s table there: how its
+//! element types follow from its inputs, and a function that finds its shapes.
 
 mod arithmetic;
+mod attention;
 mod constants;
 mod context;
+mod control;
 mod convolution;
+mod detection;
+mod dim;
 mod elementwise;
+mod engine;
+mod fact;
+mod foreign;
 mod layout;
 mod matrix;
 mod normalization;
+mod operators;
+mod quantization;
+mod recurrent;
 mod reduction;
+mod resize;
+mod scatter;
 mod selection;
+mod sequence;
+mod signal;
+mod text;
 
 use std::collections::{BTreeMap, HashMap};
 
-use crate::{DType, Dimension, ErrorKind, Model, ModelError, Node, Tensor, ValueInfo};
-use context::{Context, Inference, Stop};
+use crate::{DType, Dimension, ErrorKind, Model, ModelError, ValueInfo};
+use dim::Dim;
+use engine::{Engine, Place, Scope};
+use fact::Fact;
+
+pub use fact::Wrapping;
+pub(crate) use matrix::Equation;
 pub(crate) use selection::equal_split;
 
-/// Constants with more elements than this are not followed.
-const FOLLOWED_ELEMENTS: usize = 1024;
-
-/// The same for stored floats: those that matter are the scales of a Resize, one per axis.
-const FOLLOWED_FLOATS: usize = 16;
+/// The newest standard operator set whose operators are known here.
+pub const NEWEST_OPSET: i64 = 28;
 
 /// The values of a small constant.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,7 +57,7 @@ pub enum Numbers {
     Floats(Vec<f32>),
 }
 
-/// What is known of one value.
+/// A value of which type and shape are known completely.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Known {
     /// Its element type.
@@ -51,45 +71,6 @@ pub struct Known {
 }
 
 impl Known {
-    fn new(dtype: DType, shape: Vec<usize>) -> Self {
-        Self {
-            dtype,
-            shape,
-            numbers: None,
-            follows_shape: false,
-        }
-    }
-
-    fn with_numbers(dtype: DType, shape: Vec<usize>, numbers: Option<Numbers>) -> Self {
-        let numbers = numbers.filter(|numbers| {
-            let length = match numbers {
-                Numbers::Integers(values) => values.len(),
-                Numbers::Floats(values) => values.len(),
-            };
-            length <= FOLLOWED_ELEMENTS && crate::tensor::element_count(&shape) == Some(length)
-        });
-        Self {
-            dtype,
-            shape,
-            numbers,
-            follows_shape: false,
-        }
-    }
-
-    /// A stored tensor, with its values if it is small.
-    fn stored(tensor: &Tensor) -> Self {
-        let numbers = match (tensor.dtype(), tensor.len()) {
-            (DType::FLOAT, ..=FOLLOWED_FLOATS) => {
-                let values = tensor.values::<f32>().ok();
-                values.map(|values| Numbers::Floats(values.into_owned()))
-            }
-            (DType::FLOAT | DType::STRING, _) => None,
-            (_, ..=FOLLOWED_ELEMENTS) => tensor.to_i64().ok().map(Numbers::Integers),
-            _ => None,
-        };
-        Self::with_numbers(tensor.dtype(), tensor.shape().to_vec(), numbers)
-    }
-
     /// The values as integers, where they are known and are integers.
     pub fn integers(&self) -> Option<&[i64]> {
         match &self.numbers {
@@ -114,35 +95,91 @@ impl Known {
     }
 }
 
+/// The type of a value, as far as it is known.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Type {
+    /// Whether it is a tensor, or a sequence or option of tensors.
+    pub wrapping: Wrapping,
+    /// The element type of its tensors.
+    pub dtype: Option<DType>,
+    /// The shape of its tensors, `None` where not even the rank is known. A size that depends on named
+    /// sizes is named by its formula.
+    pub shape: Option<Vec<Dimension>>,
+}
+
+/// What is known inside a subgraph.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Body {
+    /// The values of the subgraph itself, as they are in every round of a loop.
+    pub shapes: Shapes,
+    /// How often it runs each time that its node runs, where that is known.
+    pub repeats: Option<u64>,
+}
+
+/// Subgraphs by the id of their node and the name of their attribute.
+type Inner = BTreeMap<(String, String), Body>;
+
 /// What shape inference found; a value is absent where nothing could be found out.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Shapes {
     values: HashMap<String, Known>,
+    facts: HashMap<String, Fact>,
+    inner: Inner,
 }
 
 impl Shapes {
-    /// What is known of `value`.
+    /// `value`, if its type and shape are known completely.
     pub fn get(&self, value: &str) -> Option<&Known> {
         self.values.get(value)
     }
 
-    /// The shape of `value`.
+    /// The shape of `value`, if type and shape are known completely.
     pub fn shape(&self, value: &str) -> Option<&[usize]> {
         self.get(value).map(|known| known.shape.as_slice())
     }
 
     /// The element type of `value`.
     pub fn dtype(&self, value: &str) -> Option<DType> {
-        self.get(value).map(|known| known.dtype)
+        self.facts.get(value)?.dtype
     }
 
-    /// Every known value, in no order.
+    /// Every value that is known completely, in no order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Known)> {
         self.values.iter().map(|(name, known)| (name.as_str(), known))
     }
 
-    fn insert(&mut self, value: &str, known: Known) {
-        self.values.insert(value.to_owned(), known);
+    /// What is known of `value`, be it a part only.
+    pub fn partial(&self, value: &str) -> Option<Type> {
+        let fact = self.facts.get(value)?;
+        let shape = fact.shape.as_ref().map(|shape| {
+            let sizes = shape.iter().map(|size| match size {
+                Dim::Fixed(size) => usize::try_from(*size).map_or(Dimension::Unknown, Dimension::Fixed),
+                Dim::Symbolic(_) => Dimension::Named(size.to_string()),
+                Dim::Unknown => Dimension::Unknown,
+            });
+            sizes.collect()
+        });
+        Some(Type {
+            wrapping: fact.wrapping,
+            dtype: fact.dtype,
+            shape,
+        })
+    }
+
+    /// The names of all values of which anything is known, in no order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.facts.keys().map(String::as_str)
+    }
+
+    /// What is known inside the subgraph `attribute` of the node with this [id](crate::Node::id).
+    pub fn body(&self, node: &str, attribute: &str) -> Option<&Body> {
+        self.inner.get(&(node.to_owned(), attribute.to_owned()))
+    }
+
+    /// All subgraphs, in the order of their nodes' ids: the id, the attribute and what is known inside.
+    pub fn bodies(&self) -> impl Iterator<Item = (&str, &str, &Body)> {
+        let bodies = self.inner.iter();
+        bodies.map(|((node, attribute), body)| (node.as_str(), attribute.as_str(), body))
     }
 }
 
@@ -163,7 +200,7 @@ pub fn default_feeds(model: &Model) -> BTreeMap<String, Vec<usize>> {
         .collect()
 }
 
-/// Infers the type and shape of every value of the main graph.
+/// Infers the type and shape of every value, for feeds of fixed shapes.
 ///
 /// `inputs` gives shapes of feeds. A feed that it leaves out has its declared shape, where named
 /// dimensions take the size that a given feed has for the same name, and others are 1.
@@ -173,9 +210,34 @@ pub fn default_feeds(model: &Model) -> BTreeMap<String, Vec<usize>> {
 ///
 /// # Errors
 /// [`ErrorKind::Name`] if `inputs` names what is no feed; [`ErrorKind::Shape`] if a given shape
-/// contradicts the declared one, or shapes contradict each other at a node, which is named.
+/// contradicts the declared one, or shapes contradict each other at a node, which is named;
+/// [`ErrorKind::Unsupported`] for a standard operator set newer than [`NEWEST_OPSET`].
 pub fn infer(model: &Model, inputs: &BTreeMap<String, Vec<usize>>) -> Result<Shapes, ModelError> {
     infer_with(model, inputs, &HashMap::new())
+}
+
+/// Infers the type and shape of every value, keeping named and unknown dimensions of the feeds open.
+///
+/// A named dimension stays itself, the same in all feeds; axis 2 of a feed `x` that is declared without
+/// a size is called `x[2]`. What depends on them is named by its formula, such as
+/// `floor((height + 1)/2)`: equal names are equal sizes. Open sizes are taken to be 1 or more.
+///
+/// # Errors
+/// Those of [`infer`].
+pub fn infer_symbolic(model: &Model) -> Result<Shapes, ModelError> {
+    let feed = |feed: &ValueInfo| {
+        Fact::declared(feed, &|axis, dimension| match dimension {
+            Dimension::Fixed(size) => (*size).into(),
+            Dimension::Named(name) => Dim::named(name),
+            Dimension::Unknown => Dim::named(&format!("{}[{axis}]", feed.name())),
+        })
+    };
+    let size = |dimension: &Dimension| match dimension {
+        Dimension::Fixed(size) => (*size).into(),
+        Dimension::Named(name) => Dim::named(name),
+        Dimension::Unknown => Dim::Unknown,
+    };
+    walk(model, &feed, &size, &HashMap::new())
 }
 
 /// [`infer`], as if the tensors in `resized` had the shapes given there.
@@ -184,115 +246,73 @@ pub(crate) fn infer_with(
     inputs: &BTreeMap<String, Vec<usize>>,
     resized: &HashMap<String, Vec<usize>>,
 ) -> Result<Shapes, ModelError> {
-    let graph = &model.graph;
     let sizes = NamedSizes::bind(model, inputs)?;
-    let mut shapes = Shapes::default();
-    for (name, initializer) in &graph.initializers {
-        let known = match resized.get(name) {
-            Some(shape) => Known::new(initializer.tensor.dtype(), shape.clone()),
-            None => Known::stored(&initializer.tensor),
-        };
-        shapes.insert(name, known);
+    let feed = |feed: &ValueInfo| {
+        let mut fact = Fact::declared(feed, &|_, dimension| match sizes.size(dimension) {
+            Dim::Unknown => Dim::Fixed(1),
+            size => size,
+        })?;
+        if let Some(shape) = inputs.get(feed.name()) {
+            fact.shape = Some(shape.iter().map(|&size| size.into()).collect());
+        }
+        Some(fact)
+    };
+    walk(model, &feed, &|dimension| sizes.size(dimension), resized)
+}
+
+fn walk(
+    model: &Model,
+    feed: &dyn Fn(&ValueInfo) -> Option<Fact>,
+    size: &dyn Fn(&Dimension) -> Dim,
+    resized: &HashMap<String, Vec<usize>>,
+) -> Result<Shapes, ModelError> {
+    let (graph, opset) = (&model.graph, model.opset());
+    if opset > NEWEST_OPSET {
+        let message = format!("has version {opset}; the newest that is known here is {NEWEST_OPSET}");
+        return Err(
+            ModelError::new(ErrorKind::Unsupported, "the standard operator set", message)
+                .with_help(format!("export the model for operator set {NEWEST_OPSET} or older")),
+        );
     }
-    for feed in graph.feeds() {
-        let shape = match inputs.get(feed.name()) {
-            Some(shape) => Some(shape.clone()),
-            None => feed.shape().map(|shape| sizes.complete(&shape)),
+    let engine = Engine::new(resized, &model.shell.functions, size);
+    let mut scope = Scope::default();
+    for (name, initializer) in &graph.initializers {
+        let fact = match resized.get(name) {
+            Some(shape) => Fact::sized(initializer.tensor.dtype(), shape),
+            None => Fact::stored(&initializer.tensor),
         };
-        if let (Some(shape), Some(dtype)) = (shape, feed.dtype()) {
-            countable(&shape).map_err(|message| {
-                let place = format!("input `{}`", feed.name());
+        scope.insert(name, Some(fact));
+    }
+    for input in graph.feeds() {
+        let fact = feed(input);
+        if let Some(fact) = &fact {
+            engine::check(fact).map_err(|message| {
+                let place = format!("input `{}`", input.name());
                 ModelError::new(ErrorKind::Shape, place, message)
             })?;
-            shapes.insert(feed.name(), Known::new(dtype, shape));
         }
+        scope.insert(input.name(), fact);
     }
-    let declared: HashMap<&str, &ValueInfo> = graph
-        .value_info
-        .iter()
-        .chain(&graph.outputs)
-        .map(|value| (value.name(), value))
-        .collect();
-    let opset = model.opset();
+    let annotated = engine::messages(&graph.value_info).chain(engine::messages(&graph.outputs));
+    let declared = engine::declared(annotated);
+    let mut inner = Inner::new();
+    let place = Place { opset, depth: 0 };
     for node in &graph.nodes {
-        let found = infer_node(node, opset, &shapes)?;
-        let mut found = found.into_iter();
-        for output in node.outputs() {
-            let known = found.next().flatten();
-            if output.is_empty() {
-                continue;
-            }
-            let known = match resized.get(output) {
-                Some(shape) => known.map(|known| Known::new(known.dtype, shape.clone())),
-                None => known.or_else(|| sizes.declared(declared.get(output.as_str())?)),
-            };
-            if let Some(known) = known {
-                shapes.insert(output, known);
-            }
-        }
+        engine.node(node, place, &mut scope, &declared, &mut inner)?;
     }
-    Ok(shapes)
+    Ok(scope.finish(inner))
 }
 
-fn infer_node(node: &Node, opset: i64, shapes: &Shapes) -> Result<Vec<Option<Known>>, ModelError> {
-    let Some(function) = operator(node) else {
-        return Ok(Vec::new());
-    };
-    let context = Context::new(node, opset, shapes);
-    let fail = |message: String| {
-        ModelError::new(
-            ErrorKind::Shape,
-            format!("node `{}` ({})", node.label(), node.op_type()),
-            message,
-        )
-    };
-    let mut outputs = match function(&context) {
-        Ok(outputs) => outputs,
-        Err(Stop::Unknown) => return Ok(Vec::new()),
-        Err(Stop::Contradiction(message)) => return Err(fail(message)),
-    };
-    let follows = node.is("Shape") || node.is("Size") || context.follows_shape();
-    for known in outputs.iter_mut().flatten() {
-        countable(&known.shape).map_err(&fail)?;
-        known.follows_shape = follows && known.numbers.is_some();
-    }
-    Ok(outputs)
-}
-
-fn countable(shape: &[usize]) -> Result<(), String> {
-    match crate::tensor::element_count(shape).filter(|&count| isize::try_from(count).is_ok()) {
-        Some(_) => Ok(()),
-        None => Err(format!("a value of shape {shape:?} has too many elements")),
-    }
-}
-
-/// The inference function of a standard operator.
-fn operator(node: &Node) -> Option<Inference> {
-    if !node.domain().is_empty() {
-        return None;
-    }
-    let op = node.op_type();
-    elementwise::operator(op)
-        .or_else(|| arithmetic::operator(op))
-        .or_else(|| convolution::operator(op))
-        .or_else(|| matrix::operator(op))
-        .or_else(|| normalization::operator(op))
-        .or_else(|| reduction::operator(op))
-        .or_else(|| layout::operator(op))
-        .or_else(|| selection::operator(op))
-        .or_else(|| constants::operator(op))
-}
-
-/// Sizes of named dimensions, as the given feeds fix them.
+/// Sizes of named dimensions, as the given feeds fix them; 1 for those of feeds that are left out.
 struct NamedSizes(HashMap<String, usize>);
 
 impl NamedSizes {
     fn bind(model: &Model, inputs: &BTreeMap<String, Vec<usize>>) -> Result<Self, ModelError> {
         let mut sizes: HashMap<String, usize> = HashMap::new();
+        let feeds: HashMap<&str, &ValueInfo> = model.graph.feeds().map(|feed| (feed.name(), feed)).collect();
         for (name, shape) in inputs {
             let place = || format!("input `{name}`");
-            let feed = model.graph.feeds().find(|feed| feed.name() == name);
-            let feed = feed.ok_or_else(|| {
+            let feed = feeds.get(name.as_str()).ok_or_else(|| {
                 let feeds: Vec<_> = model.graph.feeds().map(ValueInfo::name).collect();
                 ModelError::new(ErrorKind::Name, place(), "does not exist")
                     .with_help(format!("the model's inputs are {}", feeds.join(", ")))
@@ -312,27 +332,20 @@ impl NamedSizes {
                 return Err(ModelError::new(ErrorKind::Shape, place(), message));
             }
         }
+        let left_out = model.graph.feeds().filter(|feed| !inputs.contains_key(feed.name()));
+        for dimension in left_out.filter_map(ValueInfo::shape).flatten() {
+            if let Dimension::Named(name) = dimension {
+                sizes.entry(name).or_insert(1);
+            }
+        }
         Ok(Self(sizes))
     }
 
-    fn size(&self, dimension: &Dimension) -> Option<usize> {
+    fn size(&self, dimension: &Dimension) -> Dim {
         match dimension {
-            Dimension::Fixed(size) => Some(*size),
-            Dimension::Named(name) => self.0.get(name).copied(),
-            Dimension::Unknown => None,
+            Dimension::Fixed(size) => (*size).into(),
+            Dimension::Named(name) => self.0.get(name).map_or(Dim::Unknown, |&size| size.into()),
+            Dimension::Unknown => Dim::Unknown,
         }
-    }
-
-    fn complete(&self, shape: &[Dimension]) -> Vec<usize> {
-        let sizes = shape.iter().map(|dimension| self.size(dimension));
-        sizes.map(|size| size.unwrap_or(1)).collect()
-    }
-
-    /// What a declaration says, if it leaves nothing open.
-    fn declared(&self, value: &ValueInfo) -> Option<Known> {
-        let shape = value.shape()?;
-        let shape: Option<Vec<usize>> = shape.iter().map(|size| self.size(size)).collect();
-        let shape = shape.filter(|shape| countable(shape).is_ok())?;
-        Some(Known::new(value.dtype()?, shape))
     }
 }

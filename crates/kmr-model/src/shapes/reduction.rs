@@ -1,48 +1,90 @@
 //! Reductions along axes.
 
 use super::{
-    Known, Numbers,
-    context::{Context, Inference, Outputs, axes, axis, contradiction, single},
+    Dim,
+    context::{Context, Outputs, Rule, Stop, Types::*, axes, axis, computed, contradiction, rule, several, single},
+    fact::Values,
 };
 use crate::DType;
 
-pub(super) fn operator(op: &str) -> Option<Inference> {
-    Some(match op {
+pub(super) fn operator(op: &str) -> Option<Rule> {
+    match op {
         "ReduceMean" | "ReduceSum" | "ReduceMax" | "ReduceMin" | "ReduceProd" | "ReduceL1" | "ReduceL2"
-        | "ReduceLogSum" | "ReduceLogSumExp" | "ReduceSumSquare" => reduce,
-        "ArgMax" | "ArgMin" => arg,
-        "TopK" => top,
-        _ => return None,
-    })
+        | "ReduceLogSum" | "ReduceLogSumExp" | "ReduceSumSquare" => rule(Same(&[0]), reduce),
+        "ArgMax" | "ArgMin" => rule(Always(DType::INT64), arg),
+        "TopK" => rule(Then(&[0], DType::INT64), top),
+        _ => None,
+    }
 }
 
 fn reduce(context: &Context) -> Outputs {
-    let input = context.input(0)?;
-    let given = context.integers_or(1, "axes")?;
-    let reduced = match given {
-        Some(given) if !given.is_empty() => axes(given, input.shape.len())?,
-        _ if context.int("noop_with_empty_axes", 0) != 0 => return single(input.clone()),
-        _ => (0..input.shape.len()).collect(),
+    let keep = context.int("keepdims", 1) != 0;
+    let given = match context.ints_or(1, "axes") {
+        Err(Stop::Unknown) => return reduce_unknown_axes(context, keep),
+        given => given?,
     };
-    let shape = without(&input.shape, &reduced, context.int("keepdims", 1) != 0);
-    let all = reduced.len() == input.shape.len();
-    let numbers = match (context.node.op_type(), input.integers()) {
-        ("ReduceProd", Some(values)) if all => values
-            .iter()
-            .try_fold(1_i64, |product, &value| product.checked_mul(value)),
-        ("ReduceSum", Some(values)) if all => values.iter().try_fold(0_i64, |sum, &value| sum.checked_add(value)),
+    let reduced = match given {
+        // All axes, whatever the rank.
+        None if !keep && context.int("noop_with_empty_axes", 0) == 0 && context.input(0)?.shape.is_none() => {
+            return single(Vec::new());
+        }
+        Some(given) if !given.is_empty() => axes(&given, context.shape(0)?.len())?,
+        _ if context.int("noop_with_empty_axes", 0) != 0 => return single(context.shape(0)?.to_vec()),
+        _ => (0..context.shape(0)?.len()).collect(),
+    };
+    let input = context.shape(0)?;
+    let shape = without(input, &reduced, keep);
+    let all = reduced.len() == input.len();
+    let values = match &context.input(0)?.values {
+        Some(Values::Integers(values)) if all => {
+            let folded = fold(context.node.op_type(), values);
+            folded.map(|value| Values::Integers(vec![value]))
+        }
         _ => None,
     };
-    let numbers = numbers.map(|value| Numbers::Integers(vec![value]));
-    single(Known::with_numbers(input.dtype, shape, numbers))
+    computed(shape, values)
 }
 
-fn without(shape: &[usize], reduced: &[usize], keep: bool) -> Vec<usize> {
-    let sizes = shape.iter().enumerate();
+/// Axes that are not known leave a rank, and no sizes.
+fn reduce_unknown_axes(context: &Context, keep: bool) -> Outputs {
+    let rank = context.shape(0)?.len();
+    if keep {
+        return single(vec![Dim::Unknown; rank]);
+    }
+    match context.list(1)?.len() {
+        0 => Err(Stop::Unknown),
+        reduced => match rank.checked_sub(reduced) {
+            Some(rank) => single(vec![Dim::Unknown; rank]),
+            None => contradiction(format!("cannot reduce {reduced} axes of {rank}")),
+        },
+    }
+}
+
+fn fold(op: &str, values: &[Dim]) -> Option<Dim> {
+    let (first, rest) = match (op, values) {
+        ("ReduceProd", values) => return Some(super::context::product(values)),
+        ("ReduceSum", values) => return Some(values.iter().fold(Dim::Fixed(0), |sum, value| sum.plus(value))),
+        ("ReduceMax" | "ReduceMin", [first, rest @ ..]) => (first, rest),
+        _ => return None,
+    };
+    let mut found = first.clone();
+    for value in rest {
+        let below = value.below(&found)?;
+        if below == (op == "ReduceMin") {
+            found = value.clone();
+        }
+    }
+    Some(found)
+}
+
+fn without(shape: &[Dim], reduced: &[usize], keep: bool) -> Vec<Dim> {
+    let mut dropped = vec![false; shape.len()];
+    reduced.iter().for_each(|&position| dropped[position] = true);
+    let sizes = shape.iter().zip(dropped);
     sizes
-        .filter_map(|(position, &size)| match reduced.contains(&position) {
-            true => keep.then_some(1),
-            false => Some(size),
+        .filter_map(|(size, dropped)| match dropped {
+            true => keep.then_some(Dim::Fixed(1)),
+            false => Some(size.clone()),
         })
         .collect()
 }
@@ -50,24 +92,24 @@ fn without(shape: &[usize], reduced: &[usize], keep: bool) -> Vec<usize> {
 fn arg(context: &Context) -> Outputs {
     let shape = context.shape(0)?;
     let reduced = axis(context.int("axis", 0), shape.len())?;
-    let shape = without(shape, &[reduced], context.int("keepdims", 1) != 0);
-    single(Known::new(DType::INT64, shape))
+    single(without(shape, &[reduced], context.int("keepdims", 1) != 0))
 }
 
 fn top(context: &Context) -> Outputs {
-    let input = context.input(0)?;
-    let count = match (context.node.input(1), context.node.int("k")) {
-        (Some(_), _) => context.integers(1)?.first().copied(),
-        (None, count) => count,
+    let input = context.shape(0)?;
+    let count = match (context.has(1), context.node.int("k")) {
+        (true, _) => match context.scalar(1) {
+            Err(Stop::Unknown) => Dim::Unknown,
+            count => count?,
+        },
+        (false, Some(count)) => count.into(),
+        (false, None) => return contradiction("has no count"),
     };
-    let along = axis(context.int("axis", -1), input.shape.len())?;
-    let mut shape = input.shape.clone();
-    match count.and_then(|count| usize::try_from(count).ok()) {
-        Some(count) if count <= shape[along] => shape[along] = count,
-        _ => {
-            return contradiction(format!("cannot take the top {count:?} of {} elements", shape[along]));
-        }
+    let along = axis(context.int("axis", -1), input.len())?;
+    let mut shape = input.to_vec();
+    if input[along].below(&count) == Some(true) || count.fixed().is_some_and(|count| count < 0) {
+        return contradiction(format!("cannot take the top {count} of {} elements", shape[along]));
     }
-    let indices = Known::new(DType::INT64, shape.clone());
-    Ok(vec![Some(Known::new(input.dtype, shape)), Some(indices)])
+    shape[along] = count;
+    several([shape.clone(), shape])
 }
