@@ -50,7 +50,7 @@ pub enum Command {
     Measure(Measure),
     /// Run a model on arrays
     Infer(Infer),
-    /// Read a model and write it again
+    /// Read a model and write it again, changed as the options say
     Convert(Convert),
     /// Look at plugins
     #[command(subcommand)]
@@ -119,6 +119,15 @@ pub struct Convert {
     pub input: PathBuf,
     /// The file to write
     pub output: PathBuf,
+    /// Replace calls of the model's own functions by their nodes
+    #[arg(long)]
+    pub inline_functions: bool,
+    /// Make initializers of Constant nodes and of what subgraphs hold
+    #[arg(long)]
+    pub lift_constants: bool,
+    /// Write weights to `OUTPUT.data` beside the model [default: only beyond 2 GiB]
+    #[arg(long)]
+    pub external_data: bool,
 }
 
 /// `kmr plugin`

@@ -278,6 +278,8 @@ pub struct Target {
 pub struct Output {
     /// The artifact's format.
     pub format: OutputFormat,
+    /// Whether its weights go to a file of their own; they do so anyway where one file cannot hold all.
+    pub external_data: bool,
 }
 
 /// The artifact's format.

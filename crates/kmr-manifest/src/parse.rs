@@ -84,11 +84,14 @@ fn check_schema(context: &Context, root: &DeTable<'_>) -> Result<(), Error> {
 }
 
 fn output(root: &Section<'_, '_>) -> Output {
+    let mut external_data = false;
     if let Some(section) = root.table("output") {
         // ONNX is the only choice that the table of keys declares.
         section.choice("format");
+        external_data = section.boolean("external_data").unwrap_or(false);
     }
     Output {
         format: OutputFormat::Onnx,
+        external_data,
     }
 }

@@ -21,6 +21,7 @@ use std::{
 use bytes::Bytes;
 
 pub use file::{MAPPED_FROM, map_file, read_file};
+pub use replace::{Content, destination, replace_file, replace_files};
 
 /// The system that this program runs on.
 pub fn current() -> &'static dyn Platform {
@@ -39,7 +40,7 @@ pub trait Platform: Send + Sync {
     /// Maps a file for reading. The bytes begin at a page boundary and cost no anonymous memory.
     ///
     /// A file that another program cuts short while it is mapped ends this program when the missing part is
-    /// read; a file that is replaced (as [`replace`](Platform::replace) does it) stays what it was.
+    /// read; a file that is replaced (as [`replace_file`] does it) stays what it was.
     ///
     /// # Errors
     /// If the file cannot be opened or mapped.
@@ -59,14 +60,23 @@ pub trait Platform: Send + Sync {
         portable::sealed_file(name, bytes)
     }
 
-    /// Writes the file `path` so that at any moment either the old or the whole new content is there, also
-    /// after a power failure: a temporary file in the same folder is written, synced and renamed, and the
-    /// folder is synced.
+    /// A new file in `folder` that has no name, so that nothing is left of it if this process ends; `None` where the
+    /// system or the folder's file system knows no such files.
     ///
     /// # Errors
-    /// Those of `write` and of the system. The old content is then still there and the temporary file gone.
-    fn replace(&self, path: &Path, write: &mut dyn FnMut(&mut File) -> io::Result<()>) -> io::Result<()> {
-        replace::replace(path, write)
+    /// If there is no such folder, or no file can be made in it.
+    fn unnamed_file(&self, folder: &Path) -> io::Result<Option<File>> {
+        let _ = folder;
+        Ok(None)
+    }
+
+    /// Gives a file of [`unnamed_file`](Platform::unnamed_file) the name `path`, which nothing has.
+    ///
+    /// # Errors
+    /// If it cannot have it.
+    fn name_file(&self, file: &File, path: &Path) -> io::Result<()> {
+        let _ = (file, path);
+        Err(io::ErrorKind::Unsupported.into())
     }
 
     /// The file name of the shared library `stem`: `libprune.so` for `prune`.

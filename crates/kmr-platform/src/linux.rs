@@ -4,10 +4,11 @@ use std::{
     fs::File,
     io::{self, Write},
     os::fd::{AsRawFd, OwnedFd},
+    path::Path,
 };
 
 use rustix::{
-    fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create},
+    fs::{AtFlags, CWD, MemfdFlags, Mode, OFlags, SealFlags, fcntl_add_seals, linkat, memfd_create},
     io::Errno,
 };
 
@@ -28,6 +29,24 @@ impl Platform for Linux {
             path: format!("/proc/self/fd/{}", descriptor.as_raw_fd()).into(),
             _keep: Keep::Memory(descriptor),
         })
+    }
+
+    fn unnamed_file(&self, folder: &Path) -> io::Result<Option<File>> {
+        // Naming the file goes by its descriptor's path.
+        if !Path::new("/proc/self/fd").exists() {
+            return Ok(None);
+        }
+        let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
+        match rustix::fs::open(folder, flags, Mode::from_raw_mode(0o666)) {
+            Ok(descriptor) => Ok(Some(File::from(descriptor))),
+            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn name_file(&self, file: &File, path: &Path) -> io::Result<()> {
+        let unnamed = format!("/proc/self/fd/{}", file.as_raw_fd());
+        Ok(linkat(CWD, unnamed, CWD, path, AtFlags::SYMLINK_FOLLOW)?)
     }
 }
 

@@ -1,10 +1,12 @@
 //! The run folder, and files that are whole or absent.
 
 use std::{
-    fs::{self, File},
+    fs,
     io::{self, Write},
     path::{Path, PathBuf},
 };
+
+use kmr_platform::Content;
 
 use crate::{Journal, Report};
 
@@ -49,35 +51,7 @@ impl RunError {
 /// # Errors
 /// If the folder does not take the file; what was there before is untouched then.
 pub fn replace_file(path: &Path, bytes: &[u8]) -> Result<(), RunError> {
-    let folder = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    write_and_rename(folder, path, bytes).map_err(|error| RunError::new(path, error))
-}
-
-fn write_and_rename(folder: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".kmr-").suffix(".tmp");
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        // A temporary file is private by default; results are as readable as any other file.
-        builder.permissions(fs::Permissions::from_mode(0o666));
-    }
-    let mut file = builder.tempfile_in(folder)?;
-    file.write_all(bytes)?;
-    file.as_file().sync_all()?;
-    file.persist(path).map_err(|error| error.error)?;
-    sync_folder(folder)
-}
-
-/// A rename is durable only once its folder is; other systems than Unix do it by themselves.
-fn sync_folder(folder: &Path) -> io::Result<()> {
-    if cfg!(unix) {
-        File::open(folder)?.sync_all()?;
-    }
-    Ok(())
+    kmr_platform::replace_file(path, &mut |file| file.write_all(bytes)).map_err(|error| RunError::new(path, error))
 }
 
 /// The folder that a run writes.
@@ -91,6 +65,8 @@ impl RunFolder {
     pub const MODEL: &str = "model.onnx";
     /// The artifact of a run that fell short: named so that nobody deploys it by mistake.
     pub const BEST_EFFORT: &str = "best-effort.onnx";
+    /// The artifact's weights, where they have a file of their own. The artifact names it, whatever its own name is.
+    pub const DATA: &str = "weights.data";
     /// The report.
     pub const REPORT: &str = "report.json";
     /// The journal.
@@ -121,20 +97,32 @@ impl RunFolder {
         Journal::create(&self.path.join(Self::JOURNAL))
     }
 
-    /// Writes the artifact as the file `name`, the folder's only artifact from then on.
+    /// Writes the artifact as the file `name`, the folder's only artifact from then on, and its weights as
+    /// [`RunFolder::DATA`] where they have a file of their own.
     ///
     /// An earlier report goes first: a folder never shows an artifact beside a report of another one.
     ///
     /// # Errors
     /// If it cannot be written.
-    pub fn write_artifact(&self, name: &str, bytes: &[u8]) -> Result<PathBuf, RunError> {
+    pub fn write_artifact<'w>(
+        &self,
+        name: &str,
+        model: Content<'w>,
+        weights: Option<Content<'w>>,
+    ) -> Result<PathBuf, RunError> {
         self.remove(Self::REPORT)?;
-        let path = self.path.join(name);
-        replace_file(&path, bytes)?;
+        let (path, data) = (self.path.join(name), self.path.join(Self::DATA));
+        let alone = weights.is_none();
+        let weights = weights.map(|weights| (data.as_path(), weights));
+        let mut files: Vec<_> = weights.into_iter().chain([(path.as_path(), model)]).collect();
+        kmr_platform::replace_files(&mut files).map_err(|error| RunError::new(&path, error))?;
         for other in [Self::MODEL, Self::BEST_EFFORT] {
             if other != name {
                 self.remove(other)?;
             }
+        }
+        if alone {
+            self.remove(Self::DATA)?;
         }
         Ok(path)
     }
@@ -182,11 +170,19 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path().join("run");
         let run = RunFolder::create(&path).unwrap();
-        run.write_artifact(RunFolder::MODEL, b"model").unwrap();
+        let write = |run: &RunFolder, name: &str, weights: bool| {
+            let mut own = |file: &mut fs::File| file.write_all(b"model");
+            let mut data = |file: &mut fs::File| file.write_all(b"weights");
+            let data = weights.then_some(&mut data as Content<'_>);
+            run.write_artifact(name, &mut own, data).unwrap()
+        };
+        write(&run, RunFolder::MODEL, true);
+        assert!(path.join(RunFolder::DATA).exists());
         fs::write(path.join(RunFolder::REPORT), b"report").unwrap();
         let run = RunFolder::create(&path).unwrap();
         assert!(path.join(RunFolder::MODEL).exists());
-        run.write_artifact(RunFolder::BEST_EFFORT, b"other").unwrap();
+        write(&run, RunFolder::BEST_EFFORT, false);
+        assert!(!path.join(RunFolder::DATA).exists());
         assert!(!path.join(RunFolder::MODEL).exists());
         assert!(!path.join(RunFolder::REPORT).exists());
         fs::write(parent.path().join("file"), b"").unwrap();

@@ -73,7 +73,7 @@ pub enum Outcome {
     Interrupted,
 }
 
-/// A file that the run read.
+/// A file that the run read or wrote.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct FileReport {
     /// Its path as it was given.
@@ -102,10 +102,13 @@ pub struct BudgetReport {
 pub struct ArtifactReport {
     /// Its file name within the run's folder.
     pub path: String,
-    /// Its length in bytes.
+    /// Its length in bytes, that of its weights' file included.
     pub bytes: u64,
-    /// Its SHA-256.
+    /// The SHA-256 of the file at `path`.
     pub sha256: Sha256,
+    /// The file of its weights, where they have one of their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights: Option<FileReport>,
 }
 
 /// A meter's reading of the original and of the written model.

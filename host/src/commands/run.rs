@@ -37,7 +37,9 @@ pub fn execute(arguments: &Run, common: &Common) -> Result<u8, Failure> {
     let plan = Plan::read(&arguments.manifest, &arguments.disable, &common.plugin_paths)?;
     let model_path = plan.manifest.model.path.value.clone();
     let model_bytes = files::read(&model_path)?;
-    let model = Model::decode(model_bytes.clone()).map_err(|error| Failure::model(&model_path, &error))?;
+    let original = files::decode(&model_path, model_bytes.clone())?;
+    let original = placed(original, plan.manifest.output.external_data, &model_path)?;
+    let model = prepared(&original, &model_path)?;
     check_weights(&model, &model_path)?;
     let splits = Splits::read(&plan.manifest, &model)?;
     check_labels(&plan, &splits)?;
@@ -61,6 +63,7 @@ pub fn execute(arguments: &Run, common: &Common) -> Result<u8, Failure> {
     let chosen = choose(&plan.resolved)?;
     let context = Arc::new(Context::new(
         Box::new(engine),
+        original.encoded_len(),
         model,
         Arc::from(program),
         feed_shapes,
@@ -116,6 +119,27 @@ pub fn execute(arguments: &Run, common: &Common) -> Result<u8, Failure> {
     context.progress.clear();
     conclude(&report, &folder, common);
     Ok(report.exit_code)
+}
+
+/// The model, its weights to be written where the run's artifact has them.
+fn placed(model: Model, apart: bool, path: &Path) -> Result<Model, Failure> {
+    let files = model.files().map_err(|error| Failure::model(path, &error))?;
+    let apart = apart || files.data().is_some();
+    Ok(model.with_external_data(apart.then_some(RunFolder::DATA)))
+}
+
+/// The model as rules see it: weights that the file keeps in functions, Constant nodes and subgraphs are initializers
+/// of the main graph. Answers and the names of nodes stay.
+fn prepared(original: &Model, path: &Path) -> Result<Model, Failure> {
+    let (model, inlined) = original.inline_functions().unwrap_or_else(|error| {
+        log::warn!("the model's functions stay as they are: {error}");
+        (original.clone(), Vec::new())
+    });
+    let (model, lifted) = model.lift_constants().map_err(|error| Failure::model(path, &error))?;
+    for change in inlined.iter().chain(&lifted) {
+        log::info!("{change}");
+    }
+    Ok(model)
 }
 
 /// Refuses meters that need labels where the data has none, before anything is searched.
@@ -177,8 +201,7 @@ fn compute_failure(path: &Path, error: &kmr_compute::ComputeError) -> Failure {
 }
 
 fn measure_original(subject: &mut Subject) -> Result<kmr_core::Costs, Failure> {
-    let original = subject.original();
-    subject.costs(&original).map_err(|error| match error {
+    subject.original_costs().map_err(|error| match error {
         kmr_core::SubjectError::Failed(SubjectFailure(failure)) => failure,
         other => Failure::new(exit::INPUT, format!("the model cannot be measured: {other}")),
     })

@@ -18,7 +18,9 @@ use crate::terminal::Progress;
 pub struct Context {
     /// Runs models.
     pub engine: Box<dyn Engine>,
-    /// The model that the run started from.
+    /// The length of the model that the run started from, written as the run writes models.
+    pub original_bytes: u64,
+    /// That model, its weights being initializers.
     pub reference: Model,
     /// The same, ready to run.
     pub reference_program: Arc<dyn Program>,
@@ -43,6 +45,7 @@ impl Context {
     #[expect(clippy::too_many_arguments, reason = "each is one independent part of a run")]
     pub fn new(
         engine: Box<dyn Engine>,
+        original_bytes: u64,
         reference: Model,
         reference_program: Arc<dyn Program>,
         feed_shapes: BTreeMap<String, Vec<usize>>,
@@ -54,6 +57,7 @@ impl Context {
     ) -> Self {
         Self {
             engine,
+            original_bytes,
             reference,
             reference_program,
             feed_shapes,

@@ -2,17 +2,19 @@
 
 use std::{
     collections::BTreeMap,
+    fs::File,
+    path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
     time::Instant,
 };
 
-use bytes::Bytes;
 use kmr_core::{
     Conclusion, Outcome as Found, PipelineConclusion, SubjectError,
     statistics::{Comparison, non_inferiority},
 };
 use kmr_manifest::Floor;
-use kmr_model::{Model, cost};
+use kmr_model::{Model, codec::ModelFiles, cost};
+use kmr_platform::Content;
 use kmr_run::{
     ArtifactReport, BeforeAfter, BudgetReport, ChangeReport, FileReport, FloorTest, HoldoutReport, LayerReport,
     Outcome, PluginReport, QualityReport, REPORT_SCHEMA, Report, RunFolder, SearchReport, sha256,
@@ -57,8 +59,7 @@ pub fn finish(mut run: Finish<'_>) -> Result<Report, Failure> {
     let original = run.subject.original();
     let result = run.subject.current().clone();
     // Whatever goes wrong from here on, the model that was found is on disk.
-    run.folder
-        .write_artifact(RunFolder::BEST_EFFORT, &result.model.encode_to_vec())?;
+    run.write_files(RunFolder::BEST_EFFORT, &layout(&result.model)?)?;
     // Stopping ended the search; what it found is still judged.
     run.context.interrupted.store(false, Ordering::Relaxed);
     let quality = run.quality(&original, &result)?;
@@ -69,7 +70,7 @@ pub fn finish(mut run: Finish<'_>) -> Result<Report, Failure> {
     };
     run.context.progress.now("writing and verifying the artifact");
     let artifact = run.write(name, &result.model)?;
-    let before = run.costs(&original)?;
+    let before = measured(run.subject.original_costs())?;
     let after = run.costs(&result)?;
     let limits: Vec<BudgetReport> = run
         .limits
@@ -142,6 +143,12 @@ fn exit_code(outcome: Outcome) -> u8 {
 fn engine(context: &Context) -> String {
     let identity = context.engine.identity();
     format!("{} {} {}", identity.name, identity.version, identity.instruction_set)
+}
+
+fn layout(model: &Model) -> Result<ModelFiles, Failure> {
+    model
+        .files()
+        .map_err(|error| Failure::new(exit::INTERNAL, format!("the result cannot be written: {error}")))
 }
 
 fn unverified(message: String) -> Failure {
@@ -261,33 +268,58 @@ impl Finish<'_> {
         }
     }
 
-    /// Writes the model, reads it again, and proves that the file is the model in memory.
+    fn write_files(&self, name: &str, files: &ModelFiles) -> Result<PathBuf, Failure> {
+        let mut own = |file: &mut File| files::buffered(file, |writer| files.write_model(writer));
+        let mut weights = files
+            .data()
+            .map(|data| move |file: &mut File| files::buffered(file, |writer| data.write(writer)));
+        let weights = weights.as_mut().map(|weights| weights as Content<'_>);
+        Ok(self.folder.write_artifact(name, &mut own, weights)?)
+    }
+
+    /// Writes the model, reads it again, and proves that the files are the model in memory.
     fn write(&self, name: &str, model: &Model) -> Result<ArtifactReport, Failure> {
-        let bytes = model.encode_to_vec();
-        let path = self.folder.write_artifact(name, &bytes)?;
+        let files = layout(model)?;
+        let path = self.write_files(name, &files)?;
         let written = files::read(&path)?;
-        if written != bytes {
-            return Err(unverified(format!("{} is not what was written to it", path.display())));
+        let differs = |path: &Path| unverified(format!("{} is not what was written to it", path.display()));
+        if !files.is_model(&written) {
+            return Err(differs(&path));
         }
-        if written.len() as u64 != model.encoded_len() {
+        let weights = match files.data() {
+            None => None,
+            Some(data) => {
+                let path = files::data_path(&path, data);
+                let read = files::read(&path)?;
+                if !data.is(&read) {
+                    return Err(differs(&path));
+                }
+                Some(FileReport {
+                    path: data.location().to_owned(),
+                    bytes: read.len() as u64,
+                    sha256: sha256(&read),
+                })
+            }
+        };
+        let bytes = written.len() as u64 + weights.as_ref().map_or(0, |file| file.bytes);
+        if bytes != model.encoded_len() {
             return Err(unverified(format!(
-                "{} has {} bytes where {} were counted",
+                "{} has {bytes} bytes where {} were counted",
                 path.display(),
-                written.len(),
                 model.encoded_len()
             )));
         }
-        self.same_answers(model, written.clone())?;
+        self.same_answers(model, &files::decode(&path, written.clone())?)?;
         Ok(ArtifactReport {
             path: name.to_owned(),
-            bytes: written.len() as u64,
+            bytes,
             sha256: sha256(&written),
+            weights,
         })
     }
 
-    /// The model read from `written` answers like `model`, to the last bit.
-    fn same_answers(&self, model: &Model, written: Bytes) -> Result<(), Failure> {
-        let read = Model::decode(written).map_err(|error| unverified(error.to_string()))?;
+    /// The model that was `read` again answers like `model`, to the last bit.
+    fn same_answers(&self, model: &Model, read: &Model) -> Result<(), Failure> {
         let engine = &self.context.engine;
         let load = |model: &Model| engine.load(model).map_err(|error| unverified(error.to_string()));
         let data = self.context.splits.search.clone();
@@ -300,7 +332,7 @@ impl Finish<'_> {
             let answers = forward.outputs(&[], 0..BATCH.min(data.len()));
             answers.map_err(|error| unverified(error.to_string()))
         };
-        if answer(model)? != answer(&read)? {
+        if answer(model)? != answer(read)? {
             return Err(unverified(
                 "the file answers otherwise than the model in memory".to_owned(),
             ));

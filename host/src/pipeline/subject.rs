@@ -148,6 +148,15 @@ impl Subject {
         &self.plugins
     }
 
+    /// Every cost of the model that the run started from. Its size is that of the original's file: weights in Constant
+    /// nodes take more bytes there than as initializers.
+    pub fn original_costs(&mut self) -> Result<Costs, SubjectError<SubjectFailure>> {
+        let original = self.original();
+        let mut costs = self.costs(&original)?;
+        costs.insert("size_bytes".to_owned(), self.context.original_bytes as f64);
+        Ok(costs)
+    }
+
     /// Every cost of a candidate: the host's own and those of plugins.
     pub fn costs(&mut self, candidate: &Candidate) -> Result<Costs, SubjectError<SubjectFailure>> {
         let counted = cost::Costs::of(&candidate.model, &self.context.feed_shapes)

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod commands;
+mod convert;
 mod main_job;
 mod networks;
 mod plugins;
