@@ -40,21 +40,19 @@ fn every_model_is_written_again_as_it_was_read() {
 
 #[test]
 fn functions_and_constants_of_every_model_can_be_rewritten() {
-    let (mut functions, mut constants, mut failures) = (0, 0, Vec::new());
+    let (mut constants, mut failures) = (0, Vec::new());
     for case in cases().unwrap() {
         let model = Model::decode(case.model.clone()).unwrap();
-        let rewritten = model.inline_functions().and_then(|(inlined, calls)| {
-            let (lifted, changes) = inlined.lift_constants()?;
-            Ok((lifted, calls, changes))
-        });
-        let (rewritten, calls, changes) = match rewritten {
+        let rewritten = model
+            .inline_functions()
+            .and_then(|(inlined, _)| inlined.lift_constants());
+        let (rewritten, changes) = match rewritten {
             Ok(rewritten) => rewritten,
             Err(error) => {
                 failures.push(format!("{}: {error}", case.path()));
                 continue;
             }
         };
-        functions += usize::from(!calls.is_empty());
         constants += usize::from(!changes.is_empty());
         assert!(!rewritten.has_functions(), "{}", case.path());
         let again = Model::decode(rewritten.encode_to_vec().into());
@@ -66,8 +64,5 @@ fn functions_and_constants_of_every_model_can_be_rewritten() {
         );
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
-    assert!(
-        functions > 0 && constants > 0,
-        "{functions} with functions, {constants} with constants"
-    );
+    assert!(constants > 300, "only {constants} models have constants");
 }

@@ -34,6 +34,12 @@ impl ExternalData for Beside<'_> {
     }
 }
 
+fn read_beside(folder: &Path, name: &str) -> Model {
+    let bytes = fs::read(folder.join(name)).unwrap();
+    let beside = Beside(folder);
+    DecodeOptions::with_external_data(&beside).decode(bytes.into()).unwrap()
+}
+
 #[test]
 fn a_conversion_without_options_changes_nothing() {
     let bench = Bench::new("");
@@ -66,8 +72,7 @@ fn weights_can_lie_beside_the_model_and_come_back() {
         (&run.json()["bytes"], &run.json()["data"]["bytes"]),
         (&own.into(), &data.into())
     );
-    let read = DecodeOptions::with_external_data(&Beside(&bench.path("apart")));
-    let read = read.decode(fs::read(&apart).unwrap().into()).unwrap();
+    let read = read_beside(&bench.path("apart"), "net.onnx");
     assert_eq!(read.with_external_data(Some("net.onnx.data")).encoded_len(), own + data);
     // One file again, byte by byte what it was.
     let again = bench.path("again.onnx");
@@ -187,9 +192,7 @@ fn a_run_counts_its_budget_on_all_that_it_writes() {
         files(&bench.path("run")),
         ["journal.ndjson", "model.onnx", "report.json", "weights.data"]
     );
-    let read = DecodeOptions::with_external_data(&Beside(&bench.path("run")));
-    read.decode(fs::read(bench.path("run/model.onnx")).unwrap().into())
-        .unwrap();
+    read_beside(&bench.path("run"), "model.onnx");
 }
 
 /// The example's network, all its weights moved to Constant nodes as some exporters have them.
