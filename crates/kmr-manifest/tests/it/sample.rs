@@ -77,6 +77,7 @@ cpu = "x86-64-v4"
 
 [output]
 format = "onnx"
+external_data = false
 "#;
 
 pub fn parse(text: &str) -> Result<Manifest, kmr_manifest::Error> {
