@@ -73,28 +73,55 @@ struct Lifting {
     renamed: usize,
 }
 
-/// What values are called now that were called otherwise in the graphs around and in this one.
-type Renames = HashMap<String, String>;
+/// What values are called now that were called otherwise, graph by graph from the outermost to the present one; a name
+/// that a graph gives to a value of its own stands for itself there.
+#[derive(Default)]
+struct Renames(Vec<HashMap<String, Option<String>>>);
+
+impl Renames {
+    fn insert(&mut self, name: String, now: Option<String>) {
+        if let Some(scope) = self.0.last_mut() {
+            scope.insert(name, now);
+        }
+    }
+
+    fn rename(&self, name: &mut String) {
+        let known = self.0.iter().rev().find_map(|scope| scope.get(name.as_str()));
+        if let Some(Some(now)) = known {
+            name.clone_from(now);
+        }
+    }
+}
 
 impl Lifting {
     fn changes(&self) -> Vec<String> {
         let counted = [
-            (self.constants[0], "Constant nodes into initializers"),
+            (self.constants[0], "Constant node", "into initializers"),
             (
                 self.constants[1],
-                "Constant nodes of subgraphs into initializers of the main graph",
+                "Constant node",
+                "of subgraphs into initializers of the main graph",
             ),
             (
                 self.initializers,
-                "initializers of subgraphs into initializers of the main graph",
-            ),
-            (
-                self.renamed,
-                "of them under new names, because theirs existed several times",
+                "initializer",
+                "of subgraphs into initializers of the main graph",
             ),
         ];
-        let changes = counted.iter().filter(|(count, _)| *count > 0);
-        changes.map(|(count, what)| format!("lifted {count} {what}")).collect()
+        let counted = counted.iter().filter(|(count, ..)| *count > 0);
+        let mut changes: Vec<String> = counted
+            .map(|(count, what, where_to)| {
+                let plural = if *count == 1 { "" } else { "s" };
+                format!("lifted {count} {what}{plural} {where_to}")
+            })
+            .collect();
+        if self.renamed > 0 {
+            let count = self.renamed;
+            changes.push(format!(
+                "gave {count} of them new names, because theirs existed several times"
+            ));
+        }
+        changes
     }
 
     fn main(&mut self, graph: &Graph) -> Result<Graph, ModelError> {
@@ -113,7 +140,7 @@ impl Lifting {
             }
             let mut message = node.proto().clone();
             for inner in subgraphs::messages_mut(&mut message) {
-                self.subgraph(inner, Renames::new(), NestingGuard::default())?;
+                self.subgraph(inner, &mut Renames::default(), NestingGuard::default())?;
             }
             let changed = message != *node.proto();
             result.nodes.push(if changed {
@@ -128,14 +155,14 @@ impl Lifting {
     fn subgraph(
         &mut self,
         graph: &mut proto::GraphProto,
-        mut renames: Renames,
+        renames: &mut Renames,
         guard: NestingGuard,
     ) -> Result<(), ModelError> {
         let guard = guard.enter()?;
-        // A name that this graph gives to a value of its own hides the one around it.
+        renames.0.push(HashMap::new());
         let made = graph.node.iter().flat_map(|node| &node.output).map(String::as_str);
         for name in subgraphs::start(graph).chain(made) {
-            renames.remove(name);
+            renames.insert(name.to_owned(), None);
         }
         let shown: Vec<String> = graph
             .output
@@ -152,7 +179,7 @@ impl Lifting {
         for tensor in dense {
             let (name, initializer) = self.decoder.dense(tensor)?;
             self.initializers += 1;
-            self.adopt(name, initializer, &mut renames, &mut moved);
+            self.adopt(name, initializer, renames, &mut moved);
         }
         let name = |tensor: &proto::SparseTensorProto| tensor.values.as_option().and_then(|v| v.name.clone());
         let (kept, sparse): (Vec<_>, Vec<_>) = std::mem::take(&mut graph.sparse_initializer)
@@ -162,17 +189,17 @@ impl Lifting {
         for tensor in sparse {
             let (name, initializer) = self.sparse_decoder(&tensor).sparse(tensor)?;
             self.initializers += 1;
-            self.adopt(name, initializer, &mut renames, &mut moved);
+            self.adopt(name, initializer, renames, &mut moved);
         }
         for mut node in std::mem::take(&mut graph.node) {
             if let Some((name, initializer)) = self.constant(&node, &shown)? {
                 self.constants[1] += 1;
-                self.adopt(name, initializer, &mut renames, &mut moved);
+                self.adopt(name, initializer, renames, &mut moved);
                 continue;
             }
-            node.input.iter_mut().for_each(|input| rename(input, &renames));
+            node.input.iter_mut().for_each(|input| renames.rename(input));
             for inner in subgraphs::messages_mut(&mut node) {
-                self.subgraph(inner, renames.clone(), guard)?;
+                self.subgraph(inner, renames, guard)?;
             }
             graph.node.push(node);
         }
@@ -181,7 +208,7 @@ impl Lifting {
             .output
             .iter_mut()
             .filter_map(|output| output.name.as_mut())
-            .for_each(|name| rename(name, &renames));
+            .for_each(|name| renames.rename(name));
         graph
             .value_info
             .retain(|value| !moved.contains(value.name.as_deref().unwrap_or_default()));
@@ -190,8 +217,9 @@ impl Lifting {
             let names = parameters.filter_map(|entry| entry.value.as_mut());
             names
                 .chain(annotation.tensor_name.as_mut())
-                .for_each(|name| rename(name, &renames));
+                .for_each(|name| renames.rename(name));
         }
+        renames.0.pop();
         Ok(())
     }
 
@@ -204,7 +232,7 @@ impl Lifting {
             self.names.fresh(&name)
         };
         if unique != name {
-            renames.insert(name.clone(), unique.clone());
+            renames.insert(name.clone(), Some(unique.clone()));
         }
         moved.insert(name);
         self.lifted.push((unique, initializer));
@@ -287,10 +315,4 @@ impl Lifting {
 
 fn message(tensor: &Tensor) -> proto::TensorProto {
     codec::tensor_to_message("", tensor)
-}
-
-fn rename(name: &mut String, renames: &Renames) {
-    if let Some(renamed) = renames.get(name.as_str()) {
-        name.clone_from(renamed);
-    }
 }

@@ -445,7 +445,7 @@ fn constants_of_branches_become_initializers_of_the_main_graph() {
         [
             "lifted 2 Constant nodes of subgraphs into initializers of the main graph",
             "lifted 2 initializers of subgraphs into initializers of the main graph",
-            "lifted 4 of them under new names, because theirs existed several times",
+            "gave 4 of them new names, because theirs existed several times",
         ]
     );
     let node = lifted.graph.node("y").unwrap();

@@ -115,10 +115,10 @@ fn a_conversion_says_what_it_did() {
         "--json",
     ];
     let run = kmr_in(bench.folder.path(), &options);
-    run.expect(0, &["lifted 1 Constant nodes into initializers"]);
+    run.expect(0, &["lifted 1 Constant node into initializers"]);
     assert_eq!(
         run.json()["changes"],
-        serde_json::json!(["lifted 1 Constant nodes into initializers"])
+        serde_json::json!(["lifted 1 Constant node into initializers"])
     );
     let lifted = Model::decode(fs::read(bench.path("out.onnx")).unwrap().into()).unwrap();
     assert_eq!(
