@@ -213,12 +213,15 @@ fn sloped(call: &mut Call<'_>) -> Outputs {
         }
         _ => {
             let (x, slope) = host::broadcast(call, &x.into_tensor(), &slope.into_tensor())?;
-            let result = zip_numbers!(call, &x, &slope, N, |x: N, slope: N| {
-                Some(if x < N::ZERO { x.multiply(slope) } else { x })
-            })?;
+            let result = zip_numbers!(call, &x, &slope, N, bent::<N>)?;
             Ok(vec![Value::Host(result)])
         }
     }
+}
+
+/// The element, times the slope below zero.
+fn bent<N: Number>(x: N, slope: N) -> Option<N> {
+    Some(if x < N::ZERO { x.multiply(slope) } else { x })
 }
 
 fn shrink(call: &mut Call<'_>) -> Outputs {

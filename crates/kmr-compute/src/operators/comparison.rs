@@ -76,7 +76,10 @@ fn logic(call: &mut Call<'_>, holds: fn(bool, bool) -> bool) -> Outputs {
 }
 
 /// A property of single floats.
-fn test(call: &mut Call<'_>, property: fn(&Call<'_>) -> Box<dyn Fn(f64) -> bool>) -> Outputs {
+type Property = Box<dyn Fn(f64) -> bool>;
+
+/// Which elements have the property that the node asks for.
+fn test(call: &mut Call<'_>, property: fn(&Call<'_>) -> Property) -> Outputs {
     let tensor = call.tensor(0)?;
     let cast::Numbers::Float(values) = cast::Numbers::of(&tensor).map_err(|message| call.unsupported(message))? else {
         return Err(host::unknown(call, tensor.dtype()));

@@ -176,7 +176,8 @@ fn truths(bits: &[u8]) -> Tensor {
 #[test]
 fn float64_keeps_its_precision() {
     let x = [0.1_f64, -0.75, 2.0];
-    let table: [(&str, fn(f64) -> f64); 9] = [
+    type Function = fn(f64) -> f64;
+    let table: [(&str, Function); 9] = [
         ("Sin", f64::sin),
         ("Atan", f64::atan),
         ("Exp", f64::exp),

@@ -193,7 +193,9 @@ fn layouts_of_all_types() {
     let wide = one(13, "DepthToSpace", &[deep()], |n| n.with_int("blocksize", 2));
     whole(&wide, &[1, 1, 2, 2], &[1, 2, 3, 4]);
     let eight = Some(integers(&[1, 8, 1, 1], &[0, 1, 2, 3, 4, 5, 6, 7]));
-    let mixed = one(13, "DepthToSpace", &[eight.clone()], |n| n.with_int("blocksize", 2));
+    let mixed = one(13, "DepthToSpace", std::slice::from_ref(&eight), |n| {
+        n.with_int("blocksize", 2)
+    });
     whole(&mixed, &[1, 2, 2, 2], &[0, 2, 4, 6, 1, 3, 5, 7]);
     let apart = one(13, "DepthToSpace", &[eight], |n| {
         n.with_int("blocksize", 2).with_string("mode", "CRD")
