@@ -123,6 +123,7 @@ impl Plan {
 ///
 /// A merged step stands where its last node stood, when everything that it reads exists.
 fn merge(network: &Network, running: &[usize], constant: &HashSet<ValueId>, key: &Key) -> Vec<Vec<usize>> {
+    let asked: HashSet<ValueId> = key.outputs.iter().copied().collect();
     let mut readers: HashMap<ValueId, Vec<usize>> = HashMap::new();
     for &position in running {
         for value in network.nodes[position].reads() {
@@ -135,7 +136,7 @@ fn merge(network: &Network, running: &[usize], constant: &HashSet<ValueId>, key:
         let (value, None) = (*outputs.next()?, outputs.next()) else {
             return None;
         };
-        if key.outputs.contains(&value) || key.fed.contains(&value) {
+        if asked.contains(&value) || key.fed.contains(&value) {
             return None;
         }
         match readers.get(&value)?.as_slice() {
