@@ -218,6 +218,7 @@ fn fold(network: &Network, position: usize, mode: Mode) -> Result<(), ComputeErr
     let inputs = inputs.map(|id| id.and_then(|id| constant(network, id)));
     let inputs = inputs.collect();
     let mut call = Call::new(&prepared.node, network.opset, mode, inputs);
+    call.version = prepared.version;
     let subgraphs = prepared.subgraphs.iter();
     // What a constant is computed with must not depend on who asks for it first: merging changes no bit.
     let bodies = subgraphs.map(|subgraph| Body::new(subgraph, mode, true, |id| constant(network, id)));
@@ -249,6 +250,7 @@ fn node(
     let bodies = subgraphs.map(|subgraph| Body::new(subgraph, mode, key.merge, find));
     let bodies = bodies.collect();
     let mut call = Call::new(&prepared.node, network.opset, mode, inputs);
+    call.version = prepared.version;
     call.bodies = bodies;
     // Constants are never among the values of one execution.
     let mut weights = prepared.inputs.iter().skip(1).flatten();

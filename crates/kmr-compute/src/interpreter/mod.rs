@@ -150,6 +150,8 @@ struct Prepared {
     operator: Result<&'static Operator, Refusal>,
     inputs: Vec<Option<ValueId>>,
     outputs: Vec<Option<ValueId>>,
+    /// Version of the node's operator set, where that is not the standard one.
+    version: Option<i64>,
     subgraphs: Vec<Subgraph>,
     /// The packed weights of a convolution with constant weights.
     packed: Mutex<Option<Arc<Convolution>>>,
@@ -259,7 +261,9 @@ impl Network {
                 operator = Err(scope.refuse(&node).because(reason));
             }
         }
+        let foreign = |set: &&OperatorSet| !set.domain.is_empty() && set.domain == node.domain();
         self.nodes.push(Prepared {
+            version: scope.sets.iter().find(foreign).map(|set| set.version),
             node,
             operator,
             inputs,
