@@ -4,8 +4,11 @@ use std::{collections::HashMap, ops::Range};
 
 use crate::{ErrorKind, ModelError, shapes::Shapes};
 
-/// More elements than this (64 bytes each, at the worst) are not followed.
+/// More elements than this (8 bytes each, and more for those that can be removed) are not followed.
 const ELEMENT_LIMIT: usize = 1 << 26;
+
+/// Longer axes (time, the rows of a large vocabulary) are taken as fixed without being followed.
+const AXIS_LIMIT: usize = 1 << 20;
 
 /// Why an element cannot be removed.
 #[derive(Clone, Debug)]
@@ -40,7 +43,7 @@ impl<'m> Elements<'m> {
             };
             let mut row = vec![count];
             for &size in shape {
-                count = count.saturating_add(size);
+                count = count.saturating_add(if size > AXIS_LIMIT { 0 } else { size });
                 row.push(count);
             }
             if count > ELEMENT_LIMIT {
@@ -60,7 +63,7 @@ impl<'m> Elements<'m> {
         })
     }
 
-    /// The elements of an axis; empty where it does not exist.
+    /// The elements of an axis; empty where it does not exist, or is too long to be followed.
     pub fn range(&self, (value, axis): Axis) -> Range<usize> {
         match self.starts.get(value).map(|row| row.get(axis..axis + 2)) {
             Some(Some(&[start, end])) => start..end,
@@ -85,6 +88,11 @@ impl<'m> Elements<'m> {
             element = grandparent as usize;
         }
         element
+    }
+
+    /// Number of elements of all axes.
+    pub fn len(&self) -> usize {
+        self.parent.len()
     }
 
     fn join(&mut self, left: usize, right: usize) {
@@ -147,8 +155,14 @@ impl<'m> Elements<'m> {
         self.reasons.get(index as usize)
     }
 
-    /// Whether no element of an axis is fixed.
-    pub fn is_free(&mut self, axis: Axis) -> bool {
-        self.range(axis).all(|element| self.refusal(element).is_none())
+    /// Whether an element is fixed.
+    pub fn is_fixed(&mut self, element: usize) -> bool {
+        let root = self.root(element);
+        self.fixed[root] != 0
+    }
+
+    /// Whether every element of an axis is fixed, which an axis that is not followed always is.
+    pub fn all_fixed(&mut self, axis: Axis) -> bool {
+        self.range(axis).all(|element| self.is_fixed(element))
     }
 }

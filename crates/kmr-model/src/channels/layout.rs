@@ -1,7 +1,7 @@
 //! Operators that move elements, join them, cut them or give them another shape.
 
 use super::{
-    Adjustment,
+    Adjustment, Bound,
     relations::{Relations, position},
 };
 use crate::Node;
@@ -120,17 +120,62 @@ pub(super) fn slice<'m>(relations: &mut Relations<'m>, node: &'m Node) {
     let rank = relations.rank(input(node));
     let axes: Vec<usize> = match relations.integers(node, 3, "axes") {
         Some(axes) => axes.iter().map(|&axis| position(axis, rank)).collect(),
+        None if node.input(3).is_some() => return relations.refuse(node, "which axes it takes of is not known"),
         None => (0..starts.len()).collect(),
     };
     let steps = relations.integers(node, 4, "steps");
-    let whole = |place: usize| {
-        starts.get(place) == Some(&0)
-            && ends.get(place).is_some_and(|&end| end >= i32::MAX.into())
-            && steps.is_none_or(|steps| steps.get(place) == Some(&1))
-    };
-    keep_axes(relations, node, "it takes a slice of this axis", |axis| {
-        axes.iter().position(|&sliced| sliced == axis).is_none_or(whole)
-    });
+    if starts.len() != axes.len() || ends.len() != axes.len() || (steps.is_none() && node.input(4).is_some()) {
+        return relations.refuse(node, "what it takes is not known");
+    }
+    // Bounds that are computed cannot be mended.
+    let literal = |slot| node.input(slot).is_none() || relations.constant(node, slot).is_some();
+    let mendable = literal(1) && literal(2);
+    let reason = relations.reason(node, "it takes a slice of this axis");
+    let mut bounds = Vec::new();
+    for axis in 0..rank {
+        let (from, to) = ((input(node), axis), (node.id(), axis));
+        let Some(place) = axes.iter().position(|&sliced| sliced == axis) else {
+            relations.elements.link(from, to);
+            continue;
+        };
+        let size = relations.size(from.0, axis);
+        let absolute = |bound: i64| {
+            let bound = if bound < 0 {
+                bound.saturating_add_unsigned(size as u64)
+            } else {
+                bound
+            };
+            usize::try_from(bound).unwrap_or(0).min(size)
+        };
+        let (start, end) = (absolute(starts[place]), absolute(ends[place]));
+        let forward = steps.is_none_or(|steps| steps.get(place) == Some(&1));
+        let open = starts[place] == 0 && ends[place] >= i32::MAX.into();
+        if forward && open {
+            relations.elements.link(from, to);
+        } else if forward && mendable && end.checked_sub(start) == Some(relations.size(to.0, axis)) {
+            for k in start..end {
+                relations.elements.link_at((from, k), (to, k - start));
+            }
+            bounds.push(Bound {
+                place,
+                axis,
+                start,
+                end,
+            });
+        } else {
+            relations.elements.fix(from, reason);
+            relations.elements.fix(to, reason);
+        }
+    }
+    if !bounds.is_empty() {
+        relations.adjustments.push(Adjustment::SliceBounds {
+            node: node.id().to_owned(),
+            input: input(node).to_owned(),
+            starts: starts.to_vec(),
+            ends: ends.to_vec(),
+            bounds,
+        });
+    }
 }
 
 pub(super) fn pad<'m>(relations: &mut Relations<'m>, node: &'m Node) {
@@ -152,21 +197,19 @@ pub(super) fn pad<'m>(relations: &mut Relations<'m>, node: &'m Node) {
     });
 }
 
-pub(super) fn resize(relations: &mut Relations, node: &Node) {
+pub(super) fn resize<'m>(relations: &mut Relations<'m>, node: &'m Node) {
     let cropped = node.string("coordinate_transformation_mode") == Some("tf_crop_and_resize");
+    // The one way in which an axis of unchanged length may move.
+    let shifted = node.string("coordinate_transformation_mode") == Some("tf_half_pixel_for_nn");
     let stretched = node.string("keep_aspect_ratio_policy").unwrap_or("stretch") == "stretch";
-    if cropped || !stretched || node.attribute("axes").is_some() {
+    if cropped || shifted || !stretched || node.attribute("axes").is_some() {
         return relations.refuse(node, "it resizes in a way that is not understood");
     }
     if node.input(3).is_some() {
-        relations.adjustments.push(Adjustment::ShapeConstant {
-            node: node.id().to_owned(),
-            slot: 3,
-            output: node.id().to_owned(),
-        });
+        relations.spells(node, 3, node.id(), 0);
         return keep_axes(relations, node, "it resizes this axis", |_| true);
     }
-    let slot = usize::from(node.is("Resize") && relations.model.opset() >= 11) + 1;
+    let slot = usize::from(node.is("Resize") && relations.opset() >= 11) + 1;
     let stored = node.input(slot).and_then(|name| relations.shapes.get(name));
     let scales = match (node.floats("scales"), stored.map(|known| &known.numbers)) {
         (Some(scales), _) => scales.to_vec(),
@@ -178,7 +221,7 @@ pub(super) fn resize(relations: &mut Relations, node: &Node) {
     });
 }
 
-pub(super) fn expand(relations: &mut Relations, node: &Node) {
+pub(super) fn expand<'m>(relations: &mut Relations<'m>, node: &'m Node) {
     let (from, to) = (input(node), node.id());
     let lead = relations.rank(to).saturating_sub(relations.rank(from));
     let reason = relations.reason(node, "it repeats elements along this axis");
@@ -191,11 +234,11 @@ pub(super) fn expand(relations: &mut Relations, node: &Node) {
             relations.elements.fix(target, reason);
         }
     }
-    relations.adjustments.push(Adjustment::ShapeConstant {
-        node: to.to_owned(),
-        slot: 1,
-        output: to.to_owned(),
-    });
+    // The target may have fewer axes: it is aligned with the last ones.
+    let sizes = node.input(1).map_or(0, |target| relations.size(target, 0));
+    if let Some(first) = relations.rank(to).checked_sub(sizes) {
+        relations.spells(node, 1, to, first);
+    }
 }
 
 pub(super) fn tile<'m>(relations: &mut Relations<'m>, node: &'m Node) {
@@ -205,22 +248,68 @@ pub(super) fn tile<'m>(relations: &mut Relations<'m>, node: &'m Node) {
     });
 }
 
-pub(super) fn gather(relations: &mut Relations, node: &Node) {
+pub(super) fn gather<'m>(relations: &mut Relations<'m>, place: usize, node: &'m Node) {
+    let Some(data) = node.input(0) else {
+        return relations.refuse(node, "it has nothing to pick from");
+    };
     let along = relations.axis(node, 0);
     let indices = node.input(1).unwrap_or_default();
     let index_rank = relations.rank(indices);
     let reason = relations.reason(node, "it picks elements of this axis");
-    relations.elements.fix((input(node), along), reason);
+    relations.elements.fix((data, along), reason);
     for axis in 0..index_rank {
         relations.elements.link((indices, axis), (node.id(), along + axis));
     }
-    for axis in 0..relations.rank(input(node)) {
+    for axis in 0..relations.rank(data) {
         let to = match axis.cmp(&along) {
             std::cmp::Ordering::Less => axis,
             std::cmp::Ordering::Equal => continue,
             std::cmp::Ordering::Greater => axis + index_rank - 1,
         };
-        relations.elements.link((input(node), axis), (node.id(), to));
+        relations.elements.link((data, axis), (node.id(), to));
+        // The columns of an embedding.
+        if axis > along && relations.shapes.dtype(data).is_some_and(crate::DType::is_float) {
+            relations.note_producer(place, node, data, axis);
+        }
+    }
+}
+
+/// DepthToSpace and SpaceToDepth: a channel of the deep side belongs to one of the shallow side.
+pub(super) fn blocks(relations: &mut Relations, node: &Node) {
+    let (from, to) = (input(node), node.id());
+    let (deep, flat) = if node.is("DepthToSpace") {
+        (from, to)
+    } else {
+        (to, from)
+    };
+    let (many, few) = (relations.size(deep, 1), relations.size(flat, 1));
+    if few == 0 || !many.is_multiple_of(few) {
+        return relations.refuse(node, "its blocks do not divide its channels");
+    }
+    let channel_first = node.string("mode") == Some("CRD");
+    for k in 0..many {
+        let channel = if channel_first { k / (many / few) } else { k % few };
+        relations.elements.link_at(((deep, 1), k), ((flat, 1), channel));
+    }
+    relations.elements.link((from, 0), (to, 0));
+    let reason = relations.reason(node, "it cuts this axis into blocks");
+    for axis in [2, 3] {
+        relations.elements.fix((from, axis), reason);
+        relations.elements.fix((to, axis), reason);
+    }
+}
+
+/// RoiAlign and GridSample: every channel is read at places that another input gives.
+pub(super) fn sample(relations: &mut Relations, node: &Node) {
+    let (from, to) = (input(node), node.id());
+    let reason = relations.reason(node, "it samples along this axis");
+    relations.elements.link((from, 1), (to, 1));
+    for axis in (0..relations.rank(from)).filter(|&axis| axis != 1) {
+        relations.elements.fix((from, axis), reason);
+        relations.elements.fix((to, axis), reason);
+    }
+    for places in node.inputs().iter().skip(1) {
+        relations.elements.fix_all(places, reason);
     }
 }
 
@@ -256,103 +345,5 @@ pub(super) fn reduce<'m>(relations: &mut Relations<'m>, node: &'m Node) {
             relations.elements.link((input(node), from), (output, to));
         }
         to += 1;
-    }
-}
-
-/// Reshape and Flatten: axes that are kept, and axes that are merged into one.
-///
-/// Only one of several merged axes can lose elements, or all of them would have to: it is the one that
-/// nothing else fixes.
-pub(super) fn reshape(relations: &mut Relations, node: &Node) {
-    let (from, to) = (input(node), node.id());
-    let sizes = |relations: &Relations, value| -> Vec<usize> {
-        (0..relations.rank(value))
-            .map(|axis| relations.size(value, axis))
-            .collect()
-    };
-    let (old, new) = (sizes(relations, from), sizes(relations, to));
-    if old.contains(&0) {
-        return relations.refuse(node, "it has no elements");
-    }
-    for (sources, targets) in runs(&old, &new) {
-        match (sources.as_slice(), targets.as_slice()) {
-            (&[source], &[target]) => relations.elements.link((from, source), (to, target)),
-            (sources, &[target]) => merge(relations, node, &old, sources, target),
-            (sources, targets) => {
-                let text = "it splits this axis in a way that is not understood";
-                let reason = relations.reason(node, text);
-                for &axis in sources {
-                    relations.elements.fix((from, axis), reason);
-                }
-                for &axis in targets {
-                    relations.elements.fix((to, axis), reason);
-                }
-            }
-        }
-    }
-    if node.is("Reshape") {
-        relations.adjustments.push(Adjustment::ShapeConstant {
-            node: to.to_owned(),
-            slot: 1,
-            output: to.to_owned(),
-        });
-    }
-}
-
-/// The shortest runs of axes with the same number of elements in both shapes, axes of size 1 left out.
-fn runs(old: &[usize], new: &[usize]) -> Vec<(Vec<usize>, Vec<usize>)> {
-    let long = |sizes: &[usize]| -> Vec<usize> { (0..sizes.len()).filter(|&axis| sizes[axis] != 1).collect() };
-    let (sources, targets) = (long(old), long(new));
-    let (mut result, mut source, mut target) = (Vec::new(), 0, 0);
-    while source < sources.len() && target < targets.len() {
-        let (first_source, first_target) = (source, target);
-        let (mut left, mut right) = (old[sources[source]], new[targets[target]]);
-        (source, target) = (source + 1, target + 1);
-        while left != right {
-            if left < right && source < sources.len() {
-                left *= old[sources[source]];
-                source += 1;
-            } else if right < left && target < targets.len() {
-                right *= new[targets[target]];
-                target += 1;
-            } else {
-                break;
-            }
-        }
-        result.push((
-            sources[first_source..source].to_vec(),
-            targets[first_target..target].to_vec(),
-        ));
-    }
-    result
-}
-
-fn merge(relations: &mut Relations, node: &Node, old: &[usize], sources: &[usize], target: usize) {
-    let (from, to) = (input(node), node.id());
-    let free: Vec<usize> = sources
-        .iter()
-        .copied()
-        .filter(|&axis| relations.elements.is_free((from, axis)))
-        .collect();
-    let reason = relations.reason(node, "it merges this axis with others");
-    let free = match free.as_slice() {
-        &[axis] => Some(axis),
-        _ => {
-            relations.elements.fix((to, target), reason);
-            None
-        }
-    };
-    for &axis in sources.iter().filter(|&&axis| Some(axis) != free) {
-        relations.elements.fix((from, axis), reason);
-    }
-    let Some(axis) = free else {
-        return;
-    };
-    let after = sources.iter().filter(|&&source| source > axis);
-    let stride: usize = after.map(|&source| old[source]).product();
-    for element in 0..relations.size(to, target) {
-        let unit = element / stride % old[axis];
-        let merged = ((to, target), element);
-        relations.elements.link_at(((from, axis), unit), merged);
     }
 }

@@ -15,8 +15,12 @@ mod cut;
 mod elements;
 mod groups;
 mod layout;
+mod mend;
+mod normalization;
 mod products;
+mod recurrent;
 mod relations;
+mod reshape;
 mod trial;
 
 use std::collections::BTreeMap;
@@ -79,15 +83,20 @@ pub struct TensorSlice {
 }
 
 /// Something that a node says about a number of channels.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Adjustment {
-    /// The attribute `group` of a depthwise convolution is the number of channels of `input`.
-    GroupCount {
+    /// An integer attribute that grows with the size of an axis: the groups of a depthwise convolution, the hidden
+    /// units of an LSTM.
+    Count {
         /// The node's id.
         node: String,
-        /// The value whose axis 1 is counted.
-        input: String,
+        /// The attribute.
+        attribute: String,
+        /// The value whose axis is counted.
+        value: String,
+        /// The axis.
+        axis: usize,
     },
     /// The sizes that a Split cuts `axis` of its input into.
     SplitSizes {
@@ -98,15 +107,46 @@ pub enum Adjustment {
         /// The axis.
         axis: usize,
     },
-    /// A constant that spells the shape of a node's output.
-    ShapeConstant {
+    /// The starts and ends of a Slice.
+    SliceBounds {
         /// The node's id.
         node: String,
-        /// The input that holds the constant.
-        slot: usize,
-        /// The value whose shape it is.
-        output: String,
+        /// The value that is sliced.
+        input: String,
+        /// The starts as they are.
+        starts: Vec<i64>,
+        /// The ends as they are.
+        ends: Vec<i64>,
+        /// The axes that may lose elements.
+        bounds: Vec<Bound>,
     },
+    /// A constant that spells sizes of a value: the target of a Reshape, or a part of it that a Concat joins with
+    /// others.
+    Sizes {
+        /// The id of the node that reads the constant.
+        node: String,
+        /// The input that holds it.
+        slot: usize,
+        /// The value whose sizes these are.
+        output: String,
+        /// The axis of `output` that the first number is the size of.
+        axis: usize,
+        /// The constant.
+        sizes: Vec<i64>,
+    },
+}
+
+/// Where a Slice begins and ends on one axis.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Bound {
+    /// The place of the axis among the starts and ends.
+    pub place: usize,
+    /// The axis.
+    pub axis: usize,
+    /// The first element taken.
+    pub start: usize,
+    /// The first element after it that is not taken.
+    pub end: usize,
 }
 
 /// Channels that cannot be removed.
@@ -132,7 +172,7 @@ pub struct Refusal {
 pub fn analyze(model: &Model, shapes: &Shapes) -> Result<ChannelAnalysis, ModelError> {
     let relations = relations::Relations::collect(model, shapes)?;
     let mut analysis = groups::form(relations);
-    trial::refuse_what_does_not_fit(model, shapes, &mut analysis);
+    trial::refuse_what_does_not_fit(model, shapes, &mut analysis)?;
     Ok(analysis)
 }
 

@@ -1,7 +1,68 @@
 //! Products with weights: they make channels, and sum over them.
 
-use super::{Adjustment, relations::Relations};
+use super::relations::Relations;
 use crate::Node;
+
+/// Where a product has its operands.
+pub(super) struct Operands {
+    left: usize,
+    right: usize,
+    /// Added to each output channel.
+    bias: Option<usize>,
+    /// Scales and zero points that the left operand may have one of for each row.
+    per_row: &'static [usize],
+    /// Those that the right operand may have one of for each output channel.
+    per_channel: &'static [usize],
+}
+
+impl Operands {
+    pub const CONVOLUTION: Self = Self {
+        left: 0,
+        right: 1,
+        bias: Some(2),
+        per_row: &[],
+        per_channel: &[],
+    };
+    pub const INTEGER_CONVOLUTION: Self = Self {
+        bias: None,
+        per_channel: &[3],
+        ..Self::CONVOLUTION
+    };
+    pub const QUANTIZED_CONVOLUTION: Self = Self {
+        right: 3,
+        bias: Some(8),
+        per_channel: &[4, 5],
+        ..Self::CONVOLUTION
+    };
+    pub const PRODUCT: Self = Self {
+        bias: None,
+        ..Self::CONVOLUTION
+    };
+    pub const INTEGER_PRODUCT: Self = Self {
+        per_row: &[2],
+        per_channel: &[3],
+        ..Self::PRODUCT
+    };
+    pub const QUANTIZED_PRODUCT: Self = Self {
+        right: 3,
+        per_row: &[1, 2],
+        per_channel: &[4, 5],
+        ..Self::PRODUCT
+    };
+
+    /// Links scales and zero points with more than one element to `axis` of `value`.
+    fn link_parameters(relations: &mut Relations, node: &Node, slots: &[usize], (value, axis): (&str, usize)) {
+        for parameter in slots.iter().filter_map(|&slot| node.input(slot)) {
+            if relations.rank(parameter) == 1 && relations.size(parameter, 0) > 1 {
+                relations.elements.link((parameter, 0), (value, axis));
+            } else if relations.rank(parameter) > 1 {
+                let reason = relations.reason(node, "it has parameters for every batch");
+                relations.elements.fix_all(parameter, reason);
+                relations.elements.fix_all(value, reason);
+            }
+        }
+    }
+}
 
 /// How a convolution's channels fall into its groups.
 struct Grouping {
@@ -10,31 +71,50 @@ struct Grouping {
     outputs: usize,
 }
 
-pub(super) fn convolution<'m>(relations: &mut Relations<'m>, position: usize, node: &'m Node) {
-    let (Some(input), Some(weight)) = (node.input(0), node.input(1)) else {
+impl Grouping {
+    /// The groups of `node`; none if they do not divide its channels.
+    fn of(node: &Node, inputs: usize, outputs: usize) -> Option<Self> {
+        let groups = usize::try_from(node.int("group").unwrap_or(1)).unwrap_or(0);
+        let divides = groups > 0 && inputs.is_multiple_of(groups) && outputs.is_multiple_of(groups);
+        divides.then(|| Self {
+            groups,
+            inputs: inputs / groups,
+            outputs: outputs / groups,
+        })
+    }
+
+    /// Whether there are more groups to choose among than channels in each: then groups go as a whole. A depthwise
+    /// convolution is the plainest of these.
+    fn goes_whole(&self) -> bool {
+        self.inputs == 1 || self.groups > self.inputs.min(self.outputs)
+    }
+}
+
+pub(super) fn convolution<'m>(relations: &mut Relations<'m>, position: usize, node: &'m Node, operands: &Operands) {
+    let (Some(input), Some(weight)) = (node.input(operands.left), node.input(operands.right)) else {
         return relations.refuse(node, "it has no weight");
     };
     let output = node.id();
-    let groups = usize::try_from(node.int("group").unwrap_or(1)).unwrap_or(0);
-    if groups == 0 {
-        return relations.refuse(node, "it has no groups");
-    }
-    let grouping = Grouping {
-        groups,
-        inputs: relations.size(input, 1) / groups,
-        outputs: relations.size(weight, 0) / groups,
+    let Some(grouping) = Grouping::of(node, relations.size(input, 1), relations.size(weight, 0)) else {
+        return relations.refuse(node, "its groups do not divide its channels");
     };
     keep_batch_and_space(relations, node, input, weight);
+    Operands::link_parameters(relations, node, operands.per_channel, (output, 1));
     let elements = &mut relations.elements;
     elements.link((weight, 0), (output, 1));
-    elements.link((node.input(2).unwrap_or_default(), 0), (output, 1));
-    if groups == 1 {
+    if let Some(bias) = operands.bias.and_then(|slot| node.input(slot)) {
+        elements.link((bias, 0), (output, 1));
+    }
+    if grouping.groups == 1 {
         elements.link((input, 1), (weight, 1));
-    } else if grouping.inputs == 1 {
-        return depthwise(relations, node, input, &grouping);
+    } else if grouping.goes_whole() {
+        whole_groups(relations, node, input, &grouping);
+        if grouping.inputs == 1 {
+            return;
+        }
     } else {
         // The groups stay equally large, so they lose the same channels.
-        for group in 0..groups {
+        for group in 0..grouping.groups {
             for k in 0..grouping.inputs {
                 elements.link_at(((input, 1), group * grouping.inputs + k), ((weight, 1), k));
             }
@@ -46,18 +126,20 @@ pub(super) fn convolution<'m>(relations: &mut Relations<'m>, position: usize, no
     relations.note_producer(position, node, weight, 0);
 }
 
-/// Every group has one input channel: a group goes as a whole.
-fn depthwise<'m>(relations: &mut Relations<'m>, node: &'m Node, input: &'m str, grouping: &Grouping) {
+/// A group goes with all of its inputs and outputs.
+fn whole_groups<'m>(relations: &mut Relations<'m>, node: &'m Node, input: &'m str, grouping: &Grouping) {
     for group in 0..grouping.groups {
+        let first = ((input, 1), group * grouping.inputs);
+        for k in 0..grouping.inputs {
+            let next = ((input, 1), group * grouping.inputs + k);
+            relations.elements.link_at(first, next);
+        }
         for k in 0..grouping.outputs {
             let output = ((node.id(), 1), group * grouping.outputs + k);
-            relations.elements.link_at(((input, 1), group), output);
+            relations.elements.link_at(first, output);
         }
     }
-    relations.adjustments.push(Adjustment::GroupCount {
-        node: node.id().to_owned(),
-        input: input.to_owned(),
-    });
+    relations.counts(node, "group", input, 1);
 }
 
 fn keep_batch_and_space(relations: &mut Relations, node: &Node, input: &str, weight: &str) {
@@ -75,25 +157,30 @@ pub(super) fn transposed_convolution<'m>(relations: &mut Relations<'m>, position
         return relations.refuse(node, "it has no weight");
     };
     let groups = usize::try_from(node.int("group").unwrap_or(1)).unwrap_or(0);
-    let channels = relations.size(input, 1);
-    if groups != 1 && groups != channels {
-        return relations.refuse(node, "it is a transposed convolution in groups");
-    }
+    let outputs = groups.saturating_mul(relations.size(weight, 1));
+    let Some(grouping) = Grouping::of(node, relations.size(input, 1), outputs) else {
+        return relations.refuse(node, "its groups do not divide its channels");
+    };
     keep_batch_and_space(relations, node, input, weight);
     let (bias, output) = (node.input(2).unwrap_or_default(), node.id());
-    relations.elements.link((input, 1), (weight, 0));
-    relations.elements.link((bias, 0), (output, 1));
-    if groups == 1 {
-        relations.elements.link((weight, 1), (output, 1));
-        relations.note_producer(position, node, weight, 1);
+    let elements = &mut relations.elements;
+    elements.link((input, 1), (weight, 0));
+    elements.link((bias, 0), (output, 1));
+    if grouping.groups == 1 {
+        elements.link((weight, 1), (output, 1));
+    } else if grouping.goes_whole() {
+        return whole_groups(relations, node, input, &grouping);
     } else {
-        let grouping = Grouping {
-            groups,
-            inputs: 1,
-            outputs: relations.size(weight, 1),
-        };
-        depthwise(relations, node, input, &grouping);
+        for group in 0..grouping.groups {
+            for k in 0..grouping.inputs {
+                elements.link_at(((input, 1), group * grouping.inputs + k), ((input, 1), k));
+            }
+            for k in 0..grouping.outputs {
+                elements.link_at(((output, 1), group * grouping.outputs + k), ((weight, 1), k));
+            }
+        }
     }
+    relations.note_producer(position, node, weight, 1);
 }
 
 pub(super) fn gemm<'m>(relations: &mut Relations<'m>, position: usize, node: &'m Node) {
@@ -113,8 +200,8 @@ pub(super) fn gemm<'m>(relations: &mut Relations<'m>, position: usize, node: &'m
     relations.note_producer(position, node, right, columns);
 }
 
-pub(super) fn matmul<'m>(relations: &mut Relations<'m>, position: usize, node: &'m Node) {
-    let (Some(left), Some(right)) = (node.input(0), node.input(1)) else {
+pub(super) fn matmul<'m>(relations: &mut Relations<'m>, position: usize, node: &'m Node, operands: &Operands) {
+    let (Some(left), Some(right)) = (node.input(operands.left), node.input(operands.right)) else {
         return relations.refuse(node, "it has no weight");
     };
     let (output, rank) = (node.id(), relations.rank(node.id()));
@@ -127,10 +214,10 @@ pub(super) fn matmul<'m>(relations: &mut Relations<'m>, position: usize, node: &
     elements.link((left, left_rank - 1), (right, inner));
     let columns = usize::from(right_rank > 1);
     if left_rank > 1 {
-        elements.link((left, left_rank - 2), (output, rank - 1 - columns));
+        elements.link((left, left_rank - 2), (output, rank.wrapping_sub(1 + columns)));
     }
     if columns == 1 {
-        elements.link((right, right_rank - 1), (output, rank - 1));
+        elements.link((right, right_rank - 1), (output, rank.wrapping_sub(1)));
     }
     let batch = left_rank.max(right_rank).saturating_sub(2);
     for (value, value_rank) in [(left, left_rank), (right, right_rank)] {
@@ -140,9 +227,28 @@ pub(super) fn matmul<'m>(relations: &mut Relations<'m>, position: usize, node: &
         }
     }
     if left_rank > 1 {
+        let rows = (output, rank.wrapping_sub(1 + columns));
+        Operands::link_parameters(relations, node, operands.per_row, rows);
+    }
+    if columns == 1 {
+        let columns = (output, rank.wrapping_sub(1));
+        Operands::link_parameters(relations, node, operands.per_channel, columns);
+    }
+    if left_rank > 1 {
         relations.note_producer(position, node, left, left_rank - 2);
     }
     if columns == 1 {
         relations.note_producer(position, node, right, right_rank - 1);
     }
+}
+
+/// The weight of a product and the axis of its output channels, as far as the node alone tells.
+pub(super) fn plain_weight(node: &Node) -> Option<(&str, usize)> {
+    let axis = match node.op_type() {
+        "Conv" => 0,
+        "ConvTranspose" | "MatMul" | "LSTM" | "GRU" | "RNN" => 1,
+        "Gemm" => usize::from(node.int("transB").unwrap_or(0) == 0),
+        _ => return None,
+    };
+    Some((node.input(1)?, axis))
 }

@@ -8,9 +8,14 @@ use std::collections::HashMap;
 use super::{
     Adjustment, Producer,
     elements::{Elements, Reason},
-    layout, products,
+    layout, normalization,
+    products::{self, Operands},
+    recurrent, reshape,
 };
-use crate::{DType, Graph, Model, ModelError, Node, cost::constant_tensor, shapes::Shapes};
+use crate::{DType, Graph, GraphIndex, Model, ModelError, Node, cost::constant_tensor, shapes::Shapes};
+
+/// Nodes that may lie between a stored tensor and the product that it is a weight of.
+const FORMS: usize = 16;
 
 /// A producer, and the operand whose axis its elements are read from.
 pub(super) struct Making<'m> {
@@ -27,8 +32,10 @@ pub(super) struct Relations<'m> {
     pub making: Vec<Making<'m>>,
     pub adjustments: Vec<Adjustment>,
     /// Reshapes, which are related when it is known which axes are fixed by others.
-    pub reshapes: Vec<&'m Node>,
+    reshapes: Vec<&'m Node>,
     makers: HashMap<&'m str, &'m Node>,
+    index: GraphIndex<'m>,
+    opset: i64,
 }
 
 impl<'m> Relations<'m> {
@@ -53,14 +60,15 @@ impl<'m> Relations<'m> {
             adjustments: Vec::new(),
             reshapes: Vec::new(),
             makers: outputs().collect(),
+            index: graph.index(),
+            opset: model.opset(),
         };
         relations.fix_edges(graph);
         for (position, node) in graph.nodes.iter().enumerate() {
             relations.relate(position, node);
         }
-        for node in std::mem::take(&mut relations.reshapes) {
-            layout::reshape(&mut relations, node);
-        }
+        let reshapes = std::mem::take(&mut relations.reshapes);
+        reshape::relate(&mut relations, &reshapes);
         Ok(relations)
     }
 
@@ -104,8 +112,22 @@ impl<'m> Relations<'m> {
         self.makers.get(value).copied()
     }
 
+    /// The nodes that read `value`.
+    pub fn consumers(&self, value: &str) -> impl Iterator<Item = &'m Node> {
+        let graph: &'m Graph = &self.model.graph;
+        let consumers = self.index.consumers(value).iter();
+        consumers.map(move |&(position, _)| &*graph.nodes[position])
+    }
+
+    /// The size of an axis; 0 where it does not exist.
     pub fn size(&self, value: &str, axis: usize) -> usize {
-        self.elements.size((value, axis))
+        let shape = self.shapes.shape(value);
+        shape.and_then(|shape| shape.get(axis)).copied().unwrap_or(0)
+    }
+
+    /// The version of the standard operator set.
+    pub fn opset(&self) -> i64 {
+        self.opset
     }
 
     pub fn rank(&self, value: &str) -> usize {
@@ -118,6 +140,66 @@ impl<'m> Relations<'m> {
             Some(name) => self.shapes.get(name)?.integers(),
             None => node.ints(attribute),
         }
+    }
+
+    /// The values of integer input `slot` where they are the same in every run and for every number of channels.
+    pub fn constant(&self, node: &Node, slot: usize) -> Option<&'m [i64]> {
+        let known = self.shapes.get(node.input(slot)?)?;
+        known.integers().filter(|_| !known.follows_shape)
+    }
+
+    /// Notes that input `slot` of `node` spells the sizes of `output`, the first one that of axis `first`.
+    pub fn spells(&mut self, node: &'m Node, slot: usize, output: &str, first: usize) {
+        let Some(name) = node.input(slot) else {
+            return;
+        };
+        let mut note = |node: &Node, slot: usize, axis: usize, sizes: &[i64]| {
+            self.adjustments.push(Adjustment::Sizes {
+                node: node.id().to_owned(),
+                slot,
+                output: output.to_owned(),
+                axis,
+                sizes: sizes.to_vec(),
+            });
+        };
+        let known = |name: &str| self.shapes.get(name).filter(|known| known.integers().is_some());
+        match known(name) {
+            Some(sizes) if !sizes.follows_shape => {
+                note(node, slot, first, sizes.integers().unwrap_or_default());
+                return;
+            }
+            None => return,
+            _ => {}
+        }
+        // Exporters put shapes together from computed and from literal parts.
+        let mut maker = self.makers.get(name).copied();
+        while let Some(node) = maker.filter(|node| node.is("Cast") || node.is("Identity")) {
+            maker = node.input(0).and_then(|name| self.makers.get(name).copied());
+        }
+        let Some(joined) = maker.filter(|node| node.is("Concat")) else {
+            return;
+        };
+        let mut axis = first;
+        for (slot, part) in joined.inputs().iter().enumerate() {
+            let Some(part) = known(part) else {
+                return;
+            };
+            let sizes = part.integers().unwrap_or_default();
+            if !part.follows_shape {
+                note(joined, slot, axis, sizes);
+            }
+            axis += sizes.len();
+        }
+    }
+
+    /// Notes that an integer attribute of `node` grows with the size of `axis` of `value`.
+    pub fn counts(&mut self, node: &Node, attribute: &str, value: &str, axis: usize) {
+        self.adjustments.push(Adjustment::Count {
+            node: node.id().to_owned(),
+            attribute: attribute.to_owned(),
+            value: value.to_owned(),
+            axis,
+        });
     }
 
     pub fn reason(&mut self, node: &Node, text: impl Into<String>) -> u32 {
@@ -154,20 +236,24 @@ impl<'m> Relations<'m> {
 
     /// The stored tensor that `value` is, or is a mere other form of, and the axis there.
     fn stored(&self, value: &str, axis: usize) -> Option<(String, usize)> {
-        if self.model.graph.initializers.contains_key(value) {
-            return Some((value.to_owned(), axis));
-        }
-        let maker = self.maker(value)?;
-        match maker.op_type() {
-            "Constant" => Some((value.to_owned(), axis)),
-            "Identity" | "Cast" | "DequantizeLinear" => self.stored(maker.input(0)?, axis),
-            "Transpose" => {
-                let input = maker.input(0)?;
-                let axis = layout::permutation(maker, self.rank(input)).get(axis).copied()?;
-                self.stored(input, axis)
+        let (mut value, mut axis) = (value, axis);
+        for _ in 0..FORMS {
+            if self.model.graph.initializers.contains_key(value) {
+                return Some((value.to_owned(), axis));
             }
-            _ => None,
+            let maker = self.maker(value)?;
+            match maker.op_type() {
+                "Constant" => return Some((value.to_owned(), axis)),
+                "Identity" | "Cast" | "QuantizeLinear" | "DequantizeLinear" => {}
+                "Transpose" => {
+                    let rank = self.rank(maker.input(0)?);
+                    axis = layout::permutation(maker, rank).get(axis).copied()?;
+                }
+                _ => return None,
+            }
+            value = maker.input(0)?;
         }
+        None
     }
 
     fn relate(&mut self, position: usize, node: &'m Node) {
@@ -183,6 +269,9 @@ impl<'m> Relations<'m> {
         }
         let mut values = node.inputs().iter().chain(node.outputs());
         if let Some(unknown) = values.find(|name| !known(name)) {
+            if let Some((weight, axis)) = products::plain_weight(node) {
+                self.note_producer(position, node, weight, axis);
+            }
             return self.refuse(node, format!("the shape of `{unknown}` is not known"));
         }
         match op {
@@ -190,33 +279,64 @@ impl<'m> Relations<'m> {
             | "HardSwish" | "Swish" | "Tanh" | "Softplus" | "Softsign" | "Mish" | "Gelu" | "Erf" | "Exp" | "Log"
             | "Sqrt" | "Reciprocal" | "Abs" | "Neg" | "Floor" | "Ceil" | "Round" | "Sign" | "Sin" | "Cos" | "Tan"
             | "Asin" | "Acos" | "Atan" | "Sinh" | "Cosh" | "Asinh" | "Acosh" | "Atanh" | "Shrink" | "Not" | "IsNaN"
-            | "IsInf" | "BitwiseNot" | "Identity" | "Cast" | "CastLike" | "Clip" | "Dropout" => {
-                self.same_shape(node, 0);
-            }
+            | "IsInf" | "BitwiseNot" | "Identity" | "Cast" | "CastLike" | "Clip" => self.same_shape(node, 0),
+            "Dropout" => self.dropout(node),
             "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Mod" | "Max" | "Min" | "Sum" | "Mean" | "PRelu" | "And" | "Or"
             | "Xor" | "BitwiseAnd" | "BitwiseOr" | "BitwiseXor" | "BitShift" | "Equal" | "Greater"
             | "GreaterOrEqual" | "Less" | "LessOrEqual" | "Where" => self.broadcast(node),
-            "Conv" => products::convolution(self, position, node),
+            "Conv" => products::convolution(self, position, node, &Operands::CONVOLUTION),
+            "ConvInteger" => products::convolution(self, position, node, &Operands::INTEGER_CONVOLUTION),
+            "QLinearConv" => products::convolution(self, position, node, &Operands::QUANTIZED_CONVOLUTION),
             "ConvTranspose" => products::transposed_convolution(self, position, node),
             "Gemm" => products::gemm(self, position, node),
-            "MatMul" => products::matmul(self, position, node),
-            "BatchNormalization" => self.batch_normalization(node),
-            "InstanceNormalization" => self.instance_normalization(node),
-            "GroupNormalization" => self.normalize(node, |axis| axis > 0),
+            "MatMul" => products::matmul(self, position, node, &Operands::PRODUCT),
+            "MatMulInteger" => products::matmul(self, position, node, &Operands::INTEGER_PRODUCT),
+            "QLinearMatMul" => products::matmul(self, position, node, &Operands::QUANTIZED_PRODUCT),
+            "LSTM" => recurrent::layer(self, position, node, 4),
+            "GRU" => recurrent::layer(self, position, node, 3),
+            "RNN" => recurrent::layer(self, position, node, 1),
+            "BatchNormalization" => normalization::batch(self, node),
+            "InstanceNormalization" => normalization::instance(self, node),
+            "GroupNormalization" => normalization::group(self, node),
             "LayerNormalization" | "RMSNormalization" | "SimplifiedLayerNormalization" => {
                 let first = self.axis(node, -1);
-                self.normalize(node, move |axis| axis >= first);
+                normalization::over(self, node, move |axis| axis >= first);
             }
             "Softmax" | "LogSoftmax" | "Hardmax" => {
                 // Older operator sets normalize over this axis and all after it.
-                let coerced = self.model.opset() < 13;
+                let coerced = self.opset < 13;
                 let at = self.axis(node, if coerced { 1 } else { -1 });
-                self.normalize(node, move |axis| axis == at || (coerced && axis > at));
+                normalization::over(self, node, move |axis| axis == at || (coerced && axis > at));
             }
+            "LpNormalization" => {
+                let at = self.axis(node, -1);
+                normalization::over(self, node, move |axis| axis == at);
+            }
+            "MeanVarianceNormalization" => {
+                let rank = self.rank(node.id());
+                let axes = node.ints("axes").unwrap_or(&[0, 2, 3]);
+                let axes: Vec<usize> = axes.iter().map(|&axis| self::position(axis, rank)).collect();
+                normalization::over(self, node, move |axis| axes.contains(&axis));
+            }
+            "LRN" => self.mixing(node, "it normalizes each channel by its neighbours", |axis| axis == 1),
+            "CumSum" => match self.integers(node, 1, "") {
+                Some(&[along]) => {
+                    let along = self::position(along, self.rank(node.id()));
+                    self.mixing(node, "it adds up along this axis", move |axis| axis == along);
+                }
+                _ => self.refuse(node, "the axis it adds up along is not known"),
+            },
+            "Trilu" => {
+                let first = self.rank(node.id()).saturating_sub(2);
+                self.mixing(node, "it takes a triangle of this axis", move |axis| axis >= first);
+            }
+            "ReverseSequence" => self.mixing(node, "it reverses along this axis", |axis| axis < 2),
+            "DynamicQuantizeLinear" => self.refuse(node, "its scale depends on all channels at once"),
             "QuantizeLinear" | "DequantizeLinear" => self.quantization(node),
             "MaxPool" | "AveragePool" | "LpPool" | "GlobalAveragePool" | "GlobalMaxPool" | "GlobalLpPool" => {
                 self.pool(node)
             }
+            "RoiAlign" | "GridSample" => layout::sample(self, node),
             "Reshape" | "Flatten" => self.reshapes.push(node),
             "Transpose" => layout::transpose(self, node),
             "Squeeze" => layout::squeeze(self, node),
@@ -227,8 +347,10 @@ impl<'m> Relations<'m> {
             "Pad" => layout::pad(self, node),
             "Resize" | "Upsample" => layout::resize(self, node),
             "Expand" => layout::expand(self, node),
+            "ConstantOfShape" => self.spells(node, 0, node.id(), 0),
             "Tile" => layout::tile(self, node),
-            "Gather" => layout::gather(self, node),
+            "Gather" => layout::gather(self, position, node),
+            "DepthToSpace" | "SpaceToDepth" => layout::blocks(self, node),
             "ReduceMean" | "ReduceSum" | "ReduceMax" | "ReduceMin" | "ReduceProd" | "ReduceL1" | "ReduceL2"
             | "ReduceLogSum" | "ReduceLogSumExp" | "ReduceSumSquare" | "ArgMax" | "ArgMin" | "TopK" => {
                 layout::reduce(self, node)
@@ -245,7 +367,7 @@ impl<'m> Relations<'m> {
     }
 
     /// Each output element comes from the input element of the same coordinates.
-    fn same_shape(&mut self, node: &Node, input: usize) {
+    pub fn same_shape(&mut self, node: &Node, input: usize) {
         let input = node.input(input).unwrap_or_default();
         for output in node.outputs() {
             for axis in 0..self.rank(input) {
@@ -254,11 +376,23 @@ impl<'m> Relations<'m> {
         }
     }
 
-    pub fn broadcast(&mut self, node: &Node) {
+    fn broadcast(&mut self, node: &Node) {
         let output = node.id();
-        for input in node.inputs() {
-            self.align(input, output, self.rank(output));
+        let old = self.opset < 7 && (node.is("PRelu") || node.attribute("broadcast").is_some());
+        let rank = self.rank(output);
+        if old && node.inputs().iter().any(|input| self.rank(input) != rank) {
+            return self.refuse(node, "it broadcasts as operator sets before 7 did");
         }
+        for input in node.inputs() {
+            self.align(input, output, rank);
+        }
+    }
+
+    fn dropout(&mut self, node: &'m Node) {
+        if node.input(2).is_some() && self.integers(node, 2, "") != Some(&[0]) {
+            return self.refuse(node, "it may be in training mode");
+        }
+        self.same_shape(node, 0);
     }
 
     /// Links the axes of `input` that are as long as those of `output`'s first `rank` axes under them,
@@ -272,46 +406,24 @@ impl<'m> Relations<'m> {
         }
     }
 
-    fn batch_normalization(&mut self, node: &Node) {
-        if node.outputs().iter().filter(|o| !o.is_empty()).count() > 1 {
-            return self.refuse(node, "it is in training mode");
-        }
+    /// Each output element depends on all elements of the axes for which `mixed` holds.
+    pub fn mixing(&mut self, node: &Node, text: &str, mixed: impl Fn(usize) -> bool) {
         self.same_shape(node, 0);
-        for input in node.inputs().iter().skip(1) {
-            self.elements.link((input, 0), (node.id(), 1));
-        }
-    }
-
-    fn instance_normalization(&mut self, node: &Node) {
-        self.same_shape(node, 0);
-        for input in node.inputs().iter().skip(1) {
-            self.elements.link((input, 0), (node.id(), 1));
-        }
-        let reason = self.reason(node, "it normalizes over this axis");
-        for axis in 2..self.rank(node.id()) {
-            self.elements.fix((node.id(), axis), reason);
-        }
-    }
-
-    /// The elements of an axis for which `mixed` holds depend on one another.
-    fn normalize(&mut self, node: &Node, mixed: impl Fn(usize) -> bool) {
-        self.same_shape(node, 0);
-        let reason = self.reason(node, "it normalizes over this axis");
+        let reason = self.reason(node, text);
         for axis in (0..self.rank(node.id())).filter(|&axis| mixed(axis)) {
             self.elements.fix((node.id(), axis), reason);
-        }
-        for value in node.inputs().iter().skip(1).chain(node.outputs().iter().skip(1)) {
-            self.elements.fix_all(value, reason);
         }
     }
 
     fn quantization(&mut self, node: &Node) {
-        if node.int("block_size").unwrap_or(0) != 0 {
+        let parameters = node.inputs().iter().skip(1);
+        let blocks = parameters.clone().any(|parameter| self.rank(parameter) > 1);
+        if blocks || node.int("block_size").unwrap_or(0) != 0 {
             return self.refuse(node, "it quantizes in blocks");
         }
         self.same_shape(node, 0);
         let axis = self.axis(node, 1);
-        for parameter in node.inputs().iter().skip(1) {
+        for parameter in parameters {
             if self.rank(parameter) == 1 && self.size(parameter, 0) > 1 {
                 self.elements.link((parameter, 0), (node.id(), axis));
             }

@@ -36,10 +36,10 @@ mod text;
 
 use std::collections::{BTreeMap, HashMap};
 
-use crate::{DType, Dimension, ErrorKind, Model, ModelError, ValueInfo};
+use crate::{DType, Dimension, ErrorKind, Model, ModelError, Node, ValueInfo};
 use dim::Dim;
 use engine::{Engine, Place, Scope};
-use fact::Fact;
+use fact::{Fact, Values};
 
 pub use fact::Wrapping;
 pub(crate) use matrix::Equation;
@@ -181,6 +181,46 @@ impl Shapes {
         let bodies = self.inner.iter();
         bodies.map(|((node, attribute), body)| (node.as_str(), attribute.as_str(), body))
     }
+}
+
+impl Shapes {
+    /// Notes what is known of a value.
+    pub(crate) fn insert(&mut self, value: &str, known: Known) {
+        let values = known.numbers.clone().map(|numbers| match numbers {
+            Numbers::Integers(values) => {
+                Values::Integers(values.into_iter().map(|v| Dim::Fixed(i128::from(v))).collect())
+            }
+            Numbers::Floats(values) => Values::Floats(values.into_iter().map(f64::from).collect()),
+        });
+        let mut fact = Fact::sized(known.dtype, &known.shape).with_values(values);
+        fact.follows_shape = known.follows_shape;
+        self.facts.insert(value.to_owned(), fact);
+        self.values.insert(value.to_owned(), known);
+    }
+
+    /// Notes what `other` knows of a value.
+    pub(crate) fn adopt(&mut self, value: &str, other: &Self) {
+        if let Some(fact) = other.facts.get(value) {
+            self.facts.insert(value.to_owned(), fact.clone());
+        }
+        if let Some(known) = other.values.get(value) {
+            self.values.insert(value.to_owned(), known.clone());
+        }
+    }
+}
+
+/// The outputs of one node of the main graph, from what `inputs` knows; declarations are not asked.
+pub(crate) fn infer_node(node: &Node, opset: i64, inputs: &Shapes) -> Result<Vec<Option<Known>>, ModelError> {
+    let (resized, size) = (HashMap::new(), |_: &Dimension| Dim::Unknown);
+    let engine = Engine::new(&resized, &[], &size);
+    let mut scope = Scope::default();
+    for input in node.inputs().iter().filter(|input| !input.is_empty()) {
+        scope.insert(input, inputs.facts.get(input).cloned());
+    }
+    let place = Place { opset, depth: 0 };
+    engine.node(node, place, &mut scope, &engine::Declared::new(), &mut Inner::new())?;
+    let outputs = node.outputs().iter();
+    Ok(outputs.map(|output| scope.get(output).and_then(Fact::known)).collect())
 }
 
 /// The shapes of the model's feeds as declared, with 1 for every dimension that is named or unknown.

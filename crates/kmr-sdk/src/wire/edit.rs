@@ -89,6 +89,8 @@ pub enum Operation {
         /// Its shape.
         shape: Vec<Size>,
     },
+    /// Says that declared types of inner values stay true, but for those that are declared anew here.
+    KeepTypes,
 }
 
 /// The size of a dimension.
@@ -151,6 +153,7 @@ impl EditRequest {
                     dtype: dtype.number(),
                     shape: shape.iter().map(Size::from).collect(),
                 },
+                Edit::KeepTypes => Operation::KeepTypes,
                 other => {
                     return Err(Error::unsupported(format!(
                         "this edit cannot cross to the host: {other:?}"
@@ -203,6 +206,7 @@ impl EditRequest {
                     dtype: DType::from_number(dtype),
                     shape: shape.into_iter().map(Dimension::from).collect(),
                 },
+                Operation::KeepTypes => Edit::KeepTypes,
             });
         }
         Ok(patch)
@@ -293,6 +297,7 @@ mod tests {
                     name: "w".into(),
                     sparse: true,
                 },
+                Edit::KeepTypes,
             ],
         };
         let mut committed = HashMap::new();
