@@ -228,7 +228,7 @@ mod tests {
         let mut graph = graph(&["x"], &["y"]);
         let tensor = Tensor::from_vec(shape.to_vec(), vec![1.0_f32; shape.iter().product()]);
         graph.initializers.insert("w".into(), tensor.into());
-        crate::weights::weight_of(&graph, &node).unwrap()
+        crate::weights::weights_of(&graph, &node).remove(0)
     }
 
     proptest! {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use kmr_sdk::{Error, Host, Result, model::Model};
+use kmr_sdk::{Error, Host, Result, log, model::Model};
 
 use crate::{
     ignore::Ignore,
@@ -73,6 +73,12 @@ impl Remembered {
             .into_iter()
             .filter(|weight| !self.ignore.covers(names(weight)))
             .collect();
+        if weights.is_empty() {
+            log::warn!(
+                "no weights can be pruned: no convolution, matrix product or recurrent layer has a stored weight of \
+                 floating-point numbers of its own that is not ignored"
+            );
+        }
         let scores = scores(host, &base.graph, &weights, self.importance, self.samples)?;
         Ok(Scored { base, weights, scores })
     }

@@ -147,6 +147,9 @@ impl Rule for Prune {
                 refusal.reason
             );
         }
+        if prepared.groups.is_empty() {
+            log::warn!("{}", nothing_to_cut(&prepared.base, &prepared.analysis));
+        }
         if self.sparsity.per == Per::Layer {
             let targets = prepared.groups.iter().filter_map(|group| {
                 let count = |sparsity| kept(group.scores.len(), group.width, sparsity, self.limits());
@@ -306,6 +309,28 @@ impl Prune {
             analysis,
             groups,
         })
+    }
+}
+
+/// Why a model has no channels to remove.
+fn nothing_to_cut(model: &Model, analysis: &ChannelAnalysis) -> String {
+    let reason = analysis.refused.iter().max_by_key(|refusal| refusal.channels);
+    match reason {
+        _ if analysis.groups.iter().any(|group| group.channels > 1) => {
+            "no channels can be removed: all groups are ignored, or have no weights to be judged by".into()
+        }
+        Some(refusal) => format!(
+            "no channels can be removed; most stay because of {}: {}",
+            refusal.node, refusal.reason
+        ),
+        None if model.graph.nodes.iter().any(|node| node.has_subgraph()) => {
+            "no channels can be removed: the main graph has no product with a stored weight, and channels inside \
+             subgraphs are not followed; `prune_unstructured` reaches weights there"
+                .into()
+        }
+        None => {
+            "no channels can be removed: no convolution, matrix product or recurrent layer has a stored weight".into()
+        }
     }
 }
 

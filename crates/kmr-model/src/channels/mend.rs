@@ -147,7 +147,10 @@ impl<'m> Sites<'m> {
             ));
         };
         let implicit = node.input(1).is_none() && node.ints("split").is_none();
-        if implicit && equal_split(total, sizes.len()).as_ref() == Some(&sizes) {
+        let even = sizes.iter().all(|size| *size == sizes[0]);
+        let rounded =
+            node.attribute("num_outputs").is_some() && equal_split(total, sizes.len()).as_ref() == Some(&sizes);
+        if implicit && (even || rounded) {
             return Ok(Vec::new());
         }
         let sizes: Vec<i64> = sizes.into_iter().map(|size| size as i64).collect();

@@ -1,5 +1,6 @@
 //! Channels are cut where nothing else changes, and refused by name everywhere else.
 
+mod declared;
 mod interpreter;
 mod laws;
 mod networks;

@@ -6,7 +6,7 @@ mod recurrent;
 mod transformers;
 mod vision;
 
-pub use builder::{Feed, Net};
+pub use builder::Feed;
 use kmr_model::Model;
 
 /// A network.

@@ -117,7 +117,7 @@ fn upsampling() -> Network {
     let (w, b) = (net.weight(&[6, 4, 2, 2]), net.weight(&[8]));
     let x = net.with("ConvTranspose", &[&x, &w, &b], |n| n.with_int("group", 2));
     let y = net.classify(&x, 8);
-    net.network("upsampling", 13, &[&y], 2)
+    net.network("upsampling", 13, &[&y], 3)
 }
 
 /// The first kind of channel shuffle: between convolutions in groups.

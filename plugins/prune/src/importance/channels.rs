@@ -100,6 +100,7 @@ pub fn group_scores(
             let judged: Vec<Weight> = weights
                 .into_iter()
                 .filter(|weight| tensors.contains(weight.tensor.as_str()))
+                .filter(|weight| weight.readers.iter().all(|reader| reader.input.is_some()))
                 .collect();
             wanda::scores(host, graph, &judged, samples)?
         }

@@ -6,7 +6,7 @@ use kmr_sdk::{
     model::{Graph, Tensor},
 };
 
-use super::ElementScores;
+use super::{ElementScores, needs_data};
 use crate::weights::{finite, finite_values};
 
 /// Samples in each batch: each batch adds one |w · g|, and in large batches gradients cancel out.
@@ -20,12 +20,14 @@ const BATCH: usize = 32;
 /// # Errors
 /// If the model cannot be differentiated, there is no data, or a number is not finite.
 pub fn scores(host: &Host<'_>, graph: &Graph, names: &[String], samples: usize) -> Result<ElementScores> {
-    let mut session = host.open_session(&SessionRequest {
+    let request = SessionRequest {
         trainable: names.to_vec(),
         batch: Some(BATCH.min(samples)),
         seed: host.seed()?,
         ..Default::default()
-    })?;
+    };
+    let without_data = |error| needs_data(error, "taylor", "group_l2");
+    let mut session = host.open_session(&request).map_err(without_data)?;
     let weights = names
         .iter()
         .map(|name| finite_values(graph, name))
@@ -34,7 +36,7 @@ pub fn scores(host: &Host<'_>, graph: &Graph, names: &[String], samples: usize) 
     let mut seen = 0;
     while seen < samples {
         host.progress(seen as f64 / samples as f64, "taylor importance")?;
-        let Some(batch) = session.next_batch()? else {
+        let Some(batch) = session.next_batch().map_err(without_data)? else {
             break;
         };
         seen += batch.size;
@@ -56,9 +58,8 @@ pub fn scores(host: &Host<'_>, graph: &Graph, names: &[String], samples: usize) 
         }
     }
     if seen == 0 {
-        return Err(Error::unsupported(
-            "the calibration data has no samples; `taylor` needs some, `group_l2` needs none",
-        ));
+        let message = "the calibration data has no samples; `taylor` needs some, `group_l2` needs none";
+        return Err(Error::invalid_configuration(message).at("config.importance"));
     }
     Ok(names.iter().cloned().zip(sums).collect())
 }

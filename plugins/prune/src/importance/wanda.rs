@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use kmr_sdk::{Error, Host, ObserveRequest, Result, Statistic, model::Graph};
 
-use super::ElementScores;
+use super::{ElementScores, needs_data};
 use crate::weights::{Reader, Weight, finite, finite_values};
 
 /// |w| · ‖x‖ for every element of `weights`, where ‖x‖ is the root mean square of the input channel that the element
@@ -27,9 +27,10 @@ type MeanSquares = HashMap<(String, i64), Vec<f32>>;
 fn mean_squares(host: &Host<'_>, weights: &[Weight], samples: usize) -> Result<MeanSquares> {
     let mut wanted: BTreeMap<i64, Vec<String>> = BTreeMap::new();
     for reader in weights.iter().flat_map(|weight| &weight.readers) {
+        let input = input_of(reader)?;
         let values = wanted.entry(reader.channel_axis).or_default();
-        if !values.contains(&reader.input) {
-            values.push(reader.input.clone());
+        if !values.contains(input) {
+            values.push(input.clone());
         }
     }
     let mut found = MeanSquares::new();
@@ -41,7 +42,9 @@ fn mean_squares(host: &Host<'_>, weights: &[Weight], samples: usize) -> Result<M
             samples: Some(samples),
             ..Default::default()
         };
-        let observed = host.observe(&request)?;
+        let observed = host
+            .observe(&request)
+            .map_err(|error| needs_data(error, "wanda", "l1"))?;
         for value in request.values {
             let tensor = observed.get(&value, Statistic::MeanSquare)?;
             let numbers = finite(tensor, &format!("{value}/mean_square"))?;
@@ -67,6 +70,15 @@ fn weight_scores(graph: &Graph, weight: &Weight, norms: &MeanSquares) -> Result<
         .collect())
 }
 
+/// What the weight multiplies there, which has to be observed.
+fn input_of(reader: &Reader) -> Result<&String> {
+    reader.input.as_ref().ok_or_else(|| {
+        let message = "`wanda` needs what a weight multiplies, which cannot be observed inside of a subgraph or a \
+                       recurrent layer; take importance = \"l1\", or name this layer under ignore";
+        Error::unsupported(message).at(format!("node `{}`", reader.label))
+    })
+}
+
 fn squares_of<'a>(reader: &Reader, weight: &Weight, norms: &'a MeanSquares) -> Result<&'a [f32]> {
     let per_group = weight.shape[weight.input_axis];
     let channels = if weight.groups_on_output {
@@ -74,7 +86,7 @@ fn squares_of<'a>(reader: &Reader, weight: &Weight, norms: &'a MeanSquares) -> R
     } else {
         per_group
     };
-    let squares = norms.get(&(reader.input.clone(), reader.channel_axis));
+    let squares = norms.get(&(input_of(reader)?.clone(), reader.channel_axis));
     squares
         .map(Vec::as_slice)
         .filter(|squares| squares.len() == channels)
