@@ -245,9 +245,9 @@ impl Work {
         if !self.keeps_types && !self.changed.is_empty() && !graph.value_info.is_empty() {
             let mut changed = self.changed;
             for node in &graph.nodes {
-                let mut read: HashSet<&str> = node.inputs().iter().map(String::as_str).collect();
-                Graph::captured(node, &mut read);
-                if read.into_iter().any(|name| changed.contains(name)) {
+                let reads = |name: &str| changed.contains(name);
+                let unchanged_inside = || node.captures().is_ok_and(|names| !names.into_iter().any(reads));
+                if node.inputs().iter().any(|name| reads(name)) || !unchanged_inside() {
                     changed.extend(node.outputs().iter().cloned());
                 }
             }

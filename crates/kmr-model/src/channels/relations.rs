@@ -98,9 +98,7 @@ impl<'m> Relations<'m> {
             }
         }
         for node in &graph.nodes {
-            let mut captured = std::collections::HashSet::new();
-            captured.extend(node.captures().unwrap_or_default());
-            for name in captured {
+            for name in node.captures().unwrap_or_default() {
                 let text = format!("reads `{name}` from inside a subgraph");
                 edge(name, format!("node `{}`", node.label()), &text);
             }
