@@ -259,7 +259,8 @@ impl<'m> Relations<'m> {
         let op = node.op_type();
         // Values computed from shapes are small integers; the trial cut checks what they lead to.
         let follows = |name: &str| self.shapes.get(name).is_some_and(|k| k.follows_shape);
-        if node.outputs().iter().all(|o| o.is_empty() || follows(o)) {
+        // What ConstantOfShape makes has the same number everywhere: it is an operand like any other.
+        if op != "ConstantOfShape" && node.outputs().iter().all(|o| o.is_empty() || follows(o)) {
             return;
         }
         if !node.domain().is_empty() || node.has_subgraph() {

@@ -152,7 +152,7 @@ fn shuffle_of_halves() -> Network {
         x = net.reshape(&y, &[1, -1, 4, 4]);
     }
     let y = net.classify(&x, 8);
-    net.network("shuffle_of_halves", 13, &[&y], 3)
+    net.network("shuffle_of_halves", 13, &[&y], 4)
 }
 
 /// Many small groups: they go as a whole.
