@@ -6,7 +6,6 @@ mod silence;
 mod zoo;
 
 mod check;
-mod operators;
 
 use check::Tally;
 
