@@ -74,7 +74,8 @@ pub fn every_group(name: &str, model: &Model, feeds: &Feeds) -> Tally {
         feeds,
         sizes,
         shapes,
-        whole: run(model, feeds),
+        // What is not finite cannot be multiplied by zero.
+        whole: run(model, feeds).filter(|outputs| outputs.iter().all(is_finite)),
     };
     let mut together = BTreeMap::new();
     for (number, group) in analysis.groups.iter().filter(|group| group.channels > 1).enumerate() {
@@ -159,6 +160,12 @@ impl Subject<'_> {
             assert_eq!(after, expected, "{}: {output} of {keep:?}", self.name);
         }
     }
+}
+
+fn is_finite(tensor: &Tensor) -> bool {
+    tensor
+        .values::<f32>()
+        .is_ok_and(|values| values.iter().all(|value| value.is_finite()))
 }
 
 /// The greatest difference, as a share of the greatest number.

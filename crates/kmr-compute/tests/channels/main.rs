@@ -6,6 +6,7 @@ mod silence;
 mod zoo;
 
 mod check;
+mod operators;
 
 use check::Tally;
 

@@ -17,13 +17,16 @@ const TENSOR_ATTRIBUTE: i32 = 4;
 /// From this version of the format on, a tensor can be stored without being declared as an input.
 const STORED_IR_VERSION: i64 = 4;
 
+/// An axis that loses elements: its number, its size before, and the indices that stay.
+type Losing = (usize, usize, Vec<usize>);
+
 /// What remains of each axis that loses elements.
 #[derive(Default)]
 pub(super) struct Remains<'a> {
     /// By stored tensor: the axes that lose elements.
     pub tensors: BTreeMap<&'a str, Vec<usize>>,
     /// By value (stored ones, too): each axis with its size before, and the indices that stay.
-    axes: HashMap<&'a str, Vec<(usize, usize, Vec<usize>)>>,
+    axes: HashMap<&'a str, Vec<Losing>>,
 }
 
 impl<'a> Remains<'a> {
@@ -62,7 +65,7 @@ impl<'a> Remains<'a> {
         Ok(remains)
     }
 
-    fn axis(&self, value: &str, axis: usize) -> Option<&(usize, usize, Vec<usize>)> {
+    fn axis(&self, value: &str, axis: usize) -> Option<&Losing> {
         self.axes.get(value)?.iter().find(|(losing, ..)| *losing == axis)
     }
 

@@ -25,7 +25,7 @@ fn attention(net: &Net, [q, k, v]: [&str; 3]) -> String {
 
 fn feed_forward(net: &Net, x: &str) -> String {
     let y = net.linear(x, WIDTH, 10);
-    let half = net.op("Div", &[&y, &net.floats(&[], &[1.414_213_5])]);
+    let half = net.op("Div", &[&y, &net.floats(&[], &[std::f32::consts::SQRT_2])]);
     let half = net.op("Erf", &[&half]);
     let half = net.op("Add", &[&half, &net.floats(&[], &[1.0])]);
     let y = net.op("Mul", &[&y, &half]);
