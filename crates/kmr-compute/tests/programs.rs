@@ -127,7 +127,7 @@ fn a_fed_initializer_replaces_the_stored_one() {
 fn an_unknown_operator_is_in_the_way_only_where_it_is_needed() {
     let nodes = vec![
         Node::new("Relu", "", &["x"], &["fine"]),
-        Node::new("NonMaxSuppression", "odd", &["fine"], &["y"]),
+        Node::new("StringNormalizer", "odd", &["fine"], &["y"]),
     ];
     let x = [("x", floats(&[2], &[-1.0, 1.0]))];
     let model = model(17, nodes, &x, &[], &["y"]);
@@ -145,7 +145,7 @@ fn an_unknown_operator_is_in_the_way_only_where_it_is_needed() {
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     assert_eq!(
         error.to_string(),
-        "node `odd`: operator `NonMaxSuppression` (opset 17) is not supported"
+        "node `odd`: operator `StringNormalizer` (opset 17) is not supported"
     );
 }
 

@@ -92,6 +92,14 @@ impl<'a> Call<'a> {
         self.inputs.get(position).is_some_and(Option::is_some)
     }
 
+    /// The rank of input `position`, if it is a tensor.
+    pub fn rank(&self, position: usize) -> Option<usize> {
+        match self.inputs.get(position)? {
+            Some(Datum::Tensor(value)) => Some(value.shape().len()),
+            _ => None,
+        }
+    }
+
     /// Whether the node's output `position` has a name.
     pub fn names_output(&self, position: usize) -> bool {
         self.node.outputs().get(position).is_some_and(|name| !name.is_empty())
@@ -176,6 +184,11 @@ impl<'a> Call<'a> {
     /// Input `position` as a tensor for an operator without a derivative.
     pub fn constant(&mut self, position: usize) -> Result<Tensor, ComputeError> {
         let value = self.value(position)?;
+        self.untracked(value, position)
+    }
+
+    /// A value that was input `position`, for an operator without a derivative.
+    pub fn untracked(&self, value: Value, position: usize) -> Result<Tensor, ComputeError> {
         if matches!(&value, Value::Float(float) if is_tracked(float)) {
             return Err(self
                 .unsupported(format!("has no derivative by input {position}"))

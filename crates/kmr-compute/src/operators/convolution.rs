@@ -1,10 +1,14 @@
-//! Convolutions in one and two dimensions.
+//! Convolutions and transposed convolutions in one to three dimensions.
 //!
-//! Off the tape they run on the kernels of `kmr-kernels`, on it on Burn's, which have derivatives.
+//! Convolutions in one and two run off the tape on the kernels of `kmr-kernels`; all else runs on Burn's, which
+//! have derivatives.
 
 use std::sync::{Arc, PoisonError};
 
-use burn::backend::ops::{ConvOptions, ModuleOps};
+use burn::backend::{
+    Slice,
+    ops::{ConvOptions, ConvTransposeOptions, FloatTensorOps, ModuleOps, PadMode},
+};
 use kmr_kernels::{Affine, Convolution, Finish, Geometry};
 
 use super::{Operator, onnx};
@@ -13,11 +17,179 @@ use crate::{
     interpreter::{B, Call, Float, Value, from_vec, is_tracked, reshape, shape, with_slice},
 };
 
-pub const OPERATORS: &[Operator] = &[onnx("Conv", |call| {
-    let operands = Operands::new(call)?;
-    let result = operands.run(call, Fused::default())?;
+pub const OPERATORS: &[Operator] = &[
+    onnx("Conv", |call| {
+        let result = if call.rank(0) == Some(5) {
+            volumes(call)?
+        } else {
+            Operands::new(call)?.run(call, Fused::default())?
+        };
+        Ok(vec![Value::Float(result)])
+    }),
+    onnx("ConvTranspose", transposed),
+];
+
+/// A convolution in three dimensions.
+fn volumes(call: &mut Call<'_>) -> Result<Float, ComputeError> {
+    let (x, w) = (call.float(0)?, call.float(1)?);
+    let bias = call.optional_float(2)?;
+    let (xs, ws) = (shape(&x), shape(&w));
+    if xs.len() != 5 || ws.len() != 5 {
+        return Err(call.wrong(format!("convolves {xs:?} with {ws:?}")));
+    }
+    let window = Window::new(call, &ws[2..])?;
+    let pads = window.pads(call, &xs[2..])?;
+    let groups = groups(call)?;
+    let biased = bias.as_ref().is_none_or(|bias| shape(bias) == [ws[0]]);
+    if window.kernel != ws[2..] || ws[1] * groups != xs[1] || !ws[0].is_multiple_of(groups) || !biased {
+        return Err(call.wrong(format!(
+            "weights {ws:?} in {groups} groups do not fit an input of {xs:?}"
+        )));
+    }
+    let fits = (0..3).all(|axis| xs[axis + 2] + pads[axis] + pads[axis + 3] >= window.extent(axis));
+    if !fits || xs.contains(&0) || ws.contains(&0) {
+        return Err(call.wrong(format!("weights {ws:?} do not fit an input of {xs:?}")));
+    }
+    let mut around = vec![(0, 0); 2];
+    around.extend((0..3).map(|axis| (pads[axis], pads[axis + 3])));
+    let x = if pads.iter().any(|&pad| pad > 0) {
+        B::float_pad(x, &around, PadMode::Constant(0.0))
+    } else {
+        x
+    };
+    let options = ConvOptions::<3>::new(three(&window.strides), [0; 3], three(&window.dilations), groups);
+    Ok(B::conv3d(x, w, bias, options))
+}
+
+fn three(sizes: &[usize]) -> [usize; 3] {
+    [sizes[0], sizes[1], sizes[2]]
+}
+
+fn groups(call: &Call<'_>) -> Result<usize, ComputeError> {
+    let groups = call.int("group", 1);
+    let groups = usize::try_from(groups).ok().filter(|&groups| groups > 0);
+    groups.ok_or_else(|| call.wrong("attribute `group` is not positive"))
+}
+
+/// The transposed convolution without padding, of which the asked part is cut out; what lies behind it is zero.
+fn transposed(call: &mut Call<'_>) -> Result<Vec<Value>, ComputeError> {
+    let (x, w) = (call.float(0)?, call.float(1)?);
+    let bias = call.optional_float(2)?;
+    let (xs, ws) = (shape(&x), shape(&w));
+    if xs.len() != ws.len() || !(3..=5).contains(&xs.len()) {
+        return Err(call.unsupported(format!(
+            "only one to three dimensions are supported; got {xs:?} with weights {ws:?}"
+        )));
+    }
+    let spatial = xs.len() - 2;
+    let window = Window::new(call, &ws[2..])?;
+    let groups = groups(call)?;
+    let channels = ws[1] * groups;
+    let biased = bias.as_ref().is_none_or(|bias| shape(bias) == [channels]);
+    if window.kernel != ws[2..] || ws[0] != xs[1] || !xs[1].is_multiple_of(groups) || !biased {
+        return Err(call.wrong(format!(
+            "weights {ws:?} in {groups} groups do not fit an input of {xs:?}"
+        )));
+    }
+    if xs.contains(&0) || ws.contains(&0) {
+        return Err(call.unsupported(format!("convolves {xs:?} with {ws:?}")));
+    }
+    let full: Vec<usize> = (0..spatial)
+        .map(|axis| (xs[axis + 2] - 1) * window.strides[axis] + window.extent(axis))
+        .collect();
+    let (before, output) = transposed_output(call, &window, &xs[2..], &full)?;
+
+    let mut result = if spatial == 3 {
+        let options =
+            ConvTransposeOptions::<3>::new(three(&window.strides), [0; 3], [0; 3], three(&window.dilations), groups);
+        B::conv_transpose3d(x, w, None, options)
+    } else {
+        let two = |sizes: &[usize]| match sizes {
+            [width] => [1, *width],
+            sizes => [sizes[0], sizes[1]],
+        };
+        let plane = |shape: &[usize]| {
+            let [height, width] = two(&shape[2..]);
+            vec![shape[0], shape[1], height, width]
+        };
+        let options =
+            ConvTransposeOptions::<2>::new(two(&window.strides), [0; 2], [0; 2], two(&window.dilations), groups);
+        let result = B::conv_transpose2d(reshape(x, plane(&xs)), reshape(w, plane(&ws)), None, options);
+        let mut flat = vec![xs[0], channels];
+        flat.extend_from_slice(&full);
+        reshape(result, flat)
+    };
+    let mut slices = vec![
+        Slice::new(0, Some(xs[0] as isize), 1),
+        Slice::new(0, Some(channels as isize), 1),
+    ];
+    let mut behind = vec![(0, 0); 2];
+    for axis in 0..spatial {
+        let end = (before[axis] + output[axis]).min(full[axis]);
+        if before[axis] >= end {
+            return Err(call.unsupported(format!("nothing but padding lies in an output of {output:?}")));
+        }
+        slices.push(Slice::new(before[axis] as isize, Some(end as isize), 1));
+        behind.push((0, before[axis] + output[axis] - end));
+    }
+    if output != full || before.iter().any(|&pad| pad > 0) {
+        result = B::float_slice(result, &slices);
+    }
+    if behind.iter().any(|&(_, pad)| pad > 0) {
+        result = B::float_pad(result, &behind, PadMode::Constant(0.0));
+    }
+    if let Some(bias) = bias {
+        let mut full = vec![1; xs.len()];
+        full[1] = channels;
+        result = B::float_add(result, reshape(bias, full));
+    }
     Ok(vec![Value::Float(result)])
-})];
+}
+
+/// What is cut off before each axis of the full result, and the sizes of the output.
+fn transposed_output(
+    call: &Call<'_>,
+    window: &Window,
+    sizes: &[usize],
+    full: &[usize],
+) -> Result<(Vec<usize>, Vec<usize>), ComputeError> {
+    let spatial = sizes.len();
+    let extra = call.sizes("output_padding")?.unwrap_or_else(|| vec![0; spatial]);
+    let mut wanted = call.sizes("output_shape")?;
+    // Some exporters name all axes.
+    if let Some(sizes) = &mut wanted
+        && sizes.len() == spatial + 2
+    {
+        sizes.drain(..2);
+    }
+    let automatic = call.node.string("auto_pad").unwrap_or("NOTSET");
+    let same = matches!(automatic, "SAME_UPPER" | "SAME_LOWER");
+    if wanted.is_none() && same {
+        wanted = Some((0..spatial).map(|axis| sizes[axis] * window.strides[axis]).collect());
+    }
+    if extra.len() != spatial || wanted.as_ref().is_some_and(|wanted| wanted.len() != spatial) {
+        return Err(call.wrong(format!("output_padding {extra:?} and output_shape {wanted:?}")));
+    }
+    if let Some(output) = wanted {
+        let before = (0..spatial)
+            .map(|axis| {
+                let total = (full[axis] + extra[axis]).saturating_sub(output[axis]);
+                if automatic == "SAME_UPPER" {
+                    total / 2
+                } else {
+                    total - total / 2
+                }
+            })
+            .collect();
+        return Ok((before, output));
+    }
+    let pads = window.pads(call, sizes)?;
+    let output = (0..spatial)
+        .map(|axis| (full[axis] + extra[axis]).checked_sub(pads[axis] + pads[axis + spatial]))
+        .collect::<Option<Vec<_>>>();
+    let output = output.ok_or_else(|| call.wrong(format!("pads {pads:?} are larger than the result {full:?}")))?;
+    Ok((pads[..spatial].to_vec(), output))
+}
 
 /// What the nodes merged into a convolution do to its result, in this order.
 #[derive(Default)]

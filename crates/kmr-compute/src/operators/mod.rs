@@ -5,15 +5,20 @@
 
 mod activation;
 mod arithmetic;
+mod attention;
 mod cast;
 mod comparison;
 mod constant;
 mod control;
 mod convolution;
+mod deformation;
+mod detection;
 mod einsum;
 mod gather;
+mod grid;
 mod host;
 mod layout;
+mod loss;
 mod matrix;
 mod movement;
 mod normalization;
@@ -21,11 +26,18 @@ mod order;
 mod pieces;
 mod pooling;
 mod quantization;
+mod quantized_products;
+mod reals;
+mod recurrent;
 mod reduction;
+mod resize;
 mod scatter;
 mod sequence;
+mod signal;
 mod softmax;
 mod strided;
+mod training;
+mod windows;
 
 use std::{collections::HashMap, sync::LazyLock};
 
@@ -72,27 +84,37 @@ const fn data(name: &'static str, run: fn(&mut Call<'_>) -> Data) -> Operator {
     }
 }
 
-fn families() -> [&'static [Operator]; 19] {
+fn families() -> [&'static [Operator]; 29] {
     [
         activation::OPERATORS,
         arithmetic::OPERATORS,
+        attention::OPERATORS,
         cast::OPERATORS,
         comparison::OPERATORS,
         constant::OPERATORS,
         control::OPERATORS,
         convolution::OPERATORS,
+        deformation::OPERATORS,
+        detection::OPERATORS,
         einsum::OPERATORS,
         gather::OPERATORS,
+        grid::OPERATORS,
         layout::OPERATORS,
+        loss::OPERATORS,
         matrix::OPERATORS,
         normalization::OPERATORS,
         order::OPERATORS,
         pooling::OPERATORS,
         quantization::OPERATORS,
+        quantized_products::OPERATORS,
+        recurrent::OPERATORS,
         reduction::OPERATORS,
+        resize::OPERATORS,
         scatter::OPERATORS,
         sequence::OPERATORS,
+        signal::OPERATORS,
         softmax::OPERATORS,
+        training::OPERATORS,
     ]
 }
 

@@ -2,7 +2,15 @@
 
 use burn::backend::ops::{FloatTensorOps, ModuleOps, PadMode};
 
-use super::{Operator, convolution::Window, onnx};
+use kmr_model::{DType, Tensor};
+
+use super::{
+    Operator,
+    convolution::Window,
+    onnx,
+    reals::{Reals, filled, rounded},
+    windows::Windows,
+};
 use crate::{
     ComputeError,
     interpreter::{B, Call, Float, Outputs, Value, from_vec, reshape, shape},
@@ -13,6 +21,9 @@ pub const OPERATORS: &[Operator] = &[
     onnx("GlobalMaxPool", |call| global(call, |x| B::float_max_dim(x, 2))),
     onnx("AveragePool", average),
     onnx("MaxPool", maximum),
+    onnx("LpPool", power),
+    onnx("GlobalLpPool", global_power),
+    onnx("MaxUnpool", unpool),
 ];
 
 fn global(call: &mut Call<'_>, reduce: fn(Float) -> Float) -> Outputs {
@@ -132,11 +143,16 @@ impl Pool {
 }
 
 fn average(call: &mut Call<'_>) -> Outputs {
-    let x = call.float(0)?;
-    let pool = Pool::new(call, &shape(&x))?;
-    if pool.window.dilations.iter().any(|&d| d != 1) {
-        return Err(call.unsupported("averages over dilated windows are not supported"));
+    let value = call.value(0)?;
+    let plain = (3..=4).contains(&value.shape().len())
+        && call
+            .sizes("dilations")?
+            .is_none_or(|dilations| dilations.iter().all(|&d| d == 1));
+    if value.dtype() == DType::DOUBLE || !plain {
+        return average_on_host(call, value);
     }
+    let x = call.widened(value)?;
+    let pool = Pool::new(call, &shape(&x))?;
     let kernel = Pool::pair(&pool.window.kernel);
     let strides = Pool::pair(&pool.window.strides);
     let mut result = B::avg_pool2d(pool.padded(x, 0.0), kernel, strides, [0, 0], true, false);
@@ -153,11 +169,79 @@ fn average(call: &mut Call<'_>) -> Outputs {
     Ok(vec![Value::Float(reshape(result, pool.result))])
 }
 
-fn maximum(call: &mut Call<'_>) -> Outputs {
-    if call.names_output(1) {
-        return Err(call.unsupported("indices are not given out"));
+/// The planes of a value and the windows over them, for pools without a derivative.
+fn planes(call: &mut Call<'_>, value: Value) -> Result<(Reals, Windows), ComputeError> {
+    let tensor = call.untracked(value, 0)?;
+    let reals = Reals::of(call, &tensor)?;
+    if reals.shape.contains(&0) {
+        return Err(call.unsupported(format!("pools {:?}", reals.shape)));
     }
-    let x = call.float(0)?;
+    let windows = Windows::new(call, &reals.shape)?;
+    Ok((reals, windows))
+}
+
+/// Applies `reduce` to every window of every plane; it gets the window's values and how many elements of it
+/// lie in the plane or its padding.
+fn pooled(call: &Call<'_>, x: &Reals, windows: &Windows, reduce: impl Fn(&[f64], usize) -> f64) -> Outputs {
+    let plane: usize = x.shape[2..].iter().product();
+    let steps: usize = windows.output.iter().product();
+    let mut result = x.shape[..2].to_vec();
+    result.extend_from_slice(&windows.output);
+    let mut values = filled(call, &result, 0.0)?;
+    let mut window = Vec::new();
+    windows.for_each(|taps| {
+        for (number, plane) in x.values.chunks(plane).enumerate() {
+            window.clear();
+            window.extend(taps.inside.iter().map(|&at| plane[at]));
+            values[number * steps + taps.position] = reduce(&window, taps.padded);
+        }
+    });
+    Ok(vec![rounded(call, x.dtype, result, values)?])
+}
+
+fn average_on_host(call: &mut Call<'_>, value: Value) -> Outputs {
+    let (x, windows) = planes(call, value)?;
+    let include = call.int("count_include_pad", 0) == 1;
+    pooled(call, &x, &windows, |window, padded| {
+        let count = if include { padded } else { window.len() };
+        window.iter().sum::<f64>() / count as f64
+    })
+}
+
+fn power(call: &mut Call<'_>) -> Outputs {
+    let value = call.value(0)?;
+    let exponent = call.int("p", 2) as f64;
+    let (x, windows) = planes(call, value)?;
+    pooled(call, &x, &windows, |window, _| norm(window, exponent))
+}
+
+fn norm(values: &[f64], exponent: f64) -> f64 {
+    let sum: f64 = values.iter().map(|value| value.abs().powf(exponent)).sum();
+    sum.powf(exponent.recip())
+}
+
+fn global_power(call: &mut Call<'_>) -> Outputs {
+    let x = Reals::new(call, 0)?;
+    let exponent = call.int("p", 2) as f64;
+    if x.shape.len() < 3 || x.shape.contains(&0) {
+        return Err(call.wrong(format!("pools {:?}", x.shape)));
+    }
+    let plane: usize = x.shape[2..].iter().product();
+    let values = x.values.chunks(plane).map(|plane| norm(plane, exponent)).collect();
+    let mut result = vec![1; x.shape.len()];
+    result[..2].copy_from_slice(&x.shape[..2]);
+    Ok(vec![rounded(call, x.dtype, result, values)?])
+}
+
+fn maximum(call: &mut Call<'_>) -> Outputs {
+    let value = call.value(0)?;
+    let plain = matches!(value.dtype(), DType::FLOAT | DType::FLOAT16 | DType::BFLOAT16)
+        && (3..=4).contains(&value.shape().len())
+        && !call.names_output(1);
+    if !plain {
+        return maximum_on_host(call, value);
+    }
+    let x = call.widened(value)?;
     let pool = Pool::new(call, &shape(&x))?;
     let result = B::max_pool2d(
         pool.padded(x, f32::NEG_INFINITY),
@@ -168,4 +252,95 @@ fn maximum(call: &mut Call<'_>) -> Outputs {
         false,
     );
     Ok(vec![Value::Float(reshape(result, pool.result))])
+}
+
+fn maximum_on_host(call: &mut Call<'_>, value: Value) -> Outputs {
+    let (x, windows) = planes(call, value)?;
+    let plane: usize = x.shape[2..].iter().product();
+    let steps: usize = windows.output.iter().product();
+    // Column-major indices count the first axis fastest.
+    let column_major = call.int("storage_order", 0) == 1;
+    let renumbered = |at: usize| {
+        if !column_major {
+            return at;
+        }
+        let (mut rest, mut result) = (at, 0);
+        let mut strides = vec![1; x.shape.len() - 2];
+        for axis in 1..strides.len() {
+            strides[axis] = strides[axis - 1] * x.shape[axis + 1];
+        }
+        for axis in (0..strides.len()).rev() {
+            result += rest % x.shape[axis + 2] * strides[axis];
+            rest /= x.shape[axis + 2];
+        }
+        result
+    };
+    let mut result = x.shape[..2].to_vec();
+    result.extend_from_slice(&windows.output);
+    let mut values = filled(call, &result, f64::NEG_INFINITY)?;
+    let mut indices = filled(call, &result, 0_i64)?;
+    let mut empty = false;
+    windows.for_each(|taps| {
+        empty |= taps.inside.is_empty();
+        for (number, elements) in x.values.chunks(plane).enumerate() {
+            let mut best: Option<usize> = None;
+            for &at in taps.inside {
+                if best.is_none_or(|best| elements[at] > elements[best] || elements[at].is_nan()) {
+                    best = Some(at);
+                }
+            }
+            if let Some(best) = best {
+                let to = number * steps + taps.position;
+                values[to] = elements[best];
+                indices[to] = (number * plane + renumbered(best)) as i64;
+            }
+        }
+    });
+    if empty {
+        return Err(call.unsupported("a window lies in the padding alone"));
+    }
+    let pooled = rounded(call, x.dtype, result.clone(), values)?;
+    Ok(vec![pooled, Value::Host(Tensor::from_vec(result, indices))])
+}
+
+fn unpool(call: &mut Call<'_>) -> Outputs {
+    let x = Reals::new(call, 0)?;
+    let indices = call.integers(1)?;
+    let wanted = call.optional_integers(2)?;
+    let window = Window::new(call, &[])?;
+    let spatial = window.kernel.len();
+    let pads = call.sizes("pads")?.unwrap_or_else(|| vec![0; 2 * spatial]);
+    if x.shape.len() != spatial + 2 || pads.len() != 2 * spatial || indices.len() != x.values.len() {
+        return Err(call.wrong(format!("kernel {:?} over {:?}", window.kernel, x.shape)));
+    }
+    let mut inferred = x.shape[..2].to_vec();
+    for axis in 0..spatial {
+        let full = x.shape[axis + 2].saturating_sub(1) * window.strides[axis] + window.kernel[axis];
+        let size = full.checked_sub(pads[axis] + pads[axis + spatial]);
+        inferred.push(size.ok_or_else(|| call.wrong(format!("pads {pads:?} are larger than the result")))?);
+    }
+    let output = match wanted {
+        Some(wanted) => super::constant::sizes(call, wanted)?,
+        None => inferred.clone(),
+    };
+    let fits = output.len() == inferred.len() && output.iter().zip(&inferred).all(|(out, size)| out >= size);
+    if !fits {
+        return Err(call.unsupported(format!("an output of {output:?} is smaller than {inferred:?}")));
+    }
+    let count: usize = inferred.iter().product();
+    let mut values = filled(call, &output, 0.0)?;
+    for (&index, &value) in indices.iter().zip(&x.values) {
+        let Some(mut rest) = usize::try_from(index).ok().filter(|&index| index < count) else {
+            return Err(call.wrong(format!("index {index} lies outside {inferred:?}")));
+        };
+        // The index counts the inferred shape, which lies in the corner of the output.
+        let (mut at, mut stride) = (0, 1);
+        for axis in (0..output.len()).rev() {
+            at += rest % inferred[axis] * stride;
+            rest /= inferred[axis];
+            stride *= output[axis];
+        }
+        values[at] = value;
+    }
+    Ok(vec![rounded(call, x.dtype, output, values)?])
 }

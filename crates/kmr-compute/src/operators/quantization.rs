@@ -1,17 +1,27 @@
 //! Quantization and dequantization, exact.
 
+use half::{bf16, f16};
 use kmr_model::{DType, Tensor};
 
-use super::{Operator, cast::cast, onnx};
+use super::{
+    Operator,
+    cast::{Numbers, Options, Overflow, cast},
+    onnx,
+    reals::Reals,
+};
 use crate::{
     ComputeError,
     interpreter::{Call, Outputs, Value},
 };
 
-pub const OPERATORS: &[Operator] = &[onnx("QuantizeLinear", quantize), onnx("DequantizeLinear", dequantize)];
+pub const OPERATORS: &[Operator] = &[
+    onnx("QuantizeLinear", quantize),
+    onnx("DequantizeLinear", dequantize),
+    onnx("DynamicQuantizeLinear", quantize_by_range),
+];
 
 /// Least and greatest value and bits of an integer type.
-fn limits(dtype: DType) -> Option<(i32, i32, usize)> {
+pub fn limits(dtype: DType) -> Option<(i32, i32, usize)> {
     Some(match dtype {
         DType::INT8 => (-128, 127, 8),
         DType::UINT8 => (0, 255, 8),
@@ -27,7 +37,7 @@ fn limits(dtype: DType) -> Option<(i32, i32, usize)> {
 }
 
 /// Integers of any of these types; packed ones start at the low bits.
-fn unpack(tensor: &Tensor) -> Option<Vec<i32>> {
+pub fn unpack(tensor: &Tensor) -> Option<Vec<i32>> {
     let (low, _, bits) = limits(tensor.dtype())?;
     let bytes = tensor.bytes();
     Some(match bits {
@@ -62,7 +72,8 @@ fn unpack(tensor: &Tensor) -> Option<Vec<i32>> {
     })
 }
 
-fn pack(dtype: DType, shape: Vec<usize>, values: &[i32]) -> Option<Tensor> {
+/// Integers as a tensor of one of these types.
+pub fn pack(dtype: DType, shape: Vec<usize>, values: &[i32]) -> Option<Tensor> {
     let (_, _, bits) = limits(dtype)?;
     let bytes: Vec<u8> = match bits {
         32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
@@ -150,13 +161,27 @@ impl Granularity {
 /// Scales as float32, zero points as integers, and for each element which of them it uses.
 type Scales = (Vec<f32>, Vec<i32>, Vec<usize>);
 
+/// Zero points of a float type must be zero.
+fn zero_points(call: &Call<'_>, zero: &Tensor) -> Result<Vec<i32>, ComputeError> {
+    if let Some(values) = unpack(zero) {
+        return Ok(values);
+    }
+    let values = Reals::of(call, zero)?.values;
+    if values.iter().any(|&value| value != 0.0) {
+        return Err(call.wrong(format!("zero points of {} are not zero", zero.dtype())));
+    }
+    Ok(vec![0; values.len()])
+}
+
 fn scales(call: &mut Call<'_>, shape: &[usize], scale: &Tensor, zero: Option<&Tensor>) -> Result<Scales, ComputeError> {
     let granularity = Granularity::new(call, shape, scale.shape())?;
-    let values = scale.to_f32().map_err(|e| call.wrong(e.to_string()))?.into_owned();
+    let values: Vec<f32> = Reals::of(call, scale)?
+        .values
+        .into_iter()
+        .map(|value| value as f32)
+        .collect();
     let zeros = match zero {
-        Some(zero) if zero.shape().iter().product::<usize>() == values.len() => {
-            unpack(zero).ok_or_else(|| call.unsupported(format!("zero points are {}", zero.dtype())))?
-        }
+        Some(zero) if zero.shape().iter().product::<usize>() == values.len() => zero_points(call, zero)?,
         Some(zero) => {
             return Err(call.wrong(format!(
                 "scales of {:?} with zero points of {:?}",
@@ -174,55 +199,137 @@ fn scales(call: &mut Call<'_>, shape: &[usize], scale: &Tensor, zero: Option<&Te
     Ok((values, zeros, uses))
 }
 
+/// Rounds float32 numbers to a float type: what a quotient of two of its numbers is in that type.
+fn rounding_to(call: &Call<'_>, dtype: DType) -> Result<fn(f32) -> f32, ComputeError> {
+    match dtype {
+        DType::FLOAT => Ok(|value| value),
+        DType::FLOAT16 => Ok(|value| f16::from_f32(value).to_f32()),
+        DType::BFLOAT16 => Ok(|value| bf16::from_f32(value).to_f32()),
+        other => Err(call.unsupported(format!("divides in {other}"))),
+    }
+}
+
 fn quantize(call: &mut Call<'_>) -> Outputs {
     let x = call.constant(0)?;
     let scale = call.constant(1)?;
-    let zero = call.optional_value(2).map(Value::into_tensor);
-    let target = match (&zero, call.int("output_dtype", 0)) {
-        (Some(zero), _) => zero.dtype(),
-        (None, 0) => DType::UINT8,
-        (None, number) => DType::from_number(number as i32),
+    let zero = call.has(2).then(|| call.constant(2)).transpose()?;
+    let named = call.int("output_dtype", 0);
+    let target = match &zero {
+        Some(zero) if named != 0 && DType::from_number(named as i32) != zero.dtype() => {
+            return Err(call.wrong(format!(
+                "output_dtype differs from the zero point's type, {}",
+                zero.dtype()
+            )));
+        }
+        Some(zero) => zero.dtype(),
+        None if named == 0 => DType::UINT8,
+        None => DType::from_number(named as i32),
     };
-    let Some((low, high, bits)) = limits(target).filter(|&(.., bits)| bits < 32) else {
-        return Err(call.unsupported(format!("quantizes to {target}")));
+    // Integers count as float32; of two float types the wider one divides.
+    let real = |dtype: DType| if dtype.is_float() { dtype } else { DType::FLOAT };
+    let quotient = match (call.int("precision", 0), real(x.dtype()), real(scale.dtype())) {
+        (0, of_x, of_scale) if of_x == of_scale || of_scale == DType::FLOAT => of_scale,
+        (0, ..) => {
+            return Err(call.unsupported(format!(
+                "divides {} by {} in no stated precision",
+                x.dtype(),
+                scale.dtype()
+            )));
+        }
+        (number, ..) => DType::from_number(number as i32),
     };
-    debug_assert!(bits <= 16);
-    let values = x.to_f32().map_err(|e| call.wrong(e.to_string()))?.into_owned();
+    let rounded = rounding_to(call, quotient)?;
+    let values = Reals::of(call, &x)?.values;
     let (scale, zeros, uses) = scales(call, x.shape(), &scale, zero.as_ref())?;
-    let quantized: Vec<i32> = values
+    let steps = values
         .iter()
         .zip(&uses)
-        .map(|(&value, &at)| {
+        .map(|(&value, &at)| rounded(rounded(value as f32) / rounded(scale[at])));
+    let shape = x.shape().to_vec();
+    if let Some((low, high, _)) = limits(target).filter(|&(.., bits)| bits <= 16) {
+        let quantized: Vec<i32> = steps
+            .zip(&uses)
             // NaN becomes zero here, as the conversion of floats to integers has it.
-            let steps = (value / scale[at]).round_ties_even();
-            (steps as i32).saturating_add(zeros[at]).clamp(low, high)
-        })
-        .collect();
-    let tensor = pack(target, x.shape().to_vec(), &quantized);
-    let tensor = tensor.ok_or_else(|| call.wrong("does not fill its shape"))?;
-    Ok(vec![Value::Host(tensor)])
+            .map(|(steps, &at)| {
+                let steps = steps.round_ties_even() as i32;
+                steps.saturating_add(zeros[at]).clamp(low, high)
+            })
+            .collect();
+        let tensor = pack(target, shape, &quantized);
+        let tensor = tensor.ok_or_else(|| call.wrong("does not fill its shape"))?;
+        return Ok(vec![Value::Host(tensor)]);
+    }
+    let known = [
+        DType::FLOAT8E4M3FN,
+        DType::FLOAT8E4M3FNUZ,
+        DType::FLOAT8E5M2,
+        DType::FLOAT8E5M2FNUZ,
+    ];
+    if !known.contains(&target) {
+        return Err(call.unsupported(format!("quantizes to {target}")));
+    }
+    let options = Options {
+        overflow: if call.int("saturate", 1) == 0 {
+            Overflow::Special
+        } else {
+            Overflow::Saturates
+        },
+        ..Options::default()
+    };
+    let numbers = Numbers::Float(steps.map(f64::from).collect());
+    let tensor = numbers.into_tensor(target, shape, &options);
+    Ok(vec![Value::Host(tensor.map_err(|message| call.unsupported(message))?)])
 }
 
 fn dequantize(call: &mut Call<'_>) -> Outputs {
     let x = call.constant(0)?;
     let scale = call.constant(1)?;
-    let zero = call.optional_value(2).map(Value::into_tensor);
-    let Some(values) = unpack(&x) else {
-        return Err(call.unsupported(format!("dequantizes {}", x.dtype())));
+    let zero = call.has(2).then(|| call.constant(2)).transpose()?;
+    let values: Vec<f64> = match unpack(&x) {
+        Some(values) => values.into_iter().map(f64::from).collect(),
+        None => Reals::of(call, &x)?.values,
     };
     if let Some(zero) = &zero
         && zero.dtype() != x.dtype()
     {
         return Err(call.wrong(format!("{} with zero points of {}", x.dtype(), zero.dtype())));
     }
-    let result_type = scale.dtype();
+    let result_type = match call.int("output_dtype", 0) {
+        0 => scale.dtype(),
+        number => DType::from_number(number as i32),
+    };
+    if !result_type.is_float() {
+        return Err(call.unsupported(format!("dequantizes to {result_type}")));
+    }
     let (scale, zeros, uses) = scales(call, x.shape(), &scale, zero.as_ref())?;
     let floats: Vec<f32> = values
         .iter()
         .zip(&uses)
-        .map(|(&value, &at)| (i64::from(value) - i64::from(zeros[at])) as f32 * scale[at])
+        .map(|(&value, &at)| (value - f64::from(zeros[at])) as f32 * scale[at])
         .collect();
     let tensor = Tensor::from_vec(x.shape().to_vec(), floats);
     let tensor = cast(&tensor, result_type).map_err(|message| call.wrong(message))?;
     Ok(vec![Value::from_tensor(tensor)])
+}
+
+/// Quantizes to uint8 by the range of the values, which always holds zero.
+fn quantize_by_range(call: &mut Call<'_>) -> Outputs {
+    let x = call.constant(0)?;
+    if x.dtype() != DType::FLOAT || x.is_empty() {
+        return Err(call.unsupported(format!("quantizes {:?} of {}", x.shape(), x.dtype())));
+    }
+    let values = x.to_f32().map_err(|e| call.wrong(e.to_string()))?;
+    let low = values.iter().fold(0.0_f32, |low, &value| low.min(value));
+    let high = values.iter().fold(0.0_f32, |high, &value| high.max(value));
+    let scale = if low == high { 1.0 } else { high - low } / 255.0;
+    let zero = (-low / scale).clamp(0.0, 255.0).round_ties_even();
+    let quantized = values
+        .iter()
+        .map(|&value| ((value / scale).round_ties_even() + zero).clamp(0.0, 255.0) as u8)
+        .collect();
+    Ok(vec![
+        Value::Host(Tensor::from_vec(x.shape().to_vec(), quantized)),
+        Value::from_tensor(Tensor::scalar(scale)),
+        Value::Host(Tensor::scalar(zero as u8)),
+    ])
 }
