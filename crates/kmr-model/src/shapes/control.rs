@@ -173,7 +173,7 @@ impl Engine<'_> {
         let rounds = match (begins, most) {
             (Some(false), _) => Dim::Fixed(0),
             (_, Some(Dim::Fixed(most))) if most <= 0 => Dim::Fixed(0),
-            (Some(true), Some(most)) if goes_on => most,
+            (Some(true), Some(most)) if goes_on && most.minimum().is_some_and(|least| least >= 0) => most,
             _ => Dim::Unknown,
         };
         let repeats = rounds.fixed().and_then(|rounds| u64::try_from(rounds).ok());

@@ -127,7 +127,7 @@ pub(super) fn fits_in(small: &[Dim], large: &[Dim]) -> bool {
             .iter()
             .rev()
             .zip(large.iter().rev())
-            .all(|(small, large)| small.is(1) || small.unify(large).is_some())
+            .all(|(small, large)| small.equals(&Dim::Fixed(1)) != Some(false) || small.unify(large).is_some())
 }
 
 fn cast(context: &Context) -> Outputs {

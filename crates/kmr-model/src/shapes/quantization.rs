@@ -76,7 +76,7 @@ fn check_scale(context: &Context, input: &[Dim], scale: &[Dim]) -> Result<(), St
         return Ok(());
     }
     if let [count] = scale
-        && !count.is(1)
+        && count.equals(&Dim::Fixed(1)) == Some(false)
         && !input.is_empty()
     {
         let along = axis(context.int("axis", 1), input.len())?;
