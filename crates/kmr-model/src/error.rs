@@ -32,8 +32,8 @@ impl ModelError {
     pub fn new(kind: ErrorKind, place: impl Into<String>, message: impl Into<String>) -> Self {
         Self {
             kind,
-            place: place.into(),
-            message: message.into(),
+            place: shown(place.into()),
+            message: shown(message.into()),
             help: None,
         }
     }
@@ -41,14 +41,14 @@ impl ModelError {
     /// Adds the way out.
     #[must_use]
     pub fn with_help(mut self, help: impl Into<String>) -> Self {
-        self.help = Some(help.into());
+        self.help = Some(shown(help.into()));
         self
     }
 
     /// Names the place more closely.
     #[must_use]
     pub(crate) fn with_place(mut self, place: impl Into<String>) -> Self {
-        self.place = place.into();
+        self.place = shown(place.into());
         self
     }
 
@@ -75,5 +75,51 @@ impl fmt::Display for ModelError {
         } else {
             write!(f, "{}: {}", self.place, self.message)
         }
+    }
+}
+
+/// `text` as one line that a terminal can be trusted with: names come from files, and can be anything.
+pub(crate) fn shown(text: String) -> String {
+    /// Bytes that are shown of a longer text, half of them from its end.
+    const LONGEST: usize = 1000;
+    if text.len() <= LONGEST && !text.contains(char::is_control) {
+        return text;
+    }
+    let escaped = |part: &str| -> String {
+        let escape = |c: char| {
+            if c.is_control() {
+                c.escape_default().to_string()
+            } else {
+                c.to_string()
+            }
+        };
+        part.chars().map(escape).collect()
+    };
+    if text.len() <= LONGEST {
+        return escaped(&text);
+    }
+    let (head, tail) = (text.floor_char_boundary(LONGEST / 2), text.len() - LONGEST / 2);
+    format!(
+        "{}…{}",
+        escaped(&text[..head]),
+        escaped(&text[text.ceil_char_boundary(tail)..])
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_from_files_cannot_take_the_terminal() {
+        let name = format!("a\n\u{1b}[31m{}é", "x".repeat(5000));
+        let error = ModelError::new(ErrorKind::Name, format!("node `{name}`"), "is odd").with_help(name.as_str());
+        let message = error.to_string();
+        assert!(
+            message.starts_with("node `a\\n\\u{1b}[31mxxx") && message.ends_with("xé`: is odd"),
+            "{message}"
+        );
+        assert!(message.len() < 1100 && message.contains('…'));
+        assert!(!error.help().is_some_and(|help| help.contains(char::is_control)));
     }
 }

@@ -19,6 +19,7 @@ mod patch;
 pub mod shapes;
 mod subgraphs;
 mod tensor;
+pub mod upgrade;
 mod value;
 
 pub use dtype::DType;
