@@ -4,7 +4,7 @@
 //! values in big-endian order, row-major.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 
 use bytes::Bytes;
@@ -24,9 +24,19 @@ const GZIP_MAGIC: &[u8] = &[0x1f, 0x8b];
 /// A file that cannot be read or is damaged.
 pub fn read_idx(path: &Path) -> Result<Tensor, FormatError> {
     let open = |cause| FormatError::io(path, "open the file", &cause);
-    let file = File::open(path).map_err(open)?;
-    let length = file.metadata().map_err(open)?.len();
-    let mut reader = BufReader::new(file);
+    read_idx_from(path, File::open(path).map_err(open)?)
+}
+
+/// [`read_idx`] from any source; `path` is its name in messages.
+///
+/// # Errors
+///
+/// Those of [`read_idx`].
+pub fn read_idx_from(path: &Path, mut source: impl Read + Seek) -> Result<Tensor, FormatError> {
+    let open = |cause| FormatError::io(path, "read the file", &cause);
+    let length = source.seek(SeekFrom::End(0)).map_err(open)?;
+    source.rewind().map_err(open)?;
+    let mut reader = BufReader::new(source);
     let compressed = reader.fill_buf().map_err(open)?.starts_with(GZIP_MAGIC);
     match compressed {
         true => {

@@ -17,9 +17,9 @@ mod source;
 
 pub use dataset::{Dataset, ExpectedInput, Inputs, Sample, Scale};
 pub use error::{ErrorKind, FormatError};
-pub use idx::read_idx;
-pub use npy::{read_npy, write_npy};
-pub use npz::{read_npz, write_npz};
+pub use idx::{read_idx, read_idx_from};
+pub use npy::{read_npy, read_npy_from, write_npy};
+pub use npz::{read_npz, read_npz_from, write_npz};
 pub use overlap::{SampleDigest, overlap, overlaps};
 pub use shuffle::permutation;
 pub use source::{DatasetSource, Format};

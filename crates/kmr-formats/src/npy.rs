@@ -3,7 +3,7 @@
 mod header;
 
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Read, Write};
+use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use bytes::Bytes;
@@ -37,10 +37,19 @@ const TYPES: &[(&str, DType)] = &[
 /// A file that cannot be read, is damaged, or holds something other than numbers and booleans.
 pub fn read_npy(path: &Path) -> Result<Tensor, FormatError> {
     let open = |cause| FormatError::io(path, "open the file", &cause);
-    let file = File::open(path).map_err(open)?;
-    let length = file.metadata().map_err(open)?.len();
-    let reader = Bounded::new(BufReader::new(file), path, None, length);
-    read_array(reader)
+    read_npy_from(path, File::open(path).map_err(open)?)
+}
+
+/// [`read_npy`] from any source; `path` is its name in messages.
+///
+/// # Errors
+///
+/// Those of [`read_npy`].
+pub fn read_npy_from(path: &Path, mut source: impl Read + Seek) -> Result<Tensor, FormatError> {
+    let open = |cause| FormatError::io(path, "read the file", &cause);
+    let length = source.seek(SeekFrom::End(0)).map_err(open)?;
+    source.rewind().map_err(open)?;
+    read_array(Bounded::new(BufReader::new(source), path, None, length))
 }
 
 /// Reads one array in npy form to the reader's end.

@@ -1,7 +1,7 @@
 //! The npz format: npy arrays in a zip archive, stored or deflated.
 
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Write};
+use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use kmr_model::Tensor;
@@ -21,14 +21,26 @@ use crate::{ErrorKind, FormatError, NamedArrays};
 /// booleans.
 pub fn read_npz(path: &Path) -> Result<NamedArrays, FormatError> {
     let open = |cause| FormatError::io(path, "open the file", &cause);
-    let file = File::open(path).map_err(open)?;
-    let file_length = file.metadata().map_err(open)?.len();
+    read_npz_from(path, File::open(path).map_err(open)?)
+}
+
+/// [`read_npz`] from any source; `path` is its name in messages.
+///
+/// # Errors
+///
+/// Those of [`read_npz`].
+pub fn read_npz_from(path: &Path, mut source: impl Read + Seek) -> Result<NamedArrays, FormatError> {
+    let open = |cause| FormatError::io(path, "read the file", &cause);
+    let file_length = source.seek(SeekFrom::End(0)).map_err(open)?;
+    source.rewind().map_err(open)?;
     let malformed = |cause: zip::result::ZipError| {
         let message = format!("this is no sound npz file: {cause}");
         FormatError::new(ErrorKind::Malformed, path, message)
     };
-    let mut archive = ZipArchive::new(BufReader::new(file)).map_err(malformed)?;
-    let mut arrays = NamedArrays::with_capacity(archive.len());
+    let mut archive = ZipArchive::new(BufReader::new(source)).map_err(malformed)?;
+    let mut arrays = NamedArrays::new();
+    // Entries may name the same bytes; a small file could stand for any number of arrays.
+    let mut unclaimed = file_length;
     for index in 0..archive.len() {
         let entry = archive.by_index(index).map_err(malformed)?;
         let full_name = entry.name().map_err(malformed)?.into_owned();
@@ -37,7 +49,11 @@ pub fn read_npz(path: &Path) -> Result<NamedArrays, FormatError> {
             return Err(FormatError::new(ErrorKind::Unsupported, path, message)
                 .help("write the file with numpy's savez or savez_compressed"));
         };
-        let packed = entry.compressed_size().min(file_length);
+        let packed = entry.compressed_size();
+        unclaimed = unclaimed.checked_sub(packed).ok_or_else(|| {
+            let message = "the entries together are longer than the file";
+            FormatError::new(ErrorKind::Malformed, path, message).array(name)
+        })?;
         let bound = match entry.compression() {
             CompressionMethod::Stored => packed,
             CompressionMethod::Deflated => deflate_bound(packed),

@@ -131,10 +131,10 @@ impl Problem {
         Self {
             origin: Arc::clone(origin),
             kind,
-            message: message.into(),
+            message: one_line(&message.into()),
             span,
             label: String::from("here"),
-            help: help.into(),
+            help: one_line(&help.into()),
         }
     }
 
@@ -226,6 +226,23 @@ impl Diagnostic for Problem {
     }
 }
 
+/// `text` without line breaks and without what a terminal would obey; too long a text is cut.
+fn one_line(text: &str) -> String {
+    const LONGEST: usize = 1000;
+    let end = text.floor_char_boundary(LONGEST);
+    let mut line = String::with_capacity(end);
+    for letter in text[..end].chars() {
+        match letter.is_control() {
+            true => line.extend(letter.escape_default()),
+            false => line.push(letter),
+        }
+    }
+    if end < text.len() {
+        line.push('…');
+    }
+    line
+}
+
 /// Everything that one step found wrong with a manifest, in the order of the text; never empty.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Error {
@@ -237,7 +254,16 @@ pub struct Error {
 impl Error {
     /// The error made of these problems, or none when there is no problem.
     pub(crate) fn from_problems(mut problems: Vec<Problem>) -> Option<Self> {
+        /// Nobody reads more at once, and each is quoted with its place in the text.
+        const MOST: usize = 100;
         problems.sort_by_key(|problem| problem.span.start);
+        if let Some(next) = problems.get(MOST) {
+            let count = problems.len() - MOST;
+            let message = format!("{count} more mistakes from here on");
+            let last = Problem::new(&next.origin, next.kind, next.span(), message, "mend those above first");
+            problems.truncate(MOST);
+            problems.push(last);
+        }
         let mut problems = problems.into_iter();
         let first = problems.next()?;
         Some(Self {

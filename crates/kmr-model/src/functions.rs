@@ -5,6 +5,8 @@ use std::{
     sync::Arc,
 };
 
+use buffa::Message;
+
 use crate::{
     ErrorKind, Model, ModelError, Node,
     names::Names,
@@ -51,7 +53,7 @@ impl Model {
             checked: HashSet::new(),
             calls: BTreeMap::new(),
             nodes: 0,
-            limit: NODES.max(self.graph.nodes.len().saturating_mul(2)),
+            limit: NODES.max((self.encoded_len() / 64) as usize),
             functions,
         };
         let mut graph = self.graph.clone();
@@ -93,7 +95,7 @@ impl Model {
             );
             shell.functions.clear();
         }
-        Ok((model, changes))
+        Ok((model, changes.into_iter().map(crate::error::shown).collect()))
     }
 }
 
@@ -128,7 +130,10 @@ impl<'m> Inlining<'m> {
         let mut left = nodes;
         left.reverse();
         while let Some(mut node) = left.pop() {
-            self.nodes += 1;
+            // Long texts count as many nodes: a call copies them.
+            const BYTES_OF_A_NODE: usize = 256;
+            let length = node.try_encoded_len().map_or(0, |length| length as usize);
+            self.nodes += 1 + length / BYTES_OF_A_NODE;
             if self.nodes > self.limit {
                 let message = format!("come to more than {} nodes when they are inlined", self.limit);
                 return Err(ModelError::new(

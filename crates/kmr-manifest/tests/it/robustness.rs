@@ -13,7 +13,8 @@ fn exercise(text: &str) {
             assert!(span.start <= span.end && span.end <= text.len(), "{problem:?}");
             assert!(!problem.message().is_empty());
             assert!(!problem.help().is_empty(), "{problem:?}");
-            assert!(!problem.message().contains(['\n', '\u{1b}']), "{problem:?}");
+            assert!(!problem.message().contains(char::is_control), "{problem:?}");
+            assert!(!problem.help().contains(char::is_control), "{problem:?}");
         }
         assert!(error.render(true).len() >= error.render(false).len());
     };
@@ -106,4 +107,40 @@ fn deep_nesting_is_refused_without_a_crash() {
     }
     let nested = format!("policy.config.{} = 1", vec!["a"; 20_000].join("."));
     exercise(&nested);
+}
+
+#[test]
+fn a_hundred_thousand_mistakes_are_not_all_told() {
+    let keys: String = (0..100_000).map(|k| format!("key{k} = 1\n")).collect();
+    let error = parse(&format!("schema = 1\n{keys}")).unwrap_err();
+    assert_eq!(error.problems().count(), 101);
+    let last = error.problems().last().unwrap();
+    assert!(last.message().ends_with("more mistakes from here on"), "{last:?}");
+    exercise(&format!("schema = 1\n{keys}"));
+}
+
+#[test]
+fn huge_values_are_refused_or_read() {
+    let values = |list: String| GOOD.replace("[0.0, 0.1, 0.2, 0.3]", &list);
+    let digits = "9".repeat(100_000);
+    for list in [
+        format!("[{}]", "0.5, ".repeat(100_000)),
+        format!("[{digits}]"),
+        format!("[{digits}.5]"),
+        format!("[1e{digits}]"),
+        format!("[\"{digits}\"]"),
+        format!("[\"\t{digits}\"]"),
+        format!("[0x{}]", "f".repeat(100_000)),
+        format!("[{}]", "[".repeat(100)),
+    ] {
+        let text = values(list);
+        assert!(parse(&text).is_err() || parse(&text).unwrap().resolve(&catalog()).is_err());
+        exercise(&text);
+    }
+}
+
+#[test]
+fn a_tab_in_a_text_is_shown_as_one() {
+    let error = parse(&GOOD.replacen("role = \"recover\"", "role = \"re\tcover\"", 1)).unwrap_err();
+    assert!(error.first().message().ends_with(r#"got "re\tcover""#), "{error}");
 }

@@ -65,7 +65,7 @@ impl<'a> DecodeOptions<'a> {
         }
         // Messages take more memory than their bytes; the budget grows with the file so that an honest
         // file of any size is read and a small one cannot ask for much.
-        let memory = bytes.len().saturating_mul(32).saturating_add(32 << 20);
+        let memory = bytes.len().saturating_mul(128).saturating_add(32 << 20);
         let mut message: proto::ModelProto = buffa::DecodeOptions::new()
             .with_recursion_limit(NESTING_LIMIT)
             .with_element_memory_limit(memory)
@@ -92,6 +92,10 @@ fn unreadable(error: &buffa::DecodeError) -> ModelError {
         buffa::DecodeError::RecursionLimitExceeded => {
             malformed("", format!("nests more than {NESTING_LIMIT} messages in each other"))
                 .with_help("no exporter nests subgraphs so deep; the file may be damaged")
+        }
+        buffa::DecodeError::ElementMemoryLimitExceeded => {
+            malformed("", "asks for more memory than its length justifies")
+                .with_help("no exporter writes so many tiny parts; the file may be damaged")
         }
         _ => malformed("", format!("is not a readable ONNX model: {error}"))
             .with_help("the file may be truncated, or of another format"),
