@@ -111,7 +111,7 @@ pub fn silenced(
         for (slot, axis) in summed(node, shapes) {
             mask(shapes, node, slot, axis, &lost, &mut patch);
         }
-        zero_integers(model, node, &lost, &mut patch);
+        zero_integers(model, shapes, node, &lost, &mut patch);
     }
     let graph = patch.apply(&model.graph).unwrap();
     model.with_graph(graph)
@@ -168,20 +168,28 @@ fn mask(shapes: &Shapes, node: &Node, slot: usize, axis: usize, lost: &Lost, pat
     });
 }
 
-/// Sets stored integer weights to their zero point where `node` would read what is lost.
-fn zero_integers(model: &Model, node: &Node, lost: &Lost, patch: &mut Patch) {
-    let (weight, zero, axis, outputs) = match node.op_type() {
-        "ConvInteger" => (1, 3, 1, 0),
-        "QLinearConv" => (3, 5, 1, 0),
-        "MatMulInteger" => (1, 3, 0, 1),
-        "QLinearMatMul" => (3, 5, 0, 1),
+/// Sets integer weights to their zero point where `node` would read what is lost.
+fn zero_integers(model: &Model, shapes: &Shapes, node: &Node, lost: &Lost, patch: &mut Patch) {
+    let (weight, zero) = match node.op_type() {
+        "ConvInteger" | "MatMulInteger" => (1, 3),
+        "QLinearConv" | "QLinearMatMul" => (3, 5),
         _ => return,
     };
     let Some(name) = node.input(weight) else {
         return;
     };
-    let (Some(lost), Some(tensor)) = (lost.get(&(name, axis)), model.graph.tensor(name)) else {
+    let rank = shapes.shape(name).unwrap().len();
+    let (axis, outputs) = match node.op_type() {
+        "ConvInteger" | "QLinearConv" => (1, 0),
+        // A vector has no axis of outputs, and one zero point.
+        _ if rank == 1 => (0, 0),
+        _ => (rank - 2, rank - 1),
+    };
+    let Some(lost) = lost.get(&(name, axis)) else {
         return;
+    };
+    let Some(tensor) = model.graph.tensor(name) else {
+        return choose_zeros(shapes, node, (weight, axis), (zero, outputs), lost, patch);
     };
     let zeros = node.input(zero).and_then(|zero| model.graph.tensor(zero));
     let shape = tensor.shape().to_vec();
@@ -196,6 +204,52 @@ fn zero_integers(model: &Model, node: &Node, lost: &Lost, patch: &mut Patch) {
     patch.push(Edit::StoreTensor {
         name: name.to_owned(),
         tensor: Tensor::new(tensor.dtype(), shape, bytes.into()).unwrap(),
+    });
+}
+
+/// Chooses the zero point, along `outputs` where there are several, instead of computed integer weights that are lost.
+fn choose_zeros(
+    shapes: &Shapes,
+    node: &Node,
+    (slot, axis): (usize, usize),
+    (zero, outputs): (usize, usize),
+    lost: &[bool],
+    patch: &mut Patch,
+) {
+    let weight = node.input(slot).unwrap();
+    let rank = shapes.shape(weight).unwrap().len();
+    let [mask, zeros, spread, chosen] =
+        ["mask", "zeros", "spread", "chosen"].map(|what| format!("{}/{what}{slot}", node.id()));
+    let mut shape = vec![1; rank];
+    shape[axis] = lost.len();
+    let kept: Vec<u8> = lost.iter().map(|&lost| u8::from(!lost)).collect();
+    let kept = Tensor::new(DType::BOOL, shape, kept.into()).unwrap();
+    let mut nodes = vec![constant(&mask, &kept)];
+    let otherwise = match node.input(zero) {
+        None => {
+            let none = Tensor::new(shapes.dtype(weight).unwrap(), Vec::new(), vec![0_u8].into()).unwrap();
+            nodes.push(constant(&zeros, &none));
+            zeros
+        }
+        Some(zero) => {
+            let mut shape = vec![1_i64; rank];
+            shape[outputs] = -1;
+            nodes.push(constant(&zeros, &Tensor::from_vec(vec![rank], shape)));
+            nodes.push(Node::new("Reshape", "", &[zero, &zeros], &[&spread]));
+            spread
+        }
+    };
+    nodes.push(Node::new("Where", "", &[&mask, weight, &otherwise], &[&chosen]));
+    for new in nodes {
+        patch.push(Edit::AddNode {
+            node: Box::new(new),
+            before: Some(node.id().to_owned()),
+        });
+    }
+    patch.push(Edit::Rewire {
+        node: node.id().to_owned(),
+        input: slot,
+        value: chosen,
     });
 }
 
