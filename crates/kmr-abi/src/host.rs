@@ -20,6 +20,9 @@ pub const CANDIDATE: &str = "candidate";
 pub const REFERENCE: &str = "reference";
 
 /// Samples with what was asked for about them. Frozen. Dimension 0 of every tensor is the sample.
+///
+/// Where the data's samples are whole calls of the model, a batch is one sample, and its inputs are the call's
+/// own, without a dimension that counts samples.
 #[repr(C)]
 #[derive(StableAbi)]
 pub struct Batch {

@@ -276,7 +276,7 @@ fn bytemuck_slice<T: Element>(bytes: &mut [u8]) -> Result<&mut [T]> {
 pub struct Batch {
     /// Number of samples.
     pub size: usize,
-    /// The model's inputs by name.
+    /// The model's inputs by name, as the model takes them.
     pub inputs: Vec<(String, Tensor)>,
     /// One int64 label per sample, where the data has labels and the plugin may see them.
     pub labels: Option<Tensor>,

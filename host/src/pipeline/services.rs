@@ -15,7 +15,7 @@ use kmr_abi::{
     guard,
 };
 use kmr_compute::{ComputeError, Program};
-use kmr_formats::Dataset;
+use kmr_formats::{Dataset, Sample};
 use kmr_model::{Model, Tensor};
 use kmr_sdk::{
     Error,
@@ -164,6 +164,7 @@ impl Host for Services {
             let request: RunRequest = parse(request)?;
             let (data, samples) = self.data(request.split)?;
             let end = request.limit.unwrap_or(usize::MAX).min(samples);
+            let size = batch_size(&data, request.batch.unwrap_or(BATCH));
             let batches = DataBatches {
                 forward: Forward {
                     program: self.program(&request.model)?,
@@ -172,7 +173,7 @@ impl Host for Services {
                 },
                 names: self.output_names(&request)?,
                 outputs: request.outputs,
-                batch: request.batch.unwrap_or(BATCH).max(1),
+                batch: size,
                 next: 0,
                 end,
                 context: self.context.clone(),
@@ -278,9 +279,17 @@ impl BatchIterator for DataBatches {
     }
 }
 
-/// The samples in `range` with `outputs` computed on them.
+/// Samples to a batch of those that a plugin sees: where each is a call, one.
+pub fn batch_size(data: &Dataset, asked: usize) -> usize {
+    match data.sample() {
+        Sample::Row => asked.max(1),
+        Sample::Call => 1,
+    }
+}
+
+/// The samples in `range`, of [`batch_size`], with `outputs` computed on them; the inputs are as the model takes them.
 pub fn batch(data: &Dataset, range: Range<usize>, outputs: RVec<SharedTensorBox>) -> Batch {
-    let inputs = data.batch(range.clone()).into_iter();
+    let inputs = data.calls(range.clone()).into_iter().flatten();
     let labels = data.batch_labels(range.clone());
     Batch {
         size: range.len() as u64,

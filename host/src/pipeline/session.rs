@@ -12,11 +12,11 @@ use kmr_abi::{
     guard,
 };
 use kmr_compute::{Feeds, Mode, Program, Pullback};
-use kmr_formats::{Dataset, Sample, permutation};
+use kmr_formats::{Dataset, permutation};
 use kmr_model::{DType, Model, Tensor};
 use kmr_sdk::{tensors::read_description, wire::SessionRequest};
 
-use super::services::{batch, compute_error, share};
+use super::services::{batch, batch_size, compute_error, share};
 
 /// Samples to a batch where nobody asks otherwise: gradients hold every activation.
 const BATCH: usize = 64;
@@ -65,10 +65,7 @@ impl DataSession {
             program,
             trainable: request.trainable,
             seed: request.seed,
-            batch: match data.sample() {
-                Sample::Row => request.batch.unwrap_or(BATCH).max(1),
-                Sample::Call => 1,
-            },
+            batch: batch_size(&data, request.batch.unwrap_or(BATCH)),
             data,
             epoch: 0,
             next: 0,
