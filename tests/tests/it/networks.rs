@@ -163,6 +163,18 @@ fn a_densenet_with_concatenations() {
     meets_its_budget(&bench, "densenet.onnx");
 }
 
+#[test]
+fn a_unet_with_skip_connections() {
+    let bench = bench(&network("unet.onnx"), &[1, 16, 16], "75%");
+    meets_its_budget(&bench, "unet.onnx");
+}
+
+#[test]
+fn an_lstm_behind_convolutions() {
+    let bench = bench(&network("recurrent.onnx"), &[8, 24], "80%");
+    meets_its_budget(&bench, "recurrent.onnx");
+}
+
 /// Two layers on one row `x`, times the number `gain`: no input has an axis of samples.
 fn without_rows() -> Vec<u8> {
     let mut random = Numbers(9);
