@@ -122,6 +122,9 @@ pub struct Convert {
     /// Replace calls of the model's own functions by their nodes
     #[arg(long)]
     pub inline_functions: bool,
+    /// Say the model in the words of this version of the standard operator set
+    #[arg(long, value_name = "VERSION")]
+    pub opset: Option<i64>,
     /// Make initializers of Constant nodes and of what subgraphs hold
     #[arg(long)]
     pub lift_constants: bool,

@@ -18,7 +18,7 @@ pub use catalog::{discover, loader_failure, plugin_folders};
 pub use context::Context;
 pub use data::{Splits, expected_inputs, format_failure, sample_kind};
 pub use finish::{Finish, finish};
-pub use forward::Forward;
+pub use forward::{Answers, Forward};
 pub use journal::Recorder;
 pub use plan::Plan;
 pub use policy::{Chosen, choose};

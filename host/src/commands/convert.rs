@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use kmr_model::{Model, ModelError, codec::ModelFiles};
+use kmr_model::{Model, ModelError, codec::ModelFiles, upgrade::upgrade};
 
 use crate::{
     arguments::{Common, Convert},
@@ -12,17 +12,23 @@ use crate::{
 };
 
 /// A change of a whole model: what it gives, and what it did.
-type Change = fn(&Model) -> Result<(Model, Vec<String>), ModelError>;
+type Change = dyn Fn(&Model) -> Result<(Model, Vec<String>), ModelError>;
 
 pub fn execute(arguments: &Convert, common: &Common) -> Result<u8, Failure> {
     files::destination(&arguments.output)?;
     let mut model = files::read_model(&arguments.input)?;
     let mut changes = Vec::new();
-    let steps: [(bool, Change); 2] = [
-        (arguments.inline_functions, Model::inline_functions),
-        (arguments.lift_constants, Model::lift_constants),
+    // Upgrading brings Constant nodes, which lifting takes away again.
+    let steps: [Option<Box<Change>>; 3] = [
+        arguments
+            .inline_functions
+            .then(|| Box::new(Model::inline_functions) as _),
+        arguments
+            .opset
+            .map(|opset| Box::new(move |model: &Model| upgraded(model, opset)) as _),
+        arguments.lift_constants.then(|| Box::new(Model::lift_constants) as _),
     ];
-    for (_, change) in steps.iter().filter(|(wanted, _)| *wanted) {
+    for change in steps.iter().flatten() {
         let (changed, what) = change(&model).map_err(|error| Failure::model(&arguments.input, &error))?;
         model = changed;
         changes.extend(what);
@@ -38,6 +44,15 @@ pub fn execute(arguments: &Convert, common: &Common) -> Result<u8, Failure> {
         ));
     }
     report(arguments, common, &files, &changes)
+}
+
+fn upgraded(model: &Model, opset: i64) -> Result<(Model, Vec<String>), ModelError> {
+    let (upgraded, changes) = upgrade(model, opset)?;
+    let mut changes: Vec<String> = changes.iter().map(ToString::to_string).collect();
+    if upgraded.opset() != model.opset() {
+        changes.push(format!("upgraded from operator set {} to {opset}", model.opset()));
+    }
+    Ok((upgraded, changes))
 }
 
 /// The files to write: the weights in a file of their own if that is asked for, or if one cannot hold all.

@@ -94,8 +94,13 @@ fn check_sizes(model: &Model, data: &Dataset, batch: usize) -> Result<(), ModelE
         .flatten()
         .map(|(name, tensor)| (name, tensor.shape().to_vec()))
         .collect();
-    for (name, known) in shapes::infer(model, &feeds)?.iter() {
-        if known.byte_len().is_none_or(|bytes| bytes > LARGEST) {
+    let shapes = shapes::infer(model, &feeds)?;
+    for (name, known) in shapes.iter() {
+        let bytes = known
+            .shape
+            .iter()
+            .try_fold(known.dtype.bits().unwrap_or(8), |bits, &size| bits.checked_mul(size));
+        if bytes.is_none_or(|bits| bits / 8 > LARGEST) {
             let message = format!("is too large: its shape is {:?}", known.shape);
             return Err(ModelError::new(
                 kmr_model::ErrorKind::Unsupported,

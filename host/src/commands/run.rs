@@ -26,7 +26,7 @@ use crate::{
     exit,
     failure::Failure,
     files,
-    pipeline::{Chosen, Context, Finish, Plan, Recorder, Splits, Subject, SubjectFailure, choose, finish},
+    pipeline::{Answers, Chosen, Context, Finish, Plan, Recorder, Splits, Subject, SubjectFailure, choose, finish},
     table::{Table, change, number},
     terminal::Progress,
 };
@@ -61,18 +61,21 @@ pub fn execute(arguments: &Run, common: &Common) -> Result<u8, Failure> {
     let threads = rayon::current_num_threads().max(1);
     let plugins = plan.load(NonZeroUsize::new(threads).unwrap_or(NonZeroUsize::MIN))?;
     let chosen = choose(&plan.resolved)?;
-    let context = Arc::new(Context::new(
-        Box::new(engine),
-        original.encoded_len(),
-        model,
-        Arc::from(program),
+    let reference_shapes = shapes::infer(&model, &feed_shapes).map_err(|error| Failure::model(&model_path, &error))?;
+    let context = Arc::new(Context {
+        engine: Box::new(engine),
+        original_bytes: original.encoded_len(),
+        reference: model,
+        reference_program: Arc::from(program),
+        reference_shapes: Arc::new(reference_shapes),
         feed_shapes,
         splits,
-        plan.resolved.policy.seed,
+        seed: plan.resolved.policy.seed,
         threads,
         interrupted,
-        Progress::new(common.quiet),
-    ));
+        progress: Progress::new(common.quiet),
+        reference_answers: Answers::default(),
+    });
     let mut subject = Subject::new(context.clone(), &plan, plugins, chosen.proxy_meter.as_deref())?;
     let before = measure_original(&mut subject)?;
     let limits = limits(&plan, &before)?;

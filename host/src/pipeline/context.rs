@@ -9,7 +9,7 @@ use std::{
 };
 
 use kmr_compute::{Engine, Program};
-use kmr_model::Model;
+use kmr_model::{Model, shapes::Shapes};
 
 use super::{data::Splits, forward::Answers};
 use crate::terminal::Progress;
@@ -24,6 +24,8 @@ pub struct Context {
     pub reference: Model,
     /// The same, ready to run.
     pub reference_program: Arc<dyn Program>,
+    /// The shapes of the reference's values.
+    pub reference_shapes: Arc<Shapes>,
     /// The shapes that costs are counted at: one sample.
     pub feed_shapes: BTreeMap<String, Vec<usize>>,
     /// The data.
@@ -41,35 +43,6 @@ pub struct Context {
 }
 
 impl Context {
-    /// A context.
-    #[expect(clippy::too_many_arguments, reason = "each is one independent part of a run")]
-    pub fn new(
-        engine: Box<dyn Engine>,
-        original_bytes: u64,
-        reference: Model,
-        reference_program: Arc<dyn Program>,
-        feed_shapes: BTreeMap<String, Vec<usize>>,
-        splits: Splits,
-        seed: u64,
-        threads: usize,
-        interrupted: Arc<AtomicBool>,
-        progress: Progress,
-    ) -> Self {
-        Self {
-            engine,
-            original_bytes,
-            reference,
-            reference_program,
-            feed_shapes,
-            splits,
-            seed,
-            threads,
-            interrupted,
-            progress,
-            reference_answers: Answers::default(),
-        }
-    }
-
     /// Whether somebody asked to stop.
     pub fn is_interrupted(&self) -> bool {
         self.interrupted.load(Ordering::Relaxed)

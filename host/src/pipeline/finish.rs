@@ -13,7 +13,7 @@ use kmr_core::{
     statistics::{Comparison, non_inferiority},
 };
 use kmr_manifest::Floor;
-use kmr_model::{Model, codec::ModelFiles, cost};
+use kmr_model::{Model, codec::ModelFiles, cost, shapes::Shapes};
 use kmr_platform::Content;
 use kmr_run::{
     ArtifactReport, BeforeAfter, BudgetReport, ChangeReport, FileReport, FloorTest, HoldoutReport, LayerReport,
@@ -407,13 +407,13 @@ fn holdout_words(quality: &QualityReport, holdout: &HoldoutReport) -> String {
 
 /// Layers with parameters or changes, before and after.
 fn layers(context: &Context, result: &Candidate) -> Vec<LayerReport> {
-    let costs = |model: &Model| {
-        cost::Costs::of(model, &context.feed_shapes)
+    let costs = |model: &Model, shapes: &Shapes| {
+        cost::Costs::with_shapes(model, shapes)
             .map(|costs| costs.layers)
             .unwrap_or_default()
     };
-    let before = costs(&context.reference);
-    let after = costs(&result.model);
+    let before = costs(&context.reference, &context.reference_shapes);
+    let after = costs(&result.model, &result.shapes);
     let reading = |before: f64, after: f64| BeforeAfter {
         before,
         after,

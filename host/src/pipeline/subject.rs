@@ -6,7 +6,10 @@ use kmr_core::{Assignment, Costs, Fidelity, Knob, Quality, Role, Stage, StagedSu
 use kmr_formats::Dataset;
 use kmr_loader::{LoaderError, MeterInstance, Plugin, RuleInstance};
 use kmr_manifest::Resolved;
-use kmr_model::{Model, cost, shapes};
+use kmr_model::{
+    Model, cost,
+    shapes::{self, Shapes},
+};
 use kmr_sdk::{
     ErrorCode,
     wire::{self, Change, MeasureRequest, MeterConfiguration, RuleConfiguration, Split},
@@ -39,6 +42,8 @@ pub struct Candidate {
     pub model: Model,
     /// What its rules did, with the rule's id; earlier stages' first.
     pub changes: Vec<(String, Change)>,
+    /// The shapes of its values.
+    pub shapes: Arc<Shapes>,
     answers: Answers,
 }
 
@@ -109,6 +114,7 @@ impl Subject {
         let base = Arc::new(Candidate {
             model: context.reference.clone(),
             changes: Vec::new(),
+            shapes: context.reference_shapes.clone(),
             answers: Answers::default(),
         });
         let quality_meter = resolved.quality.meter.clone();
@@ -139,6 +145,7 @@ impl Subject {
         Arc::new(Candidate {
             model: self.context.reference.clone(),
             changes: Vec::new(),
+            shapes: self.context.reference_shapes.clone(),
             answers: Answers::default(),
         })
     }
@@ -159,7 +166,7 @@ impl Subject {
 
     /// Every cost of a candidate: the host's own and those of plugins.
     pub fn costs(&mut self, candidate: &Candidate) -> Result<Costs, SubjectError<SubjectFailure>> {
-        let counted = cost::Costs::of(&candidate.model, &self.context.feed_shapes)
+        let counted = cost::Costs::with_shapes(&candidate.model, &candidate.shapes)
             .map_err(|error| SubjectError::Refused(error.to_string()))?;
         let mut costs = Costs::new();
         for (name, _) in COST_METERS {
@@ -236,6 +243,7 @@ impl Subject {
         }
         let mut model = self.base.model.clone();
         let mut changes = self.base.changes.clone();
+        let mut shapes = self.base.shapes.clone();
         for rule in &mut self.rules {
             let levels = &assignment.as_slice()[rule.first_knob..][..rule.targets.len()];
             if levels.iter().all(|&level| level == 0) {
@@ -260,9 +268,11 @@ impl Subject {
                 .apply(services.lend(), &action)
                 .map_err(|error| subject_error(&error))?;
             model = transaction.model();
-            self.context
+            let checked = self
+                .context
                 .check(&model)
                 .map_err(|problem| SubjectError::Refused(format!("rule `{}` broke the model: {problem}", rule.id)))?;
+            shapes = Arc::new(checked);
             for note in applied.notes {
                 log::info!("{}: {note}", rule.id);
             }
@@ -271,6 +281,7 @@ impl Subject {
         let candidate = Arc::new(Candidate {
             model,
             changes,
+            shapes,
             answers: Answers::default(),
         });
         let initializers = candidate.model.graph.initializers.values();
@@ -284,11 +295,11 @@ impl Subject {
 }
 
 impl Context {
-    /// Whether a candidate still is a model with the reference's interface.
-    fn check(&self, model: &Model) -> Result<(), String> {
+    /// The shapes of a candidate, if it still is a model with the reference's interface.
+    fn check(&self, model: &Model) -> Result<Shapes, String> {
         model.graph.check().map_err(|error| error.to_string())?;
         let after = shapes::infer(model, &self.feed_shapes).map_err(|error| error.to_string())?;
-        let before = shapes::infer(&self.reference, &self.feed_shapes).map_err(|error| error.to_string())?;
+        let before = &self.reference_shapes;
         for output in &self.reference.graph.outputs {
             let name = output.name();
             if before.shape(name) != after.shape(name) {
@@ -299,7 +310,7 @@ impl Context {
                 ));
             }
         }
-        Ok(())
+        Ok(after)
     }
 }
 

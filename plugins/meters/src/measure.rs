@@ -52,6 +52,8 @@ pub struct Compared<'c> {
     batch: Option<usize>,
     /// The dimension of the classes; none if a sample is compared as a whole.
     axis: Option<i64>,
+    /// The fewest elements that can be compared.
+    least: usize,
 }
 
 impl<'c> Compared<'c> {
@@ -61,6 +63,7 @@ impl<'c> Compared<'c> {
             output: config.output.as_deref(),
             batch: config.batch,
             axis: Some(config.axis),
+            least: 2,
         }
     }
 
@@ -70,13 +73,22 @@ impl<'c> Compared<'c> {
             output: config.output.as_deref(),
             batch: config.batch,
             axis: None,
+            least: 1,
+        }
+    }
+
+    /// The direction of each sample's whole output, which a single number does not have.
+    pub fn directions(config: &'c OutputConfig) -> Self {
+        Self {
+            least: 2,
+            ..Self::whole(config)
         }
     }
 
     fn vectors<'t>(&self, tensor: &'t Tensor, samples: usize) -> Result<Vectors<'t>> {
         match self.axis {
-            Some(axis) => Vectors::classes(tensor, samples, axis, 2),
-            None => Vectors::whole(tensor, samples),
+            Some(axis) => Vectors::classes(tensor, samples, axis, self.least),
+            None => Vectors::whole(tensor, samples, self.least),
         }
     }
 }

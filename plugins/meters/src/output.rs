@@ -57,11 +57,17 @@ impl<'t> Vectors<'t> {
     /// One vector per sample: all of its elements.
     ///
     /// # Errors
-    /// [`ErrorCode::SHAPE`] if the output has no elements or is not of floating point.
-    pub fn whole(tensor: &'t Tensor, samples: usize) -> Result<Self> {
+    /// [`ErrorCode::SHAPE`] if a sample has fewer than `least` elements, or none, or the output is not of floating
+    /// point.
+    pub fn whole(tensor: &'t Tensor, samples: usize, least: usize) -> Result<Self> {
         let length = sample_shape(tensor, samples)?.iter().product();
         if length == 0 {
             return Err(unsuitable(format!("it is empty: its shape is {:?}", tensor.shape())));
+        }
+        if length < least {
+            return Err(unsuitable(format!(
+                "it has {length} element for each sample, where this meter needs at least {least}; use `sqnr`"
+            )));
         }
         Ok(Self {
             values: floats(tensor)?,
@@ -154,9 +160,9 @@ mod tests {
     #[test]
     fn whole_outputs_are_flattened() {
         let tensor = counting(&[2, 2, 2]);
-        let vectors = Vectors::whole(&tensor, 2).unwrap();
+        let vectors = Vectors::whole(&tensor, 2, 1).unwrap();
         assert_eq!(all(&vectors, 1), [[4.0, 5.0, 6.0, 7.0]]);
-        assert_eq!(all(&Vectors::whole(&counting(&[2]), 2).unwrap(), 0), [[0.0]]);
+        assert_eq!(all(&Vectors::whole(&counting(&[2]), 2, 1).unwrap(), 0), [[0.0]]);
     }
 
     #[test]
@@ -175,6 +181,7 @@ mod tests {
         assert!(message(&counting(&[2, 3, 0]), 1).contains("it is empty"));
         let integers = Tensor::from_vec(vec![2, 2], vec![0_i64; 4]);
         assert!(message(&integers, 1).contains("needs floating point"));
-        assert!(Vectors::whole(&counting(&[2, 0]), 2).is_err());
+        assert!(Vectors::whole(&counting(&[2, 0]), 2, 1).is_err());
+        assert!(Vectors::whole(&counting(&[2]), 2, 2).is_err());
     }
 }

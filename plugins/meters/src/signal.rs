@@ -53,7 +53,7 @@ impl Meter for Cosine {
     }
 
     fn measure(&mut self, host: &Host<'_>, request: &MeasureRequest) -> Result<Reading> {
-        paired(host, Compared::whole(&self.0), request, cosine)
+        paired(host, Compared::directions(&self.0), request, cosine)
     }
 }
 

@@ -233,3 +233,17 @@ fn weights_in_constant_nodes_are_pruned() {
     assert!(after < before, "{after} of {before} elements");
     assert!(pruned.graph.nodes.iter().all(|node| node.op_type() != "Constant"));
 }
+
+#[test]
+fn an_operator_set_can_be_asked_for() {
+    let bench = Bench::new("");
+    let out = bench.path("newer.onnx");
+    let run = kmr(&["convert", &model(), out.to_str().unwrap(), "--opset", "21", "--json"]);
+    run.expect(0, &["to 21"]);
+    assert!(!run.json()["changes"].as_array().unwrap().is_empty());
+    let upgraded = Model::decode(fs::read(&out).unwrap().into()).unwrap();
+    assert_eq!(upgraded.opset(), 21);
+    let refused = kmr(&["convert", &model(), out.to_str().unwrap(), "--opset", "99"]);
+    refused.expect(25, &["99"]);
+    assert_eq!(Model::decode(fs::read(&out).unwrap().into()).unwrap(), upgraded);
+}
