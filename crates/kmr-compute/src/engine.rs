@@ -100,7 +100,9 @@ impl From<Refusal> for ComputeError {
                 operator_label(&refusal.domain, &refusal.operator)
             ),
         )
-        .with_help("start from a value behind this node, or bring an engine that supports it")
+        .with_help(
+            "compute values before this node alone, start from one behind it, or bring an engine that supports it",
+        )
     }
 }
 

@@ -1,6 +1,6 @@
 //! `kmr measure`: prints every cost of a model.
 
-use kmr_model::{cost, shapes};
+use kmr_model::{Dimension, Model, cost, shapes};
 use serde_json::json;
 
 use crate::{
@@ -23,7 +23,13 @@ pub fn execute(arguments: &Measure, common: &Common) -> Result<u8, Failure> {
         }
         feeds.insert(name.clone(), shape.clone());
     }
-    let costs = cost::Costs::of(&model, &feeds).map_err(|error| Failure::model(&arguments.model, &error))?;
+    let costs = cost::Costs::of(&model, &feeds).map_err(|error| {
+        let failure = Failure::model(&arguments.model, &error);
+        match guessed(&model, &arguments.inputs) {
+            Some(example) => failure.help(format!("open dimensions were taken as 1; give their sizes: {example}")),
+            None => failure,
+        }
+    })?;
     let mut known = Vec::new();
     for name in cost::NAMES {
         match costs.cost(name) {
@@ -69,6 +75,26 @@ pub fn execute(arguments: &Measure, common: &Common) -> Result<u8, Failure> {
     }
     crate::terminal::text!("{}", table.render());
     Ok(exit::SUCCESS)
+}
+
+/// The option that gives the first input with open dimensions a shape, unless it was given one.
+fn guessed(model: &Model, given: &[(String, Vec<usize>)]) -> Option<String> {
+    let mut feeds = model.graph.feeds();
+    let feed = feeds.find(|feed| {
+        let open = |shape: Vec<Dimension>| !shape.iter().all(|size| matches!(size, Dimension::Fixed(_)));
+        feed.shape().is_some_and(open) && !given.iter().any(|(name, _)| name == feed.name())
+    })?;
+    let sizes = feed.shape()?.into_iter().enumerate();
+    let sizes = sizes.map(|(axis, size)| match size {
+        Dimension::Fixed(size) => size.to_string(),
+        _ if axis == 0 => "1".to_owned(),
+        _ => "SIZE".to_owned(),
+    });
+    Some(format!(
+        "`--input {}={}`",
+        feed.name(),
+        sizes.collect::<Vec<_>>().join(",")
+    ))
 }
 
 fn layer_json(layer: &cost::LayerCost) -> serde_json::Value {

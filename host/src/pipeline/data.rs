@@ -98,11 +98,19 @@ pub fn expected_inputs(model: &Model, sample: Sample) -> Result<Vec<ExpectedInpu
             };
             let sample = match (sample, shape.split_first()) {
                 (Sample::Call, _) => &shape[..],
+                (Sample::Row, Some((Dimension::Fixed(rows), _))) => {
+                    let message = format!(
+                        "input `{}` takes {rows} rows at a time, no more and no less",
+                        input.name()
+                    );
+                    return Err(no_rows(message));
+                }
                 (Sample::Row, Some((_, row))) => row,
                 (Sample::Row, None) => {
-                    let message = format!("input `{}` is a single number; rows need an axis", input.name());
-                    return Err(Failure::new(exit::INPUT, message)
-                        .help("let each sample be a whole call: write `sample = \"call\"` in [data]"));
+                    return Err(no_rows(format!(
+                        "input `{}` is a single number; rows need an axis",
+                        input.name()
+                    )));
                 }
             };
             Ok(ExpectedInput {
@@ -118,6 +126,11 @@ pub fn expected_inputs(model: &Model, sample: Sample) -> Result<Vec<ExpectedInpu
             })
         })
         .collect()
+}
+
+/// A model whose samples cannot be rows.
+fn no_rows(message: String) -> Failure {
+    Failure::new(exit::INPUT, message).help("let each sample be a whole call: write `sample = \"call\"` in [data]")
 }
 
 /// A data file that cannot be used.

@@ -100,7 +100,7 @@ impl Forward {
     }
 }
 
-/// The answers of calls, with a first axis that counts them: theirs, where it has size 1, or else a new one.
+/// The answers of calls, with a new first axis that counts them.
 fn joined(answered: &[Vec<Tensor>]) -> Result<Vec<Tensor>, ComputeError> {
     let Some(first) = answered.first() else {
         return Ok(Vec::new());
@@ -118,9 +118,7 @@ fn joined(answered: &[Vec<Tensor>]) -> Result<Vec<Tensor>, ComputeError> {
                 }
                 bytes.extend_from_slice(answer.bytes());
             }
-            let own = shape.first() == Some(&1);
-            let mut joined = vec![answered.len()];
-            joined.extend(if own { &shape[1..] } else { shape });
+            let joined = [&[answered.len()], shape].concat();
             Tensor::new(example.dtype(), joined, bytes.into()).map_err(|error| shapeless(position, error.to_string()))
         })
         .collect()

@@ -268,6 +268,10 @@ impl BatchIterator for DataBatches {
                 .forward
                 .outputs(&self.outputs, range.clone())
                 .map_err(compute_error)?;
+            let outputs: Vec<Tensor> = match self.forward.data.sample() {
+                Sample::Row => outputs,
+                Sample::Call => outputs.into_iter().map(of_one_call).collect(),
+            };
             self.next = range.end;
             let named = self.names.iter().zip(outputs);
             Ok(RSome(batch(
@@ -284,6 +288,14 @@ pub fn batch_size(data: &Dataset, asked: usize) -> usize {
     match data.sample() {
         Sample::Row => asked.max(1),
         Sample::Call => 1,
+    }
+}
+
+/// An output of one call, whose own first axis of size 1 counts samples as well as the one before it.
+fn of_one_call(output: Tensor) -> Tensor {
+    match *output.shape() {
+        [1, 1, ..] => output.reshaped(output.shape()[1..].to_vec()).unwrap_or(output),
+        _ => output,
     }
 }
 

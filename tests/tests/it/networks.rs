@@ -217,7 +217,7 @@ fn a_sample_may_be_a_whole_call() {
     assert_eq!(bench.report()["quality"]["holdout"]["samples"], 40);
 
     let whole = answers(&bench, &bench.path("model.onnx"));
-    assert_eq!(whole.shape(), [40, 4]);
+    assert_eq!(whole.shape(), [40, 1, 4]);
     let gains = read_npz(&bench.path("holdout.npz")).unwrap()["gain"].clone();
     let ones = Tensor::from_vec(vec![40], vec![1.0_f32; 40]);
     let x = read_npz(&bench.path("holdout.npz")).unwrap()["x"].clone();

@@ -1,6 +1,6 @@
 //! Attention and rotary embeddings.
 
-use burn::backend::ops::{ActivationOps, FloatTensorOps};
+use burn::backend::ops::FloatTensorOps;
 use kmr_model::{DType, Tensor};
 
 use super::{
@@ -200,9 +200,9 @@ fn attention(call: &mut Call<'_>) -> Outputs {
     let added = from_vec(bias.values, full.clone());
     let biased = B::float_add(products, added.clone());
     let mut weights = if any_blind {
-        B::softmax(B::float_mask_where(biased.clone(), blind(), zeros()), 3)
+        softmax::along(B::float_mask_where(biased.clone(), blind(), zeros()), 3)
     } else {
-        B::softmax(biased.clone(), 3)
+        softmax::along(biased.clone(), 3)
     };
     if any_blind {
         weights = B::float_mask_where(weights, blind(), zeros());

@@ -2,15 +2,16 @@
 
 use burn::backend::ops::ActivationOps;
 use kmr_model::{DType, Tensor};
+use rayon::prelude::*;
 
 use super::{Operator, host, onnx, order};
 use crate::{
     ComputeError,
-    interpreter::{B, Call, Float, Outputs, Value, reshape},
+    interpreter::{B, Call, Float, Outputs, Value, from_vec, into_vec, is_tracked, reshape, shape},
 };
 
 pub const OPERATORS: &[Operator] = &[
-    onnx("Softmax", |call| softmax(call, B::softmax, false)),
+    onnx("Softmax", |call| softmax(call, along, false)),
     onnx("LogSoftmax", |call| softmax(call, B::log_softmax, true)),
     onnx("Hardmax", hardmax),
 ];
@@ -22,6 +23,47 @@ fn arranged(call: &Call<'_>, full: &[usize]) -> Result<(Vec<usize>, usize), Comp
     }
     let axis = call.axis(call.int("axis", 1), full.len())?;
     Ok((vec![full[..axis].iter().product(), full[axis..].iter().product()], 1))
+}
+
+/// The softmax along `axis`.
+///
+/// Burn adds float32 in one row, which loses digits on long axes; off the tape the sum is in float64.
+pub fn along(x: Float, axis: usize) -> Float {
+    if is_tracked(&x) {
+        return B::softmax(x, axis);
+    }
+    let shape = shape(&x);
+    let mut values = into_vec(x);
+    let (starts, step) = order::lines(&shape, axis);
+    if step == 1 {
+        values.par_chunks_mut(shape[axis].max(1)).for_each(normalize);
+    } else {
+        let mut line = vec![0.0; shape[axis]];
+        for start in starts {
+            let at = |position: usize| start + position * step;
+            line.iter_mut()
+                .enumerate()
+                .for_each(|(position, value)| *value = values[at(position)]);
+            normalize(&mut line);
+            line.iter()
+                .enumerate()
+                .for_each(|(position, value)| values[at(position)] = *value);
+        }
+    }
+    from_vec(values, shape)
+}
+
+/// Makes numbers the shares of their exponentials.
+fn normalize(line: &mut [f32]) {
+    let greatest = line.iter().copied().fold(f32::NEG_INFINITY, host::Number::larger);
+    let mut sum = 0.0;
+    for value in line.iter_mut() {
+        *value = (*value - greatest).exp();
+        sum += f64::from(*value);
+    }
+    for value in line {
+        *value = (f64::from(*value) / sum) as f32;
+    }
 }
 
 fn softmax(call: &mut Call<'_>, function: fn(Float, usize) -> Float, logarithm: bool) -> Outputs {

@@ -166,6 +166,19 @@ fn softmax_flattens_before_opset_13() {
     close(&log, &[1, 2, 2], &[-std::f32::consts::LN_2; 4]);
 }
 
+/// The many small shares of a large vocabulary would be lost one by one in a float32 sum.
+#[test]
+fn softmax_keeps_its_digits_on_long_axes() {
+    let mut x = vec![-16.0; 6625];
+    x[0] = 0.0;
+    let greatest = 1.0 / (1.0 + 6624.0 * (-16.0_f64).exp());
+    let mut expected = vec![(greatest * (-16.0_f64).exp()) as f32; 6625];
+    expected[0] = greatest as f32;
+    let along = |shape: &[usize]| one(17, "Softmax", &[Some(floats(shape, &x))], |n| n.with_int("axis", 1));
+    close(&along(&[1, 6625]), &[1, 6625], &expected);
+    close(&along(&[1, 6625, 1]), &[1, 6625, 1], &expected);
+}
+
 #[test]
 fn convolutions_of_every_kind() {
     let x = || Some(floats(&[1, 1, 3, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0]));
