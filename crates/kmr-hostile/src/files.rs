@@ -75,7 +75,7 @@ pub const MANY: usize = 100_000;
 
 /// Every hostile file.
 pub fn all() -> Vec<HostileFile> {
-    [bytes(), tensors(), graphs(), nesting(), shapes(), large()]
+    [bytes(), tensors(), graphs(), nesting(), shapes(), channels(), large()]
         .into_iter()
         .flatten()
         .collect()
@@ -484,7 +484,7 @@ fn large() -> Vec<HostileFile> {
         read(
             "100,000 inputs of one node",
             and(
-                vec![wide(&names("i"), "Concat")],
+                vec![wide(&names("i"), "Sum")],
                 numbered(&|k| input(&format!("i{k}"), &[1])),
             ),
         ),
@@ -669,6 +669,103 @@ fn large() -> Vec<HostileFile> {
                 ),
             ]),
         ),
+    ]
+}
+
+/// Channels that each have to do with everything else.
+fn channels() -> Vec<HostileFile> {
+    let ints = |name: &[u8], values: &[i64]| {
+        let values: Vec<u8> = values
+            .iter()
+            .flat_map(|&value| integer(ATTRIBUTE_INTS, value))
+            .collect();
+        let attribute = [field(ATTRIBUTE_NAME, name), values, integer(ATTRIBUTE_TYPE, 7)];
+        field(NODE_ATTRIBUTE, &attribute.concat())
+    };
+    let convolution = |channels: usize| {
+        [
+            input("c0", &[1, 1, 1, 1]),
+            initializer(b"w", FLOAT, &[channels as i64, 1, 1, 1], &vec![0; 4 * channels]),
+            node("Conv", &["c0", "w"], "c", &[]),
+        ]
+    };
+    let slice = |k: usize, channel: usize| {
+        let channel = channel as i64;
+        let bounds = [
+            ints(b"starts", &[channel]),
+            ints(b"ends", &[channel + 1]),
+            ints(b"axes", &[1]),
+        ];
+        node("Slice", &["c"], &format!("s{k}"), &bounds)
+    };
+    let sliced = |channels: usize, slices: usize, more: &dyn Fn(usize) -> Vec<u8>| {
+        let mut parts = convolution(channels).to_vec();
+        parts.extend((0..slices).map(|k| slice(k, k % channels)));
+        parts.extend((0..slices).map(more));
+        with_opset(9, &parts)
+    };
+    let mut unknown = vec![initializer(b"w", FLOAT, &[0, 1 << 20], &[])];
+    unknown.extend((0..MANY / 2).flat_map(|k| {
+        [
+            node("Unheard", &["x"], &format!("u{k}"), &[]),
+            node("MatMul", &[&format!("u{k}"), "w"], &format!("m{k}"), &[]),
+        ]
+    }));
+    let captures: Vec<u8> = (0..MANY / 10)
+        .flat_map(|k| field(NODE_INPUT, format!("y{k}").as_bytes()))
+        .collect();
+    let inside = [captures, field(NODE_OUTPUT, b"n"), field(NODE_OP_TYPE, b"Sum")].concat();
+    let branch = [
+        field(ATTRIBUTE_NAME, b"then_branch"),
+        field(ATTRIBUTE_G, &field(GRAPH_NODE, &inside)),
+    ];
+    let mut captured: Vec<Vec<u8>> = (0..MANY / 10).map(|k| relu("x", &format!("y{k}"))).collect();
+    captured.push(node(
+        "Unheard",
+        &["x"],
+        &"n".repeat(1_000_000),
+        &[field(NODE_ATTRIBUTE, &branch.concat())],
+    ));
+    let many = 1 << 40;
+    let mut reshapes = vec![
+        input("z", &[1 << 20]),
+        initializer(b"two", INT64, &[2], &[1024_i64.to_le_bytes(); 2].concat()),
+    ];
+    reshapes.extend((0..MANY / 10).map(|k| node("Reshape", &["z", "two"], &format!("r{k}"), &[])));
+    let group = [
+        field(ATTRIBUTE_NAME, b"group"),
+        integer(ATTRIBUTE_I, many),
+        integer(ATTRIBUTE_TYPE, 2),
+    ];
+    let group = field(NODE_ATTRIBUTE, &group.concat());
+    let grouped = |inputs: i64, outputs: i64| {
+        model(&[
+            input("z", &[1, inputs, 1, 1]),
+            initializer(b"w", FLOAT, &[outputs, 0, 1, 1], &[]),
+            node("Conv", &["z", "w"], "y", &[group.clone()]),
+        ])
+    };
+    vec![
+        read("a convolution of 2^40 groups without channels", grouped(0, 0)),
+        read("a convolution of 2^40 groups", grouped(many, many)),
+        read("10,000 reshapes of one long axis", model(&reshapes)),
+        read(
+            "10,000 channels, each sliced off",
+            sliced(MANY / 10, MANY / 10, &|_| vec![]),
+        ),
+        read(
+            "1,000 channels, each sliced off twenty times",
+            sliced(1000, MANY / 5, &|_| vec![]),
+        ),
+        read(
+            "1,000 channels, each sliced off, and 10,000 readers of their shape",
+            sliced(1000, MANY / 10, &|k| node("Shape", &["c"], &format!("z{k}"), &[])),
+        ),
+        read(
+            "50,000 products of unknown shape with one weight of no elements",
+            model(&unknown),
+        ),
+        read("10,000 captures of one node of a long name", model(&captured)),
     ]
 }
 

@@ -87,6 +87,16 @@ impl ValueInfo {
         self.0.r#type = MessageField::some(declared);
     }
 
+    /// A declared size that no tensor has; -1 is how some exporters spell an unknown one.
+    pub(crate) fn impossible_size(&self) -> Option<i64> {
+        let sizes = self.tensor_type()?.shape.as_option()?.dim.iter();
+        let mut sizes = sizes.filter_map(|dimension| match dimension.value {
+            Some(DimensionValue::DimValue(size)) => Some(size),
+            _ => None,
+        });
+        sizes.find(|&size| size < -1)
+    }
+
     fn tensor_type(&self) -> Option<&proto::type_proto::Tensor> {
         match &self.0.r#type.as_option()?.value {
             Some(TypeValue::TensorType(tensor)) => Some(tensor),

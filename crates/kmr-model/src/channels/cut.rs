@@ -20,6 +20,9 @@ const STORED_IR_VERSION: i64 = 4;
 /// An axis that loses elements: its number, its size before, and the indices that stay.
 type Losing = (usize, usize, Vec<usize>);
 
+/// By tensor or value, and axis: whether it is stored, and for each index whether it stays.
+type Stays<'a> = BTreeMap<(&'a str, usize), (bool, Vec<bool>)>;
+
 /// What remains of each axis that loses elements.
 #[derive(Default)]
 pub(super) struct Remains<'a> {
@@ -31,7 +34,7 @@ pub(super) struct Remains<'a> {
 
 impl<'a> Remains<'a> {
     pub fn of(cuts: impl IntoIterator<Item = (&'a ChannelGroup, &'a [usize])>) -> Result<Self, ModelError> {
-        let mut stays: BTreeMap<(&str, usize), (bool, Vec<bool>)> = BTreeMap::new();
+        let mut stays = Stays::new();
         for (group, keep) in cuts {
             check(group, keep)?;
             let mut gone = vec![true; group.channels];

@@ -4,11 +4,15 @@ use std::{collections::HashMap, ops::Range};
 
 use crate::{ErrorKind, ModelError, shapes::Shapes};
 
-/// More elements than this (8 bytes each, and more for those that can be removed) are not followed.
-const ELEMENT_LIMIT: usize = 1 << 26;
+/// Elements that are followed, beside one for each byte of the model. Each takes 8 bytes, and one that can be
+/// removed up to 100.
+const ELEMENTS: u64 = 1 << 21;
+
+/// How often each element that may be followed may be looked at, on average.
+const LOOKS: u64 = 64;
 
 /// Longer axes (time, the rows of a large vocabulary) are taken as fixed without being followed.
-const AXIS_LIMIT: usize = 1 << 20;
+const LONGEST_AXIS: usize = 1 << 20;
 
 /// Why an element cannot be removed.
 #[derive(Clone, Debug)]
@@ -23,6 +27,29 @@ pub(super) struct Reason {
 /// One axis of one value.
 pub(super) type Axis<'a> = (&'a str, usize);
 
+/// The size up to which axes are followed: a power of two, the same for all, because axes that an operator keeps the
+/// size of are either both followed or both not.
+fn longest<'s>(sizes: impl Iterator<Item = &'s usize>, room: u64) -> Result<usize, ModelError> {
+    // By power of two: the elements of axes of at most that size, and of more than half of it.
+    let mut elements = [0_u64; LONGEST_AXIS.ilog2() as usize + 1];
+    for &size in sizes.filter(|&&size| (1..=LONGEST_AXIS).contains(&size)) {
+        elements[size.next_power_of_two().ilog2() as usize] += size as u64;
+    }
+    let mut total = 0_u64;
+    let fitting = elements.iter().take_while(|&&elements| {
+        total = total.saturating_add(elements);
+        total <= room
+    });
+    match fitting.count().checked_sub(1) {
+        Some(power) => Ok(1 << power),
+        None => Err(ModelError::new(
+            ErrorKind::Unsupported,
+            "",
+            "the model has too many axes for its size to be followed",
+        )),
+    }
+}
+
 /// A disjoint-set forest over the elements of all axes of all values.
 pub(super) struct Elements<'m> {
     /// For each value, the first element of each axis, and the end of the last one.
@@ -31,27 +58,25 @@ pub(super) struct Elements<'m> {
     /// For each root: 0, or 1 + the index of the reason.
     fixed: Vec<u32>,
     reasons: Vec<Reason>,
+    /// How often elements may still be looked at.
+    looks: u64,
 }
 
 impl<'m> Elements<'m> {
-    pub fn new(values: impl Iterator<Item = &'m str>, shapes: &Shapes) -> Result<Self, ModelError> {
+    /// The elements of `values`, of a model of this many bytes.
+    pub fn new(values: &[&'m str], shapes: &Shapes, bytes: u64) -> Result<Self, ModelError> {
+        let room = ELEMENTS.saturating_add(bytes).min(u64::from(u32::MAX));
+        let longest = longest(values.iter().filter_map(|value| shapes.shape(value)).flatten(), room)?;
         let mut starts = HashMap::new();
         let mut count = 0_usize;
-        for value in values {
+        for &value in values {
             let Some(shape) = shapes.shape(value) else {
                 continue;
             };
             let mut row = vec![count];
             for &size in shape {
-                count = count.saturating_add(if size > AXIS_LIMIT { 0 } else { size });
+                count += if size > longest { 0 } else { size };
                 row.push(count);
-            }
-            if count > ELEMENT_LIMIT {
-                return Err(ModelError::new(
-                    ErrorKind::Unsupported,
-                    format!("value `{value}`"),
-                    format!("of shape {shape:?} has axes too long to be followed"),
-                ));
             }
             starts.insert(value, row);
         }
@@ -60,7 +85,18 @@ impl<'m> Elements<'m> {
             parent: (0..count as u32).collect(),
             fixed: vec![0; count],
             reasons: Vec::new(),
+            looks: room.saturating_mul(LOOKS),
         })
+    }
+
+    /// Whether elements were looked at more often than the size of the model justifies: many nodes read long axes.
+    /// What has been related is not complete then.
+    pub fn is_exhausted(&self) -> bool {
+        self.looks == 0
+    }
+
+    fn look(&mut self, count: usize) {
+        self.looks = self.looks.saturating_sub(count as u64);
     }
 
     /// The elements of an axis; empty where it does not exist, or is too long to be followed.
@@ -120,6 +156,7 @@ impl<'m> Elements<'m> {
     pub fn link(&mut self, left: Axis, right: Axis) {
         let (left, right) = (self.range(left), self.range(right));
         if left.len() == right.len() {
+            self.look(left.len());
             left.zip(right).for_each(|(l, r)| self.join(l, r));
         }
     }
@@ -128,6 +165,7 @@ impl<'m> Elements<'m> {
     pub fn link_at(&mut self, (left, i): (Axis, usize), (right, j): (Axis, usize)) {
         let (left, right) = (self.range(left), self.range(right));
         if i < left.len() && j < right.len() {
+            self.look(1);
             self.join(left.start + i, right.start + j);
         }
     }
@@ -138,6 +176,7 @@ impl<'m> Elements<'m> {
     }
 
     pub fn fix(&mut self, axis: Axis, reason: u32) {
+        self.look(self.size(axis));
         for element in self.range(axis) {
             let root = self.root(element);
             self.fixed[root] = self.graver(self.fixed[root], reason);
@@ -163,6 +202,7 @@ impl<'m> Elements<'m> {
 
     /// Whether every element of an axis is fixed, which an axis that is not followed always is.
     pub fn all_fixed(&mut self, axis: Axis) -> bool {
+        self.look(self.size(axis));
         self.range(axis).all(|element| self.is_fixed(element))
     }
 }

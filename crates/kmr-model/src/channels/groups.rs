@@ -8,9 +8,22 @@ use super::{
 };
 use crate::Graph;
 
+/// Producers that all refusals together name; each names one at least.
+const MEMBERS: usize = 1 << 18;
+
+/// Adjustments that all groups together name. Where many groups lie on one axis, each of them moves every slice of it.
+const ADJUSTMENTS: usize = 1 << 18;
+
+/// An operand, which may be that of many producers.
+struct Source<'m> {
+    axis: (&'m str, usize),
+    /// The producers, in their order.
+    makings: Vec<usize>,
+}
+
 /// A set of elements that can be removed.
 struct Unit {
-    /// What produces it, and at which of the producer's channels.
+    /// The numbers of the sources that make it, and at which of their channels.
     makings: Vec<(usize, usize)>,
     /// Where it lies: numbers of axes, ascending, each with an index.
     places: Vec<(u32, u32)>,
@@ -25,7 +38,8 @@ impl Unit {
 }
 
 pub(super) fn form(mut relations: Relations) -> ChannelAnalysis {
-    let (mut units, refused) = units(&mut relations);
+    let sources = sources(&relations);
+    let (mut units, mut refused) = units(&mut relations, &sources);
     let axes = all_axes(&relations);
     place(&mut relations, &mut units, &axes);
 
@@ -45,19 +59,32 @@ pub(super) fn form(mut relations: Relations) -> ChannelAnalysis {
 
     let adjustments = Adjustments::of(&relations.adjustments);
     let mut named: HashMap<String, usize> = HashMap::new();
-    let groups = families.iter().map(|family| {
-        let mut group = describe(&relations, family, &axes, &adjustments);
+    let mut room = ADJUSTMENTS;
+    let groups = families.iter().filter_map(|family| {
+        let mut group = describe(&relations, &sources, family, &axes);
+        let touching = adjustments.touching(group.slices.iter().chain(&group.values));
+        match room.checked_sub(touching.len()) {
+            Some(left) => room = left,
+            None => {
+                refused.push(Refusal {
+                    members: members(group.producers.iter().map(|producer| producer.node.as_str())),
+                    node: "the model".into(),
+                    reason: "too many nodes say something about these channels".into(),
+                    channels: group.channels,
+                });
+                return None;
+            }
+        }
+        group.adjustments = adjustments.named(&touching);
         let count = named.entry(group.id.clone()).or_default();
         *count += 1;
         if *count > 1 {
             group.id = format!("{}#{count}", group.id);
         }
-        group
+        Some(group)
     });
-    ChannelAnalysis {
-        groups: groups.collect(),
-        refused,
-    }
+    let groups = groups.collect();
+    ChannelAnalysis { groups, refused }
 }
 
 /// Units, and which one each element belongs to.
@@ -67,25 +94,60 @@ struct Units {
     numbers: Vec<u32>,
 }
 
+/// The operands of all producers, each once, in the order of their first producers.
+fn sources<'m>(relations: &Relations<'m>) -> Vec<Source<'m>> {
+    let mut numbers: HashMap<(&str, usize), usize> = HashMap::new();
+    let mut sources: Vec<Source> = Vec::new();
+    for (number, making) in relations.making.iter().enumerate() {
+        let axis = (making.operand, making.operand_axis);
+        let next = sources.len();
+        let source = *numbers.entry(axis).or_insert(next);
+        if source == next {
+            sources.push(Source {
+                axis,
+                makings: Vec::new(),
+            });
+        }
+        sources[source].makings.push(number);
+    }
+    sources
+}
+
 /// Everything that is produced, parted into what can be removed and what cannot.
-fn units(relations: &mut Relations) -> (Units, Vec<Refusal>) {
+fn units(relations: &mut Relations, sources: &[Source]) -> (Units, Vec<Refusal>) {
+    let mut room = MEMBERS;
+    let mut members = |relations: &Relations, numbers: &[usize]| {
+        let makings = numbers.iter().flat_map(|&source| &sources[source].makings);
+        let makings = makings.take(room.max(1));
+        let nodes = makings.map(|&making| relations.making[making].producer.node.as_str());
+        let members = members(nodes);
+        room = room.saturating_sub(members.len());
+        members
+    };
     let mut numbers = vec![0_u32; relations.elements.len()];
     let mut all: Vec<(usize, Vec<(usize, usize)>)> = Vec::new();
-    for making in 0..relations.making.len() {
-        let Making {
-            operand, operand_axis, ..
-        } = relations.making[making];
-        for (index, element) in relations.elements.range((operand, operand_axis)).enumerate() {
+    let mut refused: Vec<Refusal> = Vec::new();
+    for (source, &Source { axis, .. }) in sources.iter().enumerate() {
+        let shape = relations.shapes.shape(axis.0).unwrap_or_default();
+        let size = shape.get(axis.1).copied().unwrap_or(0);
+        if relations.elements.size(axis) < size {
+            refused.push(Refusal {
+                members: members(relations, &[source]),
+                node: format!("value `{}`", axis.0),
+                reason: format!("its axis of {size} elements is too long to be followed"),
+                channels: size,
+            });
+        }
+        for (index, element) in relations.elements.range(axis).enumerate() {
             let root = relations.elements.root(element);
             if numbers[root] == 0 {
                 all.push((root, Vec::new()));
                 numbers[root] = all.len() as u32;
             }
-            all[numbers[root] as usize - 1].1.push((making, index));
+            all[numbers[root] as usize - 1].1.push((source, index));
         }
     }
     let mut units = Vec::new();
-    let mut refused: Vec<Refusal> = Vec::new();
     let mut known: HashMap<(Vec<usize>, String, String), usize> = HashMap::new();
     for (root, makings) in all {
         let Some(reason) = relations.elements.refusal(root).cloned() else {
@@ -97,7 +159,7 @@ fn units(relations: &mut Relations) -> (Units, Vec<Refusal>) {
             continue;
         };
         numbers[root] = 0;
-        let mut makers: Vec<usize> = makings.iter().map(|&(making, _)| making).collect();
+        let mut makers: Vec<usize> = makings.iter().map(|&(source, _)| source).collect();
         makers.dedup();
         let next = refused.len();
         let place = *known
@@ -105,7 +167,7 @@ fn units(relations: &mut Relations) -> (Units, Vec<Refusal>) {
             .or_insert(next);
         if place == next {
             refused.push(Refusal {
-                members: members(relations, makers),
+                members: members(relations, &makers),
                 node: reason.place,
                 reason: reason.text,
                 channels: 0,
@@ -116,10 +178,9 @@ fn units(relations: &mut Relations) -> (Units, Vec<Refusal>) {
     (Units { units, numbers }, refused)
 }
 
-/// The nodes of these makings, each once.
-fn members(relations: &Relations, makings: impl IntoIterator<Item = usize>) -> Vec<String> {
+/// These nodes, each once.
+fn members<'n>(nodes: impl Iterator<Item = &'n str>) -> Vec<String> {
     let mut seen: BTreeSet<&str> = BTreeSet::new();
-    let nodes = makings.into_iter().map(|m| relations.making[m].producer.node.as_str());
     nodes.filter(|node| seen.insert(node)).map(str::to_owned).collect()
 }
 
@@ -167,27 +228,29 @@ impl<'r> Adjustments<'r> {
         Self { all, by_value }
     }
 
-    /// Those that depend on one of `slices`, in their order.
-    fn touching<'s>(&self, slices: impl Iterator<Item = &'s TensorSlice>) -> Vec<Adjustment> {
+    /// The numbers of those that depend on one of `slices`, in their order.
+    fn touching<'s>(&self, slices: impl Iterator<Item = &'s TensorSlice>) -> BTreeSet<usize> {
         let mut found: BTreeSet<usize> = BTreeSet::new();
         for slice in slices {
             let here = self.by_value.get(slice.tensor.as_str()).into_iter().flatten();
             let here = here.filter(|(axis, _)| axis.is_none_or(|axis| axis == slice.axis));
             found.extend(here.map(|&(_, number)| number));
         }
-        found.into_iter().map(|number| self.all[number].clone()).collect()
+        found
+    }
+
+    fn named(&self, numbers: &BTreeSet<usize>) -> Vec<Adjustment> {
+        numbers.iter().map(|&number| self.all[number].clone()).collect()
     }
 }
 
-fn describe(
-    relations: &Relations,
-    family: &[&Unit],
-    axes: &[(&str, usize)],
-    adjustments: &Adjustments,
-) -> ChannelGroup {
-    let makings: BTreeSet<usize> = family
+fn describe(relations: &Relations, sources: &[Source], family: &[&Unit], axes: &[(&str, usize)]) -> ChannelGroup {
+    let numbers = family.iter().flat_map(|unit| &unit.makings);
+    let numbers: BTreeSet<usize> = numbers.map(|&(source, _)| source).collect();
+    let makings: BTreeSet<usize> = numbers
         .iter()
-        .flat_map(|unit| unit.makings.iter().map(|&(making, _)| making))
+        .flat_map(|&source| &sources[source].makings)
+        .copied()
         .collect();
     let mut makings: Vec<&Making> = makings.iter().map(|&m| &relations.making[m]).collect();
     makings.sort_by_key(|making| making.position);
@@ -219,7 +282,7 @@ fn describe(
         id: makings[0].producer.node.clone(),
         channels: family.len(),
         producers: makings.iter().map(|making| making.producer.clone()).collect(),
-        adjustments: adjustments.touching(slices.iter().chain(&values)),
+        adjustments: Vec::new(),
         slices,
         values,
     }

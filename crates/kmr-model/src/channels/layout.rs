@@ -283,7 +283,7 @@ pub(super) fn blocks(relations: &mut Relations, node: &Node) {
         (to, from)
     };
     let (many, few) = (relations.size(deep, 1), relations.size(flat, 1));
-    if few == 0 || !many.is_multiple_of(few) {
+    if few == 0 || many == 0 || !many.is_multiple_of(few) {
         return relations.refuse(node, "its blocks do not divide its channels");
     }
     let channel_first = node.string("mode") == Some("CRD");

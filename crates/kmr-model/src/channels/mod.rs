@@ -168,7 +168,8 @@ pub struct Refusal {
 /// does not matter to what is found, as long as channels are not resized by it.
 ///
 /// # Errors
-/// [`crate::ErrorKind::Unsupported`] if axes are too long to be followed.
+/// [`crate::ErrorKind::Unsupported`] if there are more axes, or more nodes that read long ones, than the size of the model lets be followed.
+/// Axes that are too long are told among the refused.
 pub fn analyze(model: &Model, shapes: &Shapes) -> Result<ChannelAnalysis, ModelError> {
     let relations = relations::Relations::collect(model, shapes)?;
     let mut analysis = groups::form(relations);

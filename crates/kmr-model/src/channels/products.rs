@@ -72,10 +72,11 @@ struct Grouping {
 }
 
 impl Grouping {
-    /// The groups of `node`; none if they do not divide its channels.
+    /// The groups of `node`; none if they do not divide its channels, or there are none that are followed.
     fn of(node: &Node, inputs: usize, outputs: usize) -> Option<Self> {
         let groups = usize::try_from(node.int("group").unwrap_or(1)).unwrap_or(0);
-        let divides = groups > 0 && inputs.is_multiple_of(groups) && outputs.is_multiple_of(groups);
+        let divides =
+            groups > 0 && inputs > 0 && outputs > 0 && inputs.is_multiple_of(groups) && outputs.is_multiple_of(groups);
         divides.then(|| Self {
             groups,
             inputs: inputs / groups,

@@ -12,7 +12,9 @@ use super::{
     products::{self, Operands},
     recurrent, reshape,
 };
-use crate::{DType, Graph, GraphIndex, Model, ModelError, Node, cost::constant_tensor, shapes::Shapes};
+use crate::{
+    DType, ErrorKind, Graph, GraphIndex, Model, ModelError, Node, cost::constant_tensor, error::shown, shapes::Shapes,
+};
 
 /// Nodes that may lie between a stored tensor and the product that it is a weight of.
 const FORMS: usize = 16;
@@ -52,10 +54,11 @@ impl<'m> Relations<'m> {
         let values = values
             .chain(graph.feeds().map(|feed| feed.name()))
             .chain(outputs().map(|(output, _)| output));
+        let values: Vec<&str> = values.collect();
         let mut relations = Self {
             model,
             shapes,
-            elements: Elements::new(values, shapes)?,
+            elements: Elements::new(&values, shapes, size(graph))?,
             making: Vec::new(),
             adjustments: Vec::new(),
             reshapes: Vec::new(),
@@ -66,10 +69,20 @@ impl<'m> Relations<'m> {
         relations.fix_edges(graph);
         for (position, node) in graph.nodes.iter().enumerate() {
             relations.relate(position, node);
+            if relations.elements.is_exhausted() {
+                break;
+            }
         }
         let reshapes = std::mem::take(&mut relations.reshapes);
         reshape::relate(&mut relations, &reshapes);
-        Ok(relations)
+        match relations.elements.is_exhausted() {
+            true => Err(ModelError::new(
+                ErrorKind::Unsupported,
+                "",
+                "too many nodes read long axes for channels to be followed",
+            )),
+            false => Ok(relations),
+        }
     }
 
     /// What the graph shows to the outside, and what cannot be cut as it is stored.
@@ -98,9 +111,10 @@ impl<'m> Relations<'m> {
             }
         }
         for node in &graph.nodes {
+            let label = shown(format!("node `{}`", node.label()));
             for name in node.captures().unwrap_or_default() {
-                let text = format!("reads `{name}` from inside a subgraph");
-                edge(name, format!("node `{}`", node.label()), &text);
+                let text = shown(format!("reads `{name}` from inside a subgraph"));
+                edge(name, label.clone(), &text);
             }
         }
     }
@@ -117,10 +131,9 @@ impl<'m> Relations<'m> {
         consumers.map(move |&(position, _)| &*graph.nodes[position])
     }
 
-    /// The size of an axis; 0 where it does not exist.
+    /// The size of an axis; 0 where it does not exist, or is too long to be followed.
     pub fn size(&self, value: &str, axis: usize) -> usize {
-        let shape = self.shapes.shape(value);
-        shape.and_then(|shape| shape.get(axis)).copied().unwrap_or(0)
+        self.elements.size((value, axis))
     }
 
     /// The version of the standard operator set.
@@ -202,8 +215,8 @@ impl<'m> Relations<'m> {
 
     pub fn reason(&mut self, node: &Node, text: impl Into<String>) -> u32 {
         self.elements.reason(Reason {
-            place: format!("node `{}`", node.label()),
-            text: text.into(),
+            place: shown(format!("node `{}`", node.label())),
+            text: shown(text.into()),
             at_edge: false,
         })
     }
@@ -442,6 +455,14 @@ impl<'m> Relations<'m> {
             self.elements.fix((node.id(), axis), reason);
         }
     }
+}
+
+/// About the bytes of a graph's file: those of its tensors, and some for each node.
+fn size(graph: &Graph) -> u64 {
+    const NODE: u64 = 32;
+    let tensors = graph.initializers.values();
+    let tensors: u64 = tensors.map(|initializer| initializer.tensor.bytes().len() as u64).sum();
+    tensors.saturating_add(NODE * graph.nodes.len() as u64)
 }
 
 fn cuttable(dtype: DType) -> bool {

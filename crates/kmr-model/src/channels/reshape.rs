@@ -65,6 +65,9 @@ pub(super) fn relate<'m>(relations: &mut Relations<'m>, nodes: &[&'m Node]) {
     for pass in 0..PASSES {
         let mut changed = false;
         let mut spread = |reshape: &Reshape<'m>| {
+            if relations.elements.is_exhausted() {
+                return;
+            }
             for run in reshape.runs.iter().filter(|run| !run.is_plain()) {
                 changed |= run.spread(relations, reshape);
             }
@@ -78,6 +81,9 @@ pub(super) fn relate<'m>(relations: &mut Relations<'m>, nodes: &[&'m Node]) {
         }
     }
     for reshape in &reshapes {
+        if relations.elements.is_exhausted() {
+            return;
+        }
         for run in reshape.runs.iter().filter(|run| !run.is_plain()) {
             run.choose(relations, reshape);
         }

@@ -4,7 +4,10 @@
 //! follow a cut by itself, or may spell a number of channels that no edit mends. Only nodes that a cut
 //! can reach are looked at.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::{
+    cell::Cell,
+    collections::{BTreeSet, HashMap, HashSet},
+};
 
 use super::{
     ChannelAnalysis, ChannelGroup, Refusal,
@@ -16,6 +19,15 @@ use crate::{
     shapes::{Known, Numbers, Shapes, infer_node},
 };
 
+/// What all trials together may look at, beside some for each node: nodes, their values, elements of small ones.
+const STEPS: usize = 1 << 21;
+
+/// Elements of an axis that are marked in one step.
+const WORD: usize = 64;
+
+/// What each node adds to it.
+const STEPS_PER_NODE: usize = 16;
+
 pub(super) fn refuse_what_does_not_fit(
     model: &Model,
     shapes: &Shapes,
@@ -25,6 +37,7 @@ pub(super) fn refuse_what_does_not_fit(
         sites: Sites::of(model),
         shapes,
         shown: model.graph.outputs.iter().map(|output| output.name()).collect(),
+        steps: Cell::new(STEPS + STEPS_PER_NODE * model.graph.nodes.len()),
     };
     let refused = &mut analysis.refused;
     analysis.groups.retain(|group| {
@@ -59,11 +72,16 @@ struct Judge<'m> {
     shapes: &'m Shapes,
     /// The outputs of the model.
     shown: HashSet<&'m str>,
+    /// Steps that are left.
+    steps: Cell<usize>,
 }
 
 impl Judge<'_> {
     fn trial(&self, group: &ChannelGroup, keep: &[usize]) -> Verdict {
         let error = |error: ModelError| (error.place().to_owned(), error.to_string());
+        let slices = group.slices.iter().chain(&group.values);
+        self.step(slices.map(|slice| slice.size / WORD).sum())?;
+        self.step(group.adjustments.len())?;
         let remains = Remains::of([(group, keep)]).map_err(error)?;
         let mut mends: HashMap<usize, Vec<Change>> = HashMap::new();
         for mend in self.sites.mends(group.adjustments.iter(), &remains).map_err(error)? {
@@ -87,6 +105,7 @@ impl Judge<'_> {
         }
         while let Some(position) = waiting.pop_first() {
             let node = self.sites.node(position);
+            self.step(1 + node.outputs().len() + self.weight(node))?;
             // Constants that are cut are stored as tensors.
             if node.is("Constant") && remains.tensors.contains_key(node.id()) {
                 continue;
@@ -109,6 +128,29 @@ impl Judge<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Takes steps, of which there is an end: many groups on one axis, each with many readers, would take too long.
+    fn step(&self, count: usize) -> Verdict {
+        match self.steps.get().checked_sub(count) {
+            Some(left) => {
+                self.steps.set(left);
+                Ok(())
+            }
+            None => Err((
+                "the model".into(),
+                "there are too many channels and nodes to try this cut".into(),
+            )),
+        }
+    }
+
+    /// What looking at the inputs of `node` takes.
+    fn weight(&self, node: &Node) -> usize {
+        let numbers = |name: &String| match &self.shapes.get(name)?.numbers {
+            Some(Numbers::Integers(values)) => Some(values.len()),
+            _ => None,
+        };
+        node.inputs().iter().map(|name| 1 + numbers(name).unwrap_or(0)).sum()
     }
 
     fn wait_for_readers(&self, value: &str, waiting: &mut BTreeSet<usize>) {

@@ -50,15 +50,20 @@ impl Engine<'_> {
             depth: place.depth + 1,
             ..place
         };
+        let tensors = graph.initializer.len() + graph.sparse_initializer.len();
+        let declarations = graph.input.len() + graph.output.len() + graph.value_info.len();
+        if !self.visit(tensors + declarations) {
+            return Ok(nothing());
+        }
         let mut inside = Scope::inside(scope);
         for initializer in &graph.initializer {
             let name = initializer.name.as_deref().unwrap_or_default();
-            inside.insert(name, Fact::message(initializer));
+            inside.insert(name, self.kept(Fact::message(initializer)));
         }
         for sparse in &graph.sparse_initializer {
             if let Some(values) = sparse.values.as_option() {
                 let name = values.name.as_deref().unwrap_or_default();
-                inside.insert(name, Fact::sparse(sparse));
+                inside.insert(name, self.kept(Fact::sparse(sparse)));
             }
         }
         let mut inputs = inputs.into_iter();
@@ -70,12 +75,12 @@ impl Engine<'_> {
             }
             let given = inputs.next().flatten();
             let declaration = input.r#type.as_option().and_then(|declared| self.declaration(declared));
-            inside.insert(name, given.or(declaration));
+            inside.insert(name, self.kept(given.or(declaration)));
         }
         let declarations = declared(graph.value_info.iter().chain(&graph.output));
         let mut inner = Inner::default();
         for message in &graph.node {
-            if !self.visit() {
+            if !self.visit_node(message) {
                 return Ok(nothing());
             }
             if let Ok(node) = Node::from_proto(message.clone()) {
@@ -315,15 +320,18 @@ impl Engine<'_> {
             opset,
             depth: place.depth + 1,
         };
+        if !self.visit(function.input.len() + function.output.len() + function.value_info.len()) {
+            return Ok(Vec::new());
+        }
         let mut inside = Scope::default();
         for (position, name) in function.input.iter().enumerate() {
             let given = node.input(position).and_then(|name| scope.get(name));
-            inside.insert(name, given.cloned());
+            inside.insert(name, self.kept(given.cloned()));
         }
         let declarations = declared(function.value_info.iter());
         let mut inner = Inner::default();
         for message in &function.node {
-            if !self.visit() {
+            if !self.visit_node(message) {
                 return Ok(Vec::new());
             }
             let mut message = message.clone();

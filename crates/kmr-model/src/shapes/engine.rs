@@ -5,6 +5,8 @@ use std::{
     collections::{BTreeMap, HashMap},
 };
 
+use buffa::Message;
+
 use super::{
     Inner, Shapes,
     context::{Context, Rule, Stop, Types},
@@ -17,8 +19,20 @@ use crate::{DType, Dimension, ErrorKind, ModelError, Node, ValueInfo, proto};
 /// Subgraphs and functions nested deeper than this are not entered.
 pub(super) const DEEPEST: usize = 24;
 
-/// Nodes of subgraphs and functions that are looked at, counting each visit.
+/// Nodes, tensors and declarations of subgraphs and functions that are looked at, counting each visit.
 const VISITS: usize = 400_000;
+
+/// Bytes of a nested node that count as another visit: each visit copies the node.
+const BYTES_PER_VISIT: usize = 4096;
+
+/// Values with more axes than this are not followed.
+const MOST_AXES: usize = 64;
+
+/// Sizes and elements that are kept of all values, beside [`ROOM_PER_VALUE`] for each.
+const ROOM: usize = 1 << 20;
+
+/// Sizes and elements that each value adds to what is kept of all.
+const ROOM_PER_VALUE: usize = 32;
 
 /// The values of a graph, on top of those of the graph around it.
 #[derive(Default)]
@@ -90,6 +104,7 @@ pub(super) struct Engine<'m> {
     /// What is known of a dimension that a value other than a feed is declared with.
     size: &'m dyn Fn(&Dimension) -> Dim,
     visits: Cell<usize>,
+    room: Cell<usize>,
 }
 
 impl<'m> Engine<'m> {
@@ -110,6 +125,7 @@ impl<'m> Engine<'m> {
             functions: named.collect(),
             size,
             visits: Cell::new(VISITS),
+            room: Cell::new(ROOM),
         }
     }
 
@@ -122,11 +138,44 @@ impl<'m> Engine<'m> {
         Fact::of_type(declared, &|_, dimension| (self.size)(dimension))
     }
 
-    /// Counts a visit of a nested node; `false` once there have been too many.
-    pub fn visit(&self) -> bool {
+    /// Counts visits of what is nested; `false` once there have been too many.
+    pub fn visit(&self, count: usize) -> bool {
         let left = self.visits.get();
-        self.visits.set(left.saturating_sub(1));
-        left > 0
+        self.visits.set(left.saturating_sub(count));
+        left >= count
+    }
+
+    /// Counts a visit of a nested node.
+    pub fn visit_node(&self, message: &proto::NodeProto) -> bool {
+        let length = message.try_encoded_len().map_or(usize::MAX, |length| length as usize);
+        self.visit(1 + length / BYTES_PER_VISIT)
+    }
+
+    /// As much of `fact` as there is room for: a value of many axes or elements takes few bytes of a file.
+    pub fn kept(&self, fact: Option<Fact>) -> Option<Fact> {
+        let mut fact = fact?;
+        let mut room = self.room.get().saturating_add(ROOM_PER_VALUE);
+        let mut take = |wanted: usize| match room.checked_sub(wanted) {
+            Some(left) => {
+                room = left;
+                true
+            }
+            None => false,
+        };
+        if fact
+            .shape
+            .as_ref()
+            .is_some_and(|shape| shape.len() > MOST_AXES || !take(shape.len()))
+        {
+            fact.shape = None;
+            fact.values = None;
+        }
+        if fact.values.as_ref().is_some_and(|values| !take(values.len())) {
+            fact.values = None;
+        }
+        fact.follows_shape &= fact.values.is_some();
+        self.room.set(room);
+        Some(fact)
     }
 
     /// Infers the outputs of `node` into `scope`.
@@ -163,7 +212,7 @@ impl<'m> Engine<'m> {
             if let Some(fact) = &fact {
                 check(fact).map_err(|message| failure(node, message))?;
             }
-            scope.insert(output, fact);
+            scope.insert(output, self.kept(fact));
         }
         Ok(())
     }

@@ -250,7 +250,7 @@ pub fn default_feeds(model: &Model) -> BTreeMap<String, Vec<usize>> {
 ///
 /// # Errors
 /// [`ErrorKind::Name`] if `inputs` names what is no feed; [`ErrorKind::Shape`] if a given shape
-/// contradicts the declared one, or shapes contradict each other at a node, which is named;
+/// contradicts the declared one, a declared size is less than -1, or shapes contradict each other at a node, which is named;
 /// [`ErrorKind::Unsupported`] for a standard operator set newer than [`NEWEST_OPSET`].
 pub fn infer(model: &Model, inputs: &BTreeMap<String, Vec<usize>>) -> Result<Shapes, ModelError> {
     infer_with(model, inputs, &HashMap::new())
@@ -314,6 +314,14 @@ fn walk(
                 .with_help(format!("export the model for operator set {NEWEST_OPSET} or older")),
         );
     }
+    for declared in graph.feeds().chain(&graph.value_info).chain(&graph.outputs) {
+        if let Some(size) = declared.impossible_size() {
+            let place = format!("value `{}`", declared.name());
+            let message = format!("is declared with a dimension of size {size}");
+            return Err(ModelError::new(ErrorKind::Shape, place, message)
+                .with_help("declare a size of 0 or more, or a name for a size that is open"));
+        }
+    }
     let engine = Engine::new(resized, &model.shell.functions, size);
     let mut scope = Scope::default();
     for (name, initializer) in &graph.initializers {
@@ -321,7 +329,7 @@ fn walk(
             Some(shape) => Fact::sized(initializer.tensor.dtype(), shape),
             None => Fact::stored(&initializer.tensor),
         };
-        scope.insert(name, Some(fact));
+        scope.insert(name, engine.kept(Some(fact)));
     }
     for input in graph.feeds() {
         let fact = feed(input);
@@ -331,7 +339,7 @@ fn walk(
                 ModelError::new(ErrorKind::Shape, place, message)
             })?;
         }
-        scope.insert(input.name(), fact);
+        scope.insert(input.name(), engine.kept(fact));
     }
     let annotated = engine::messages(&graph.value_info).chain(engine::messages(&graph.outputs));
     let declared = engine::declared(annotated);
