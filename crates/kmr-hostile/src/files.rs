@@ -742,7 +742,7 @@ fn channels() -> Vec<HostileFile> {
         model(&[
             input("z", &[1, inputs, 1, 1]),
             initializer(b"w", FLOAT, &[outputs, 0, 1, 1], &[]),
-            node("Conv", &["z", "w"], "y", &[group.clone()]),
+            node("Conv", &["z", "w"], "y", std::slice::from_ref(&group)),
         ])
     };
     vec![
