@@ -8,7 +8,7 @@ use super::{
     activation::scalar,
     onnx,
     reals::{Reals, filled, rounded},
-    strided,
+    softmax, strided,
 };
 use crate::{
     ComputeError,
