@@ -99,10 +99,7 @@ pub fn expected_inputs(model: &Model, sample: Sample) -> Result<Vec<ExpectedInpu
             let sample = match (sample, shape.split_first()) {
                 (Sample::Call, _) => &shape[..],
                 (Sample::Row, Some((Dimension::Fixed(rows), _))) => {
-                    let message = format!(
-                        "input `{}` takes {rows} rows at a time, no more and no less",
-                        input.name()
-                    );
+                    let message = format!("input `{}` takes batches of exactly {rows}", input.name());
                     return Err(no_rows(message));
                 }
                 (Sample::Row, Some((_, row))) => row,

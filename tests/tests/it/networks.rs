@@ -237,5 +237,5 @@ fn a_sample_may_be_a_whole_call() {
     bench.write("pipeline.toml", rows.as_bytes());
     bench
         .run(&[])
-        .expect(25, &["`gain`", "single number", "sample = \"call\""]);
+        .expect(25, &["`x`", "batches of exactly 1", "sample = \"call\""]);
 }
