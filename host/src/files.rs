@@ -70,6 +70,34 @@ pub fn write_model(path: &Path, files: &ModelFiles) -> Result<(), Failure> {
     written.map_err(|error| unwritable(path, &error))
 }
 
+/// A model's files, as they lie on the disk.
+pub struct ReadBack {
+    /// The model's own.
+    pub model: Bytes,
+    /// Its weights', where they have one.
+    pub data: Option<Bytes>,
+}
+
+/// Reads what was written to `path` again; `damaged` is the failure of a file that is not what was written to it.
+pub fn read_back(path: &Path, files: &ModelFiles, damaged: impl FnOnce(&Path) -> Failure) -> Result<ReadBack, Failure> {
+    let model = read(path)?;
+    if !files.is_model(&model) {
+        return Err(damaged(path));
+    }
+    let Some(data) = files.data() else {
+        return Ok(ReadBack { model, data: None });
+    };
+    let path = data_path(path, data);
+    let weights = read(&path)?;
+    if !data.is(&weights) {
+        return Err(damaged(&path));
+    }
+    Ok(ReadBack {
+        model,
+        data: Some(weights),
+    })
+}
+
 /// Where the weights of the model at `path` lie.
 pub fn data_path(path: &Path, data: &DataFile) -> PathBuf {
     folder_of(path).join(data.location())

@@ -8,7 +8,7 @@ use crate::{
     arguments::{Common, Convert},
     exit,
     failure::Failure,
-    files,
+    files::{self, ReadBack},
 };
 
 /// A change of a whole model: what it gives, and what it did.
@@ -35,7 +35,7 @@ pub fn execute(arguments: &Convert, common: &Common) -> Result<u8, Failure> {
     }
     let files = layout(&model, arguments)?;
     files::write_model(&arguments.output, &files)?;
-    verify(&arguments.output, &files)?;
+    let written = verified(&arguments.output, &files)?;
     if let Some(data) = files.data() {
         changes.push(format!(
             "moved weights of {} bytes to `{}`",
@@ -43,7 +43,8 @@ pub fn execute(arguments: &Convert, common: &Common) -> Result<u8, Failure> {
             data.location()
         ));
     }
-    report(arguments, common, &files, &changes)
+    report(arguments, common, &files, &written, &changes);
+    Ok(exit::SUCCESS)
 }
 
 fn upgraded(model: &Model, opset: i64) -> Result<(Model, Vec<String>), ModelError> {
@@ -70,38 +71,25 @@ fn layout(model: &Model, arguments: &Convert) -> Result<ModelFiles, Failure> {
     apart().map_err(|error| Failure::model(&arguments.input, &error))
 }
 
-/// Proves that what was written is there.
-fn verify(path: &Path, files: &ModelFiles) -> Result<(), Failure> {
-    let damaged = |path: &Path| {
+/// What was written, as it lies on the disk.
+fn verified(path: &Path, files: &ModelFiles) -> Result<ReadBack, Failure> {
+    files::read_back(path, files, |damaged| {
         Failure::new(exit::VERIFICATION, "the file is not what was written to it")
-            .at(path.display().to_string())
+            .at(damaged.display().to_string())
             .help("this is a defect of kmr or of the disk")
-    };
-    if !files.is_model(&files::read(path)?) {
-        return Err(damaged(path));
-    }
-    if let Some(data) = files.data() {
-        let path = files::data_path(path, data);
-        if !data.is(&files::read(&path)?) {
-            return Err(damaged(&path));
-        }
-    }
-    Ok(())
+    })
 }
 
-fn report(arguments: &Convert, common: &Common, files: &ModelFiles, changes: &[String]) -> Result<u8, Failure> {
+fn report(arguments: &Convert, common: &Common, files: &ModelFiles, written: &ReadBack, changes: &[String]) {
     if common.json {
-        let described = |path: &Path| -> Result<serde_json::Value, Failure> {
-            let bytes = files::read(path)?;
-            Ok(serde_json::json!({"path": path, "bytes": bytes.len(), "sha256": kmr_run::sha256(&bytes)}))
-        };
-        let mut written = described(&arguments.output)?;
-        written["schema"] = 1.into();
-        written["changes"] = changes.into();
-        if let Some(data) = files.data() {
-            written["data"] = described(&files::data_path(&arguments.output, data))?;
+        let described = |path: &Path, bytes: &[u8]| serde_json::json!({"path": path, "bytes": bytes.len(), "sha256": kmr_run::sha256(bytes)});
+        let mut result = described(&arguments.output, &written.model);
+        result["schema"] = 1.into();
+        result["changes"] = changes.into();
+        if let (Some(data), Some(bytes)) = (files.data(), &written.data) {
+            result["data"] = described(&files::data_path(&arguments.output, data), bytes);
         }
-        crate::terminal::line!("{written:#}");
+        crate::terminal::line!("{result:#}");
     }
     if !common.quiet {
         changes.iter().for_each(|change| eprintln!("{change}"));
@@ -111,5 +99,4 @@ fn report(arguments: &Convert, common: &Common, files: &ModelFiles, changes: &[S
             eprintln!("wrote {} ({} bytes)", path.display(), data.len());
         }
     }
-    Ok(exit::SUCCESS)
 }

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs::File,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, atomic::Ordering},
     time::Instant,
 };
@@ -281,27 +281,15 @@ impl Finish<'_> {
     fn write(&self, name: &str, model: &Model) -> Result<ArtifactReport, Failure> {
         let files = layout(model)?;
         let path = self.write_files(name, &files)?;
-        let written = files::read(&path)?;
-        let differs = |path: &Path| unverified(format!("{} is not what was written to it", path.display()));
-        if !files.is_model(&written) {
-            return Err(differs(&path));
-        }
-        let weights = match files.data() {
-            None => None,
-            Some(data) => {
-                let path = files::data_path(&path, data);
-                let read = files::read(&path)?;
-                if !data.is(&read) {
-                    return Err(differs(&path));
-                }
-                Some(FileReport {
-                    path: data.location().to_owned(),
-                    bytes: read.len() as u64,
-                    sha256: sha256(&read),
-                })
-            }
-        };
-        let bytes = written.len() as u64 + weights.as_ref().map_or(0, |file| file.bytes);
+        let written = files::read_back(&path, &files, |damaged| {
+            unverified(format!("{} is not what was written to it", damaged.display()))
+        })?;
+        let weights = files.data().zip(written.data).map(|(data, read)| FileReport {
+            path: data.location().to_owned(),
+            bytes: read.len() as u64,
+            sha256: sha256(&read),
+        });
+        let bytes = written.model.len() as u64 + weights.as_ref().map_or(0, |file| file.bytes);
         if bytes != model.encoded_len() {
             return Err(unverified(format!(
                 "{} has {bytes} bytes where {} were counted",
@@ -309,11 +297,11 @@ impl Finish<'_> {
                 model.encoded_len()
             )));
         }
-        self.same_answers(model, &files::decode(&path, written.clone())?)?;
+        self.same_answers(model, &files::decode(&path, written.model.clone())?)?;
         Ok(ArtifactReport {
             path: name.to_owned(),
             bytes,
-            sha256: sha256(&written),
+            sha256: sha256(&written.model),
             weights,
         })
     }

@@ -243,8 +243,7 @@ impl Operands {
         if window.kernel != ws[2..] {
             return Err(call.wrong(format!("kernel_shape is {:?}; the weights are {ws:?}", window.kernel)));
         }
-        let groups = call.int("group", 1);
-        let groups = usize::try_from(groups).map_err(|_| call.wrong("group is negative"))?;
+        let groups = groups(call)?;
         let pads = window.pads(call, &xs[2..])?;
         // One dimension is two, one of them of size 1.
         let two = |sizes: &[usize], default: usize| match sizes {

@@ -1,6 +1,9 @@
 //! Products with weights: they make channels, and sum over them.
 
-use super::relations::Relations;
+use super::{
+    elements::{Axis, Elements},
+    relations::Relations,
+};
 use crate::Node;
 
 /// Where a product has its operands.
@@ -114,17 +117,24 @@ pub(super) fn convolution<'m>(relations: &mut Relations<'m>, position: usize, no
             return;
         }
     } else {
-        // The groups stay equally large, so they lose the same channels.
-        for group in 0..grouping.groups {
-            for k in 0..grouping.inputs {
-                elements.link_at(((input, 1), group * grouping.inputs + k), ((weight, 1), k));
-            }
-            for k in 0..grouping.outputs {
-                elements.link_at(((output, 1), group * grouping.outputs + k), ((output, 1), k));
-            }
-        }
+        equal_groups(elements, ((input, 1), (weight, 1)), (grouping.groups, grouping.inputs));
+        equal_groups(
+            elements,
+            ((output, 1), (output, 1)),
+            (grouping.groups, grouping.outputs),
+        );
     }
     relations.note_producer(position, node, weight, 0);
+}
+
+/// The groups stay equally large, so they lose the same channels: each channel of the first axis goes with the one at
+/// its place within a group on the second.
+fn equal_groups(elements: &mut Elements<'_>, (all, one): (Axis<'_>, Axis<'_>), (groups, channels): (usize, usize)) {
+    for group in 0..groups {
+        for k in 0..channels {
+            elements.link_at((all, group * channels + k), (one, k));
+        }
+    }
 }
 
 /// A group goes with all of its inputs and outputs.
@@ -172,14 +182,12 @@ pub(super) fn transposed_convolution<'m>(relations: &mut Relations<'m>, position
     } else if grouping.goes_whole() {
         return whole_groups(relations, node, input, &grouping);
     } else {
-        for group in 0..grouping.groups {
-            for k in 0..grouping.inputs {
-                elements.link_at(((input, 1), group * grouping.inputs + k), ((input, 1), k));
-            }
-            for k in 0..grouping.outputs {
-                elements.link_at(((output, 1), group * grouping.outputs + k), ((weight, 1), k));
-            }
-        }
+        equal_groups(elements, ((input, 1), (input, 1)), (grouping.groups, grouping.inputs));
+        equal_groups(
+            elements,
+            ((output, 1), (weight, 1)),
+            (grouping.groups, grouping.outputs),
+        );
     }
     relations.note_producer(position, node, weight, 1);
 }
