@@ -1,0 +1,77 @@
+//! The error of this crate.
+
+use thiserror::Error;
+
+/// Numbers that a method cannot work with.
+#[derive(Clone, Debug, PartialEq, Error)]
+#[non_exhaustive]
+pub enum MethodError {
+    /// A parameter outside its domain.
+    #[error("{what} must be {domain}; got {value}")]
+    Domain {
+        /// Which parameter.
+        what: &'static str,
+        /// Its domain.
+        domain: &'static str,
+        /// What was given.
+        value: f64,
+    },
+    /// A slice of another length than its use needs.
+    #[error("{what} must have {expected} elements; it has {got}")]
+    Length {
+        /// Which slice.
+        what: &'static str,
+        /// How many it must have.
+        expected: usize,
+        /// How many it has.
+        got: usize,
+    },
+    /// NaN or an infinity in a matrix.
+    #[error("the {what} at row {row}, column {column} is {value}; only finite numbers can be quantized")]
+    NotFinite {
+        /// What the matrix holds.
+        what: &'static str,
+        /// Where.
+        row: usize,
+        /// Where.
+        column: usize,
+        /// NaN or an infinity.
+        value: f64,
+    },
+    /// NaN or an infinity among observed values.
+    #[error("the observed value at position {position} is {value}; only finite numbers can be calibrated on")]
+    NotFiniteValue {
+        /// Its position in the slice.
+        position: usize,
+        /// NaN or an infinity.
+        value: f32,
+    },
+    /// A range of nothing.
+    #[error("a range needs observed values; there are none")]
+    NothingObserved,
+    /// A Gram matrix that no damping makes positive definite.
+    #[error("the Gram matrix is not positive semidefinite at column {column}; observe it again in higher precision")]
+    NotPositive {
+        /// The column whose pivot fails.
+        column: usize,
+    },
+    /// A code that its bits cannot hold.
+    #[error("code {code} at position {position} does not fit into {bits} bits")]
+    Code {
+        /// The code.
+        code: u8,
+        /// Its position.
+        position: usize,
+        /// The bits there are.
+        bits: u8,
+    },
+}
+
+/// An error unless `got` is `expected`.
+pub(crate) fn check_length(what: &'static str, expected: usize, got: usize) -> Result<(), MethodError> {
+    if got == expected {
+        Ok(())
+    } else {
+        Err(MethodError::Length { what, expected, got })
+    }
+}

@@ -1,0 +1,111 @@
+//! GPTQ: codes that answer for one another's errors.
+//!
+//! The error of a layer's outputs on the inputs X that were observed is tr((W − Ŵ) H (W − Ŵ)ᵀ) with the
+//! Gram matrix H = XᵀX. GPTQ (Frantar et al., ICLR 2023) rounds column by column and moves the columns
+//! that remain so that they make up best for the error so far. With the Cholesky factorization
+//! H = UᵀU that is Babai's nearest plane (Chen et al., 2025): the error of a row is |U(w − ŵ)|², whose
+//! k-th term knows columns k and later alone, so rounding from the last column to the first, each to
+//! what cancels its term, needs neither H⁻¹ nor any update of the weights.
+
+mod lanes;
+mod metric;
+mod tile;
+
+use rayon::prelude::*;
+
+use crate::{
+    Granularity, Matrix, MethodError, Quantized, Scheme, error::check_length, fit, quantize, round_to_nearest,
+};
+use lanes::LANES;
+use metric::Metric;
+use tile::Tile;
+
+/// How [`gptq`] goes about it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Options {
+    /// What is added to the diagonal of the Gram matrix, as a part of its mean; in [0, 1].
+    pub damping: f64,
+    /// Whether columns are rounded by descending diagonal, not from first to last. Groups stay those of
+    /// neighboring columns, and their scales are fixed before.
+    pub act_order: bool,
+    /// Whether scales are fitted again to the codes, by least squares in the metric of H: exact for a
+    /// channel, group after group for groups. A scale of the whole tensor stays.
+    pub refit: bool,
+    /// How often, at most, every code may move to where it lowers the error most while all others stay
+    /// (coordinate descent), after each refit of the scales.
+    pub passes: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            damping: 0.01,
+            act_order: true,
+            refit: true,
+            passes: 4,
+        }
+    }
+}
+
+/// Quantizes `weights` for inputs with the Gram matrix `gram`: `columns` × `columns`, symmetric,
+/// row by row. Its scale (a sum or a mean over inputs) is of no matter.
+///
+/// Scales are first fitted with the damped diagonal as the columns' importance. Columns whose diagonal
+/// is 0 never had an input; they are rounded to nearest. Where damping does not make the matrix
+/// positive definite, it is raised in tenfold steps up to the whole mean of the diagonal.
+///
+/// No row's error in the damped metric is larger than rounding to nearest leaves with the same scales.
+///
+/// # Errors
+/// If sizes or options are outside their domain, the Gram matrix is not finite (row and column are
+/// named), or far from positive semidefinite.
+pub fn gptq<G: Copy + Into<f64> + Sync>(
+    weights: Matrix<'_>,
+    gram: &[G],
+    scheme: &Scheme,
+    options: &Options,
+) -> Result<Quantized, MethodError> {
+    check(weights.columns(), gram, options)?;
+    if weights.values().is_empty() {
+        return quantize(weights, scheme, None);
+    }
+    let metric = Metric::new(gram, weights.columns(), options)?;
+    let parameters = fit(weights, scheme, Some(metric.diagonal()))?;
+    let mut quantized = round_to_nearest(weights, scheme.grid, scheme.granularity, parameters)?;
+    let refit = options.refit && scheme.granularity != Granularity::Tensor;
+    let tiles: Vec<Tile> = (0..weights.rows())
+        .into_par_iter()
+        .step_by(LANES)
+        .map(|first| {
+            let mut tile = Tile::new(weights, &quantized, first);
+            tile.sweep(&metric);
+            tile.refine(&metric, options, refit);
+            tile
+        })
+        .collect();
+    for tile in &tiles {
+        tile.store(&mut quantized);
+    }
+    Ok(quantized)
+}
+
+fn check<G: Copy + Into<f64>>(columns: usize, gram: &[G], options: &Options) -> Result<(), MethodError> {
+    if !(0.0..=1.0).contains(&options.damping) {
+        let (what, domain) = ("the damping", "from 0 to 1");
+        return Err(MethodError::Domain {
+            what,
+            domain,
+            value: options.damping,
+        });
+    }
+    check_length("the Gram matrix", columns.saturating_mul(columns), gram.len())?;
+    match gram.iter().position(|&value| !value.into().is_finite()) {
+        Some(at) => Err(MethodError::NotFinite {
+            what: "Gram matrix",
+            row: at / columns,
+            column: at % columns,
+            value: gram[at].into(),
+        }),
+        None => Ok(()),
+    }
+}

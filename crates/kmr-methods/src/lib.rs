@@ -1,0 +1,26 @@
+//! The numerics of compression methods, as pure functions: no graph, no files, no plugin interface.
+//!
+//! Weights are a [`Matrix`] of float32, row by row: rows are output channels, columns are inputs (of a
+//! convolution: input channels of the group × kernel height × kernel width, in that order). A
+//! [`Scheme`] says how they become integers; [`quantize`] rounds them to nearest, [`gptq`](gptq::gptq)
+//! against the Gram matrix of their inputs. Results do not depend on the number of threads.
+
+pub mod bias;
+pub mod calibration;
+mod cholesky;
+pub mod equalize;
+mod error;
+mod fit;
+pub mod gptq;
+mod grid;
+mod matrix;
+pub mod pack;
+mod quantized;
+mod rounding;
+
+pub use error::MethodError;
+pub use fit::{Clipping, Parameters, Scheme, fit};
+pub use grid::{Granularity, Grid};
+pub use matrix::Matrix;
+pub use quantized::Quantized;
+pub use rounding::{quantize, round_to_nearest};
