@@ -54,7 +54,8 @@ impl Default for Options {
 /// is 0 never had an input; they are rounded to nearest. Where damping does not make the matrix
 /// positive definite, it is raised in tenfold steps up to the whole mean of the diagonal.
 ///
-/// No row's error in the damped metric is larger than rounding to nearest leaves with the same scales.
+/// No row's error in the damped metric is larger, but for rounding in float32, than what rounding to
+/// nearest leaves with the scales fitted first.
 ///
 /// # Errors
 /// If sizes or options are outside their domain, the Gram matrix is not finite (row and column are

@@ -47,11 +47,14 @@ fn divergence(observed: &[u64], quantized: &[f64]) -> f64 {
     observed.iter().zip(&quantized).map(|(p, q)| p * (p / q).ln()).sum()
 }
 
-/// Probabilities without zeros; none if too few bins have any count.
+/// Probabilities without zeros; none if too few bins have a count for that.
 fn smoothed(counts: &[f64]) -> Option<Vec<f64>> {
+    let total: f64 = counts.iter().sum();
+    if total == 0.0 {
+        return None;
+    }
     let empty = counts.iter().filter(|&&count| count == 0.0).count();
     let cost = SMOOTHING * empty as f64 / (counts.len() - empty) as f64;
-    let total: f64 = counts.iter().sum();
     counts
         .iter()
         .map(|&count| if count == 0.0 { SMOOTHING } else { count - cost })

@@ -1,0 +1,423 @@
+//! GPTQ against its definition, and the laws of what it promises.
+
+use kmr_methods::{
+    Clipping, Granularity, Grid, Matrix, MethodError, Parameters, Quantized, Scheme, fit,
+    gptq::{Options, gptq},
+    quantize, round_to_nearest,
+};
+use proptest::prelude::*;
+
+/// Numbers in [−1, 1) from a seed.
+fn noise(mut state: u64) -> impl FnMut() -> f64 {
+    state ^= 0x9e37_79b9_7f4a_7c15;
+    move || {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (state >> 11) as f64 / (1_u64 << 52) as f64 - 1.0
+    }
+}
+
+/// Weights, and the Gram matrix of inputs that have a part in common.
+fn problem(rows: usize, columns: usize, seed: u64) -> (Vec<f32>, Vec<f64>) {
+    let mut next = noise(seed);
+    let weights = (0..rows * columns).map(|_| (next() + next() + next()) as f32).collect();
+    let mut gram = vec![0.0; columns * columns];
+    for _ in 0..2 * columns {
+        let common = 2.0 * next();
+        let input: Vec<f64> = (0..columns)
+            .map(|at| (common + next()) * (1.0 + at as f64 % 3.0))
+            .collect();
+        for row in 0..columns {
+            for column in 0..columns {
+                gram[row * columns + column] += input[row] * input[column];
+            }
+        }
+    }
+    (weights, gram)
+}
+
+/// The Gram matrix with its diagonal damped.
+fn damped(gram: &[f64], columns: usize, damping: f64) -> Vec<f64> {
+    let mut gram = gram.to_vec();
+    let mean = (0..columns).map(|at| gram[at * columns + at]).sum::<f64>() / columns as f64;
+    for at in 0..columns {
+        gram[at * columns + at] += damping * mean;
+    }
+    gram
+}
+
+/// (w − ŵ) H (w − ŵ)ᵀ of every row.
+fn errors(weights: &[f32], quantized: &Quantized, gram: &[f64]) -> Vec<f64> {
+    let columns = quantized.columns;
+    let off: Vec<f64> = weights
+        .iter()
+        .zip(quantized.dequantize())
+        .map(|(&a, b)| f64::from(a) - f64::from(b))
+        .collect();
+    let energy = |off: &[f64]| {
+        let image = gram
+            .chunks(columns)
+            .map(|row| row.iter().zip(off).map(|(a, b)| a * b).sum::<f64>());
+        image.zip(off).map(|(a, b)| a * b).sum()
+    };
+    off.chunks(columns).map(energy).collect()
+}
+
+/// A bound on the error of scales and products that are rounded to float32.
+fn float_noise(weights: &[f32], gram: &[f64]) -> f64 {
+    let most = weights.iter().fold(0.0, |most: f32, weight| most.max(weight.abs()));
+    gram.iter().map(|value| value.abs()).sum::<f64>() * (1e-7 * f64::from(most)).powi(2)
+}
+
+fn scheme(grid: Grid, granularity: Granularity) -> Scheme {
+    Scheme {
+        grid,
+        granularity,
+        clipping: Clipping::Mse,
+    }
+}
+
+/// Without anything but the sweep.
+fn plain() -> Options {
+    Options {
+        refit: false,
+        passes: 0,
+        ..Options::default()
+    }
+}
+
+/// Rounding to nearest with the scales that GPTQ starts from.
+fn nearest(matrix: Matrix<'_>, gram: &[f64], scheme: &Scheme) -> Quantized {
+    let columns = matrix.columns();
+    let diagonal: Vec<f64> = (0..columns).map(|at| gram[at * columns + at]).collect();
+    quantize(matrix, scheme, Some(&diagonal)).unwrap()
+}
+
+/// The inverse, by Gauss–Jordan elimination.
+fn inverse(matrix: &[f64], size: usize) -> Vec<f64> {
+    let mut left = matrix.to_vec();
+    let mut right = vec![0.0; size * size];
+    (0..size).for_each(|at| right[at * size + at] = 1.0);
+    for pivot in 0..size {
+        let by = left[pivot * size + pivot];
+        for column in 0..size {
+            left[pivot * size + column] /= by;
+            right[pivot * size + column] /= by;
+        }
+        for row in (0..size).filter(|&row| row != pivot) {
+            let factor = left[row * size + pivot];
+            for column in 0..size {
+                left[row * size + column] -= factor * left[pivot * size + column];
+                right[row * size + column] -= factor * right[pivot * size + column];
+            }
+        }
+    }
+    right
+}
+
+/// Optimal brain quantization as its paper has it: round one weight, move those that remain by the
+/// inverse Hessian, and take the column out of the inverse.
+fn by_definition(weights: &[f32], gram: &[f64], order: &[usize], rounded: &Quantized) -> Vec<i16> {
+    let size = rounded.columns;
+    let mut codes = Vec::new();
+    for (row, weights) in weights.chunks(size).enumerate() {
+        let mut weights: Vec<f64> = weights.iter().map(|&weight| f64::from(weight)).collect();
+        let mut hessian = inverse(gram, size);
+        let mut row_codes = vec![0; size];
+        let (scale, zero) = (rounded.scales[row], rounded.zero_points[row]);
+        for &column in order {
+            let parameters = Parameters {
+                scales: vec![scale],
+                zero_points: vec![zero],
+            };
+            let one = [weights[column] as f32];
+            let one = Matrix::new(1, 1, &one).unwrap();
+            let one = round_to_nearest(one, rounded.grid, Granularity::Tensor, parameters).unwrap();
+            row_codes[column] = one.codes[0];
+            let pivot = hessian[column * size + column];
+            let off = (weights[column] - f64::from(one.dequantize()[0])) / pivot;
+            let line = hessian[column * size..][..size].to_vec();
+            for other in 0..size {
+                weights[other] -= off * line[other];
+                for at in 0..size {
+                    hessian[other * size + at] -= line[other] * line[at] / pivot;
+                }
+            }
+        }
+        codes.extend(row_codes);
+    }
+    codes
+}
+
+#[test]
+fn it_is_what_the_paper_defines() {
+    for seed in 0..40 {
+        let (rows, columns) = (5, 12);
+        let (weights, gram) = problem(rows, columns, seed);
+        let matrix = Matrix::new(rows, columns, &weights).unwrap();
+        let metric = damped(&gram, columns, 0.01);
+        let grid = if seed % 2 == 0 {
+            Grid::symmetric(3)
+        } else {
+            Grid::asymmetric(4)
+        }
+        .unwrap();
+        let scheme = scheme(grid, Granularity::Channel);
+        let rounded = nearest(matrix, &metric, &scheme);
+        let mut order: Vec<usize> = (0..columns).collect();
+        for act_order in [false, true] {
+            if act_order {
+                order.sort_by(|&a, &b| gram[b * columns + b].total_cmp(&gram[a * columns + a]));
+            }
+            let ours = gptq(matrix, &gram, &scheme, &Options { act_order, ..plain() }).unwrap();
+            let theirs = Quantized {
+                codes: by_definition(&weights, &metric, &order, &rounded),
+                ..rounded.clone()
+            };
+            assert_eq!(ours.scales, theirs.scales);
+            let kept = errors(&weights, &rounded, &metric);
+            let (ours_errors, errors) = (errors(&weights, &ours, &metric), errors(&weights, &theirs, &metric));
+            for row in 0..rows {
+                let span = row * columns..(row + 1) * columns;
+                if errors[row] < kept[row] {
+                    assert_eq!(ours.codes[span.clone()], theirs.codes[span], "seed {seed}, row {row}");
+                } else {
+                    assert_eq!(ours.codes[span.clone()], rounded.codes[span], "seed {seed}, row {row}");
+                    assert!(ours_errors[row] <= errors[row]);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn it_halves_the_error_of_rounding_to_nearest() {
+    for bits in [2, 3, 4] {
+        let mut totals = [0.0; 3];
+        for seed in 0..30 {
+            let (weights, gram) = problem(8, 40, seed);
+            let matrix = Matrix::new(8, 40, &weights).unwrap();
+            let scheme = scheme(Grid::symmetric(bits).unwrap(), Granularity::Channel);
+            let runs = [
+                nearest(matrix, &gram, &scheme),
+                gptq(matrix, &gram, &scheme, &plain()).unwrap(),
+                gptq(matrix, &gram, &scheme, &Options::default()).unwrap(),
+            ];
+            let sums = runs.map(|run| errors(&weights, &run, &gram).iter().sum::<f64>());
+            assert!(
+                sums[1] < sums[0] && sums[2] < sums[0],
+                "seed {seed}, {bits} bits: {sums:?}"
+            );
+            totals.iter_mut().zip(sums).for_each(|(total, sum)| *total += sum);
+        }
+        println!("{bits} bits: {totals:?}");
+        assert!(
+            totals[1] < 0.5 * totals[0] && totals[2] < 0.98 * totals[1],
+            "{bits} bits: {totals:?}"
+        );
+    }
+}
+
+fn grids() -> impl Strategy<Value = Grid> {
+    prop_oneof![
+        (2_u8..=8).prop_map(|bits| Grid::symmetric(bits).unwrap()),
+        (2_u8..=8).prop_map(|bits| Grid::narrow(bits).unwrap()),
+        (1_u8..=8).prop_map(|bits| Grid::asymmetric(bits).unwrap()),
+    ]
+}
+
+fn granularities() -> impl Strategy<Value = Granularity> {
+    prop_oneof![
+        Just(Granularity::Tensor),
+        Just(Granularity::Channel),
+        (1_usize..9).prop_map(Granularity::Group)
+    ]
+}
+
+fn options() -> impl Strategy<Value = Options> {
+    (0.001_f64..0.2, any::<bool>(), any::<bool>(), 0_usize..4).prop_map(|(damping, act_order, refit, passes)| Options {
+        damping,
+        act_order,
+        refit,
+        passes,
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn no_row_errs_more_than_rounding_to_nearest(
+        rows in 1_usize..20, columns in 1_usize..30, seed: u64,
+        grid in grids(), granularity in granularities(), options in options(),
+    ) {
+        let (weights, gram) = problem(rows, columns, seed);
+        let matrix = Matrix::new(rows, columns, &weights).unwrap();
+        let metric = damped(&gram, columns, options.damping);
+        let scheme = scheme(grid, granularity);
+        let rounded = errors(&weights, &nearest(matrix, &metric, &scheme), &metric);
+        let quantized = gptq(matrix, &gram, &scheme, &options).unwrap();
+        let slack = float_noise(&weights, &metric);
+        for (ours, rounded) in errors(&weights, &quantized, &metric).iter().zip(rounded) {
+            prop_assert!(*ours <= rounded * (1.0 + 1e-4) + slack, "{ours} > {rounded}");
+        }
+        let allowed = i32::from(grid.low())..=i32::from(grid.high());
+        prop_assert!(quantized.codes.iter().all(|&code| allowed.contains(&i32::from(code))));
+        prop_assert!(quantized.zero_points.iter().all(|zero| allowed.contains(zero)));
+        prop_assert!(quantized.scales.iter().all(|scale| scale.is_normal() && *scale > 0.0));
+    }
+
+    #[test]
+    fn more_refinement_never_errs_more(columns in 1_usize..30, seed: u64, grid in grids(), granularity in granularities()) {
+        let (weights, gram) = problem(3, columns, seed);
+        let matrix = Matrix::new(3, columns, &weights).unwrap();
+        let metric = damped(&gram, columns, 0.01);
+        let mut before = f64::INFINITY;
+        for passes in 0..4 {
+            let options = Options { passes, ..Options::default() };
+            let quantized = gptq(matrix, &gram, &scheme(grid, granularity), &options).unwrap();
+            let error = errors(&weights, &quantized, &metric).iter().sum::<f64>();
+            let slack = float_noise(&weights, &metric);
+            prop_assert!(error <= before * (1.0 + 1e-4) + slack, "{error} > {before} with {passes} passes");
+            before = error;
+        }
+    }
+
+    #[test]
+    fn inputs_without_correlation_leave_rounding_to_nearest(
+        rows in 1_usize..20, columns in 1_usize..20, seed: u64,
+        grid in grids(), granularity in granularities(), act_order: bool,
+    ) {
+        let (weights, gram) = problem(rows, columns, seed);
+        let matrix = Matrix::new(rows, columns, &weights).unwrap();
+        let mut diagonal = vec![0.0_f32; columns * columns];
+        (0..columns).for_each(|at| diagonal[at * columns + at] = gram[at * columns + at] as f32);
+        let wide: Vec<f64> = diagonal.iter().map(|&value| f64::from(value)).collect();
+        let rounded = nearest(matrix, &damped(&wide, columns, 0.01), &scheme(grid, granularity));
+        let quantized = gptq(matrix, &diagonal, &scheme(grid, granularity), &Options { act_order, ..plain() }).unwrap();
+        prop_assert_eq!(quantized, rounded);
+    }
+}
+
+#[test]
+fn the_number_of_threads_changes_no_bit() {
+    let (weights, gram) = problem(37, 150, 5);
+    let matrix = Matrix::new(37, 150, &weights).unwrap();
+    let run = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let scheme = scheme(Grid::asymmetric(3).unwrap(), Granularity::Group(64));
+        pool.install(|| gptq(matrix, &gram, &scheme, &Options::default()).unwrap())
+    };
+    let alone = run(1);
+    assert_eq!(run(2), alone);
+    assert_eq!(run(5), alone);
+}
+
+#[test]
+fn a_row_does_not_depend_on_its_neighbors() {
+    let (weights, gram) = problem(20, 33, 8);
+    let scheme = scheme(Grid::symmetric(3).unwrap(), Granularity::Group(10));
+    let all = gptq(
+        Matrix::new(20, 33, &weights).unwrap(),
+        &gram,
+        &scheme,
+        &Options::default(),
+    )
+    .unwrap();
+    let last = &weights[19 * 33..];
+    let alone = gptq(Matrix::new(1, 33, last).unwrap(), &gram, &scheme, &Options::default()).unwrap();
+    assert_eq!(alone.codes, all.codes[19 * 33..]);
+    assert_eq!(alone.scales, all.scales[19 * 4..]);
+}
+
+#[test]
+fn columns_without_input_are_rounded_to_nearest() {
+    let (weights, mut gram) = problem(3, 6, 1);
+    for at in 0..6 {
+        gram[2 * 6 + at] = 0.0;
+        gram[at * 6 + 2] = 0.0;
+    }
+    let matrix = Matrix::new(3, 6, &weights).unwrap();
+    let scheme = Scheme {
+        clipping: Clipping::MinMax,
+        ..scheme(Grid::symmetric(4).unwrap(), Granularity::Channel)
+    };
+    let rounded = quantize(matrix, &scheme, None).unwrap();
+    for damping in [0.0, 0.01] {
+        let quantized = gptq(matrix, &gram, &scheme, &Options { damping, ..plain() }).unwrap();
+        (0..3).for_each(|row| assert_eq!(quantized.codes[row * 6 + 2], rounded.codes[row * 6 + 2]));
+    }
+    assert_eq!(gptq(matrix, &[0.0_f32; 36], &scheme, &plain()).unwrap(), rounded);
+}
+
+#[test]
+fn dependent_inputs_get_more_damping() {
+    // Every input is the same.
+    let weights = [0.3, -0.4, 0.9, 0.2];
+    let matrix = Matrix::new(1, 4, &weights).unwrap();
+    let scheme = scheme(Grid::symmetric(2).unwrap(), Granularity::Channel);
+    let quantized = gptq(
+        matrix,
+        &[1.0; 16],
+        &scheme,
+        &Options {
+            damping: 0.0,
+            ..plain()
+        },
+    )
+    .unwrap();
+    let raised = gptq(matrix, &[1.0; 16], &scheme, &plain()).unwrap();
+    assert_eq!(quantized, raised);
+}
+
+#[test]
+fn what_is_no_gram_matrix_is_refused() {
+    let weights = [1.0, 2.0];
+    let matrix = Matrix::new(1, 2, &weights).unwrap();
+    let scheme = scheme(Grid::symmetric(4).unwrap(), Granularity::Channel);
+    let run = |gram: &[f64], options: &Options| gptq(matrix, gram, &scheme, options).unwrap_err();
+    let default = Options::default();
+    assert!(matches!(
+        run(&[1.0; 3], &default),
+        MethodError::Length {
+            expected: 4,
+            got: 3,
+            ..
+        }
+    ));
+    assert!(matches!(
+        run(&[1.0, 0.0, f64::NAN, 1.0], &default),
+        MethodError::NotFinite { row: 1, column: 0, .. }
+    ));
+    assert_eq!(
+        run(&[1.0, 0.0, 0.0, -1.0], &default),
+        MethodError::NotPositive { column: 1 }
+    );
+    assert!(matches!(
+        run(&[1.0, 9.0, 9.0, 1.0], &default),
+        MethodError::NotPositive { .. }
+    ));
+    let options = Options {
+        damping: f64::NAN,
+        ..default
+    };
+    assert!(matches!(
+        run(&[1.0, 0.0, 0.0, 1.0], &options),
+        MethodError::Domain { .. }
+    ));
+}
+
+#[test]
+fn nothing_to_quantize_is_no_error() {
+    for (rows, columns) in [(0, 0), (0, 3), (3, 0)] {
+        for granularity in [Granularity::Tensor, Granularity::Channel, Granularity::Group(2)] {
+            let scheme = scheme(Grid::symmetric(4).unwrap(), granularity);
+            let matrix = Matrix::new(rows, columns, &[]).unwrap();
+            let gram = vec![1.0_f32; columns * columns];
+            let quantized = gptq(matrix, &gram, &scheme, &Options::default()).unwrap();
+            assert_eq!(quantized.scales.len(), fit(matrix, &scheme, None).unwrap().scales.len());
+            assert!(quantized.codes.is_empty());
+        }
+    }
+}
