@@ -20,6 +20,9 @@ use lanes::LANES;
 use metric::Metric;
 use tile::Tile;
 
+/// What the fitted scales are multiplied by in trials.
+const STRETCHES: [f64; 3] = [1.0, 1.15, 1.3];
+
 /// How [`gptq`] goes about it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Options {
@@ -28,8 +31,10 @@ pub struct Options {
     /// Whether columns are rounded by descending diagonal, not from first to last. Groups stay those of
     /// neighboring columns, and their scales are fixed before.
     pub act_order: bool,
-    /// Whether scales are fitted again to the codes, by least squares in the metric of H: exact for a
-    /// channel, group after group for groups. A scale of the whole tensor stays.
+    /// Whether scales follow what becomes of the weights: each row is also rounded with larger ones, as
+    /// weights that make up for others need them, and keeps what serves it best; then scales are fitted
+    /// to the codes by least squares in the metric of H, exactly for a channel, group after group for
+    /// groups. A scale of the whole tensor stays.
     pub refit: bool,
     /// How often, at most, every code may move to where it lowers the error most while all others stay
     /// (coordinate descent), after each refit of the scales.
@@ -79,7 +84,7 @@ pub fn gptq<G: Copy + Into<f64> + Sync>(
         .step_by(LANES)
         .map(|first| {
             let mut tile = Tile::new(weights, &quantized, first);
-            tile.sweep(&metric);
+            tile.sweep(&metric, if refit { &STRETCHES } else { &[1.0] });
             tile.refine(&metric, options, refit);
             tile
         })

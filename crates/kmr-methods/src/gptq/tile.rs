@@ -66,48 +66,69 @@ impl Tile {
         tile
     }
 
-    /// GPTQ's column by column, for every row where it leaves less than the levels there are.
-    pub(super) fn sweep<G: Copy + Into<f64>>(&mut self, metric: &Metric<'_, G>) {
-        let before: Vec<Lanes> = metric
-            .order
-            .iter()
-            .map(|&column| self.residual(column, &self.levels[column]))
-            .collect();
-        let mut gain = [0.0; LANES];
-        let mut residual = vec![[0.0; LANES]; before.len()];
-        let mut levels = self.levels.clone();
-        for (position, &column) in metric.order.iter().enumerate().rev() {
-            let (pivot, row) = metric.pivot(position);
-            let others = dot(row, &residual[position + 1..]);
-            let others_before = dot(row, &before[position + 1..]);
-            let group = column / self.size;
+    /// Goes through the columns with the scales as they are, times each of `stretches`, and keeps what
+    /// leaves least in each row: that, or the levels there are.
+    pub(super) fn sweep<G: Copy + Into<f64>>(&mut self, metric: &Metric<'_, G>, stretches: &[f64]) {
+        let fitted = self.scales.clone();
+        let mut least = self.error(metric);
+        for stretch in stretches {
+            let stretched = |scale: f64| f64::from(self.grid.admissible(scale * stretch));
+            let scales: Vec<Lanes> = fitted.iter().map(|scales| scales.map(stretched)).collect();
+            let (levels, error) = self.round(metric, &scales);
             for lane in 0..LANES {
-                let target = self.weights[column][lane] + others[lane] / pivot;
-                levels[column][lane] = f64::from(level(
-                    target as f32,
-                    self.scales[group][lane] as f32,
-                    self.low[group][lane] as f32,
-                    self.high[group][lane] as f32,
-                ));
-            }
-            residual[position] = self.residual(column, &levels[column]);
-            for lane in 0..LANES {
-                let term = pivot * residual[position][lane] + others[lane];
-                let term_before = pivot * before[position][lane] + others_before[lane];
-                gain[lane] += term_before * term_before - term * term;
-            }
-        }
-        for (old, new) in self.levels.iter_mut().zip(levels) {
-            for lane in (0..LANES).filter(|&lane| gain[lane] > 0.0) {
-                old[lane] = new[lane];
+                if error[lane] < least[lane] {
+                    least[lane] = error[lane];
+                    copy_lane(&mut self.levels, &levels, lane);
+                    copy_lane(&mut self.scales, &scales, lane);
+                }
             }
         }
     }
 
-    /// What rounding a column to `levels` leaves.
-    fn residual(&self, column: usize, levels: &Lanes) -> Lanes {
-        let scales = &self.scales[column / self.size];
-        std::array::from_fn(|lane| self.weights[column][lane] - levels[lane] * scales[lane])
+    /// GPTQ's column by column: the levels and what they leave of each row in the metric.
+    fn round<G: Copy + Into<f64>>(&self, metric: &Metric<'_, G>, scales: &[Lanes]) -> (Vec<Lanes>, Lanes) {
+        let mut levels = vec![[0.0; LANES]; self.levels.len()];
+        let mut residual = levels.clone();
+        let mut error = [0.0; LANES];
+        for (position, &column) in metric.order.iter().enumerate().rev() {
+            let (pivot, row) = metric.pivot(position);
+            let others = dot(row, &residual[position + 1..]);
+            let group = column / self.size;
+            for lane in 0..LANES {
+                let scale = scales[group][lane];
+                let target = self.weights[column][lane] + others[lane] / pivot;
+                let (low, high) = (self.low[group][lane] as f32, self.high[group][lane] as f32);
+                let level = f64::from(level(target as f32, scale as f32, low, high));
+                levels[column][lane] = level;
+                residual[position][lane] = self.weights[column][lane] - level * scale;
+                error[lane] += (pivot * (target - level * scale)).powi(2);
+            }
+        }
+        (levels, error)
+    }
+
+    /// What the levels there are leave of each row in the metric.
+    fn error<G: Copy + Into<f64>>(&self, metric: &Metric<'_, G>) -> Lanes {
+        let residual: Vec<Lanes> = metric.order.iter().map(|&column| self.residual(column)).collect();
+        let mut error = [0.0; LANES];
+        for position in 0..residual.len() {
+            let (pivot, row) = metric.pivot(position);
+            let others = dot(row, &residual[position + 1..]);
+            for lane in 0..LANES {
+                error[lane] += (pivot * residual[position][lane] + others[lane]).powi(2);
+            }
+        }
+        error
+    }
+
+    /// What a column's levels leave of it.
+    fn residual(&self, column: usize) -> Lanes {
+        let (weights, levels, scales) = (
+            &self.weights[column],
+            &self.levels[column],
+            &self.scales[column / self.size],
+        );
+        std::array::from_fn(|lane| weights[lane] - levels[lane] * scales[lane])
     }
 
     /// Refits scales and moves codes in turn, until nothing moves.
@@ -115,12 +136,7 @@ impl Tile {
         if !refit && options.passes == 0 {
             return;
         }
-        let residual: Vec<Lanes> = self
-            .levels
-            .iter()
-            .enumerate()
-            .map(|(column, levels)| self.residual(column, levels))
-            .collect();
+        let residual: Vec<Lanes> = (0..self.levels.len()).map(|column| self.residual(column)).collect();
         let mut gradient = metric.product(&residual);
         for _ in 0..options.passes {
             if refit {
@@ -201,5 +217,11 @@ impl Tile {
                 *code = (low + from_lowest as i32) as i16;
             }
         }
+    }
+}
+
+fn copy_lane(to: &mut [Lanes], from: &[Lanes], lane: usize) {
+    for (to, from) in to.iter_mut().zip(from) {
+        to[lane] = from[lane];
     }
 }
