@@ -21,6 +21,7 @@ mod subgraphs;
 mod tensor;
 pub mod upgrade;
 mod value;
+pub mod weights;
 
 pub use dtype::DType;
 pub use error::{ErrorKind, ModelError};

@@ -106,8 +106,13 @@ fn config<T: DeserializeOwned>(table: Map<String, Value>) -> Result<T> {
 
 /// Makes a rule behind the contract.
 pub fn make_rule<R: Rule>(json: RStr<'_>) -> Result<RuleBox> {
-    let RuleConfiguration { config: table, knobs } = configuration(json)?;
-    let rule = R::new(config(table)?, knobs)?;
+    let RuleConfiguration {
+        config: table,
+        knobs,
+        platform,
+    } = configuration(json)?;
+    let mut rule = R::new(config(table)?, knobs)?;
+    rule.laid_out_for(&platform);
     Ok(Rule_TO::from_value(RuleEntry(Guarded::new(rule)), TD_Opaque))
 }
 

@@ -4,7 +4,7 @@ use kmr_core::{Ask, History};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use crate::{Action, Applied, Host, KnobSettings, MeasureRequest, Result, Target};
+use crate::{Action, Applied, Host, KnobSettings, MeasureRequest, Result, Target, wire::Platform};
 
 /// Changes a model, deterministically: the same model, knob values, data and seed give the same bytes.
 ///
@@ -18,6 +18,9 @@ pub trait Rule: Send + Sized + 'static {
     /// # Errors
     /// If the configuration contradicts itself.
     fn new(config: Self::Config, knobs: KnobSettings) -> Result<Self>;
+
+    /// Tells the rule, before anything else is asked of it, what the artifact is laid out for.
+    fn laid_out_for(&mut self, _platform: &Platform) {}
 
     /// Where this rule's knobs can be turned on the candidate, with the values that have an effect there.
     ///

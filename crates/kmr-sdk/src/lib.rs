@@ -10,6 +10,7 @@ mod error;
 mod export;
 mod extension;
 mod host;
+mod ignore;
 mod logging;
 #[doc(hidden)]
 pub mod metadata;
@@ -18,6 +19,7 @@ pub mod wire;
 
 pub use error::{Error, Result};
 pub use extension::{Meter, Policy, Reading, Rule};
+pub use ignore::Ignore;
 pub use host::{Batch, Batches, Host, Observation, Output, Session};
 pub use wire::{
     Action, Applied, Assignment, Change, KnobSettings, MeasureRequest, NoConfig, ObserveRequest, RunRequest,

@@ -161,10 +161,11 @@ const RULE: Shape = Shape {
             false,
         ),
         ("knobs", Form::List(&Form::Object(&KNOB)), false),
+        ("opset", Form::Anything, false),
         ("after", Form::List(&Form::Text), false),
         ("conflicts", Form::List(&Form::Text), false),
     ],
-    unknown: "a rule's metadata takes `summary`, `role`, `locality`, `knobs`, `after` and `conflicts` alone",
+    unknown: "a rule's metadata takes `summary`, `role`, `locality`, `knobs`, `opset`, `after` and `conflicts` alone",
     missing: "",
 };
 

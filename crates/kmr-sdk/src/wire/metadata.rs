@@ -108,6 +108,9 @@ pub struct RuleInfo {
     /// What can be turned.
     #[serde(default)]
     pub knobs: Vec<KnobInfo>,
+    /// The least version of ONNX's own operator set that it writes, 0 for any: the host upgrades models to it.
+    #[serde(default)]
+    pub opset: i64,
     /// Rules that it works better after.
     #[serde(default)]
     pub after: Vec<String>,

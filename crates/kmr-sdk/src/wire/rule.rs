@@ -17,6 +17,24 @@ pub struct RuleConfiguration {
     /// The knobs that the manifest turns.
     #[serde(default)]
     pub knobs: KnobSettings,
+    /// What the artifact is laid out for.
+    #[serde(default)]
+    pub platform: Platform,
+}
+
+/// What the artifact is laid out for: the manifest's `[target]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Platform {
+    /// The processor: an architecture and features in words, as `x86-64-v4 avx512vnni`; empty for any.
+    pub cpu: String,
+}
+
+impl Platform {
+    /// Whether a word about the processor contains `feature`, as `vnni`. Nothing is sure of any processor.
+    pub fn has(&self, feature: &str) -> bool {
+        self.cpu.split([' ', ',', '+']).any(|word| word.contains(feature))
+    }
 }
 
 /// What a meter is made from.

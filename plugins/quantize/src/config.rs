@@ -1,0 +1,223 @@
+//! The configuration of `quantize`.
+
+use kmr_methods::{Clipping, Granularity, Grid, Scheme, calibration::RangeMethod, gptq};
+use kmr_sdk::{Error, Ignore, Result};
+use serde::{Deserialize, Deserializer, de};
+
+/// How codes are chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Method {
+    /// Each weight to its nearest code, the scale reaching the whole range.
+    MinMax,
+    /// Each weight to its nearest code, the scale of least squared error.
+    Mse,
+    /// Against the Gram matrix of what the weights multiply (GPTQ, arXiv 2210.17323).
+    #[default]
+    Gptq,
+}
+
+/// What becomes of activations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activations {
+    /// They stay floating-point numbers.
+    #[default]
+    Float,
+    /// Eight bits by scales from calibration data.
+    Static,
+    /// Eight bits by scales that are found at run time: matrix products alone.
+    Dynamic,
+}
+
+/// How the ranges of activations are found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Calibration {
+    MinMax,
+    Percentile,
+    Entropy,
+    #[default]
+    Mse,
+}
+
+/// Something that the target's processor decides where nobody else does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Choice {
+    #[default]
+    Auto,
+    Always(bool),
+}
+
+impl<'de> Deserialize<'de> for Choice {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Written {
+            Flag(bool),
+            Text(String),
+        }
+        match Written::deserialize(deserializer) {
+            Ok(Written::Flag(flag)) => Ok(Self::Always(flag)),
+            Ok(Written::Text(text)) if text == "auto" => Ok(Self::Auto),
+            _ => Err(de::Error::custom("expected \"auto\", true or false")),
+        }
+    }
+}
+
+/// Who shares a scale: `"tensor"`, `"channel"`, or the number of neighbors in a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sharing(pub Granularity);
+
+impl<'de> Deserialize<'de> for Sharing {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Written {
+            Group(u64),
+            Text(String),
+        }
+        let expected = || de::Error::custom("expected \"tensor\", \"channel\", or the size of a group, 2 or more");
+        match Written::deserialize(deserializer) {
+            Ok(Written::Text(text)) if text == "tensor" => Ok(Self(Granularity::Tensor)),
+            Ok(Written::Text(text)) if text == "channel" => Ok(Self(Granularity::Channel)),
+            Ok(Written::Group(size)) if size >= 2 => {
+                Ok(Self(Granularity::Group(usize::try_from(size).map_err(|_| expected())?)))
+            }
+            _ => Err(expected()),
+        }
+    }
+}
+
+/// The configuration of `quantize`. The README of this folder says what each key does.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    pub method: Method,
+    pub granularity: Sharing,
+    pub symmetric: bool,
+    pub act_order: bool,
+    pub damping: f64,
+    pub passes: usize,
+    pub samples: usize,
+    pub activations: Activations,
+    pub calibration: Calibration,
+    pub percentile: f64,
+    pub reduce_range: Choice,
+    pub fold_batch_norm: bool,
+    pub bias_correction: bool,
+    pub bias_samples: usize,
+    pub equalize: bool,
+    pub smooth: f64,
+    pub embeddings: bool,
+    pub ignore: Ignore,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let gptq = gptq::Options::default();
+        Self {
+            method: Method::default(),
+            granularity: Sharing(Granularity::Channel),
+            symmetric: true,
+            act_order: gptq.act_order,
+            damping: gptq.damping,
+            passes: gptq.passes,
+            samples: 512,
+            activations: Activations::default(),
+            calibration: Calibration::default(),
+            percentile: 99.99,
+            reduce_range: Choice::default(),
+            fold_batch_norm: true,
+            bias_correction: true,
+            bias_samples: 256,
+            equalize: false,
+            smooth: 0.0,
+            embeddings: true,
+            ignore: Ignore::default(),
+        }
+    }
+}
+
+impl Config {
+    /// Refuses what contradicts itself.
+    ///
+    /// # Errors
+    /// The first such key.
+    pub fn check(&self) -> Result<()> {
+        let refuse = |key: &str, message: String| Err(Error::invalid_configuration(message).at(format!("config.{key}")));
+        for (key, count) in [("samples", self.samples), ("bias_samples", self.bias_samples)] {
+            if count == 0 {
+                return refuse(key, "has to be 1 or more; got 0".into());
+            }
+        }
+        if !(0.0..=1.0).contains(&self.damping) {
+            return refuse("damping", format!("has to be in [0, 1]; got {}", self.damping));
+        }
+        if !(0.0..=1.0).contains(&self.smooth) {
+            return refuse("smooth", format!("has to be in [0, 1], 0 being off; got {}", self.smooth));
+        }
+        if !(self.percentile > 50.0 && self.percentile <= 100.0) {
+            return refuse("percentile", format!("has to be in (50, 100]; got {}", self.percentile));
+        }
+        if self.activations != Activations::Float {
+            if !self.symmetric {
+                return refuse(
+                    "symmetric",
+                    "integer kernels take symmetric weights alone; remove it, or let activations stay \"float\"".into(),
+                );
+            }
+            if matches!(self.granularity.0, Granularity::Group(_)) {
+                return refuse(
+                    "granularity",
+                    "integer kernels take one scale per tensor or channel; remove it, or let activations stay \"float\""
+                        .into(),
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// How weights become integers of so many `bits`.
+    ///
+    /// # Errors
+    /// If there is no such grid.
+    pub fn scheme(&self, bits: u8, granularity: Granularity) -> Result<Scheme> {
+        let grid = match self.symmetric {
+            true => Grid::symmetric(bits),
+            false => Grid::asymmetric(bits),
+        };
+        Ok(Scheme {
+            grid: grid.map_err(|error| Error::invalid_configuration(error.to_string()))?,
+            granularity,
+            clipping: match self.method {
+                Method::MinMax => Clipping::MinMax,
+                Method::Mse | Method::Gptq => Clipping::Mse,
+            },
+        })
+    }
+
+    /// The options of GPTQ.
+    pub fn gptq(&self) -> gptq::Options {
+        gptq::Options {
+            damping: self.damping,
+            act_order: self.act_order,
+            passes: self.passes,
+            ..Default::default()
+        }
+    }
+
+    /// How the range of an activation is taken from its histogram.
+    ///
+    /// # Errors
+    /// Never: the grid of activations exists.
+    pub fn range_method(&self) -> Result<RangeMethod> {
+        let grid = Grid::asymmetric(8).map_err(|error| Error::invalid_configuration(error.to_string()))?;
+        Ok(match self.calibration {
+            Calibration::MinMax => RangeMethod::MinMax,
+            Calibration::Percentile => RangeMethod::Percentile(self.percentile),
+            Calibration::Entropy => RangeMethod::Entropy { bits: 8 },
+            Calibration::Mse => RangeMethod::Mse { grid },
+        })
+    }
+}

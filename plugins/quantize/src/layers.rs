@@ -1,0 +1,218 @@
+//! The weights that can be quantized, and how they lie as matrices.
+
+use std::borrow::Cow;
+
+use kmr_sdk::model::{DType, Graph, Node, weights};
+
+/// A convolution or matrix product that reads a weight, and what it multiplies with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Product {
+    /// The node's id.
+    pub node: String,
+    /// The value that it multiplies.
+    pub input: String,
+    /// Groups of a convolution; 1 elsewhere.
+    pub groups: usize,
+}
+
+/// What reads a weight.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// Products whose inputs can be observed; every row of the matrix is one output of theirs.
+    Products(Vec<Product>),
+    /// Transposed convolutions, products of stacks of matrices, recurrent layers, and whatever lies in a subgraph.
+    Unobserved,
+    /// Gather: every row of the matrix is one entry.
+    Embedding,
+}
+
+/// A float32 weight that can be quantized.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layer {
+    /// The initializer, which is the target's id.
+    pub tensor: String,
+    /// What people call it.
+    pub label: String,
+    /// The ids of the nodes that read it, in the order of the graph.
+    pub nodes: Vec<String>,
+    /// Its shape.
+    pub shape: Vec<usize>,
+    /// The axis of its output channels: the rows of the matrix.
+    pub axis: usize,
+    /// What reads it.
+    pub reads: Use,
+}
+
+impl Layer {
+    /// The number of elements.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// The rows of the matrix: output channels.
+    pub fn rows(&self) -> usize {
+        self.shape[self.axis]
+    }
+
+    /// The columns of the matrix: everything that makes one output.
+    pub fn columns(&self) -> usize {
+        self.len() / self.rows().max(1)
+    }
+
+    /// Groups of the convolutions that read it.
+    pub fn groups(&self) -> usize {
+        match &self.reads {
+            Use::Products(products) => products.first().map_or(1, |product| product.groups),
+            _ => 1,
+        }
+    }
+
+    /// The elements in the order of the matrix.
+    pub fn to_matrix<'v, T: Copy>(&self, values: &'v [T]) -> Cow<'v, [T]> {
+        match self.moves() {
+            None => Cow::Borrowed(values),
+            Some((before, rows, after)) => {
+                let columns = before * after;
+                let element = |at: usize| {
+                    let (row, column) = (at / columns, at % columns);
+                    values[(column / after * rows + row) * after + column % after]
+                };
+                Cow::Owned((0..values.len()).map(element).collect())
+            }
+        }
+    }
+
+    /// The elements of the matrix in the order of the tensor.
+    pub fn from_matrix<'v, T: Copy>(&self, matrix: &'v [T]) -> Cow<'v, [T]> {
+        match self.moves() {
+            None => Cow::Borrowed(matrix),
+            Some((before, rows, after)) => {
+                let element = |at: usize| {
+                    let (outer, row, inner) = (at / (rows * after), at / after % rows, at % after);
+                    matrix[row * before * after + outer * after + inner]
+                };
+                Cow::Owned((0..matrix.len()).map(element).collect())
+            }
+        }
+    }
+
+    /// Elements before, along and after the axis, where the tensor lies otherwise than the matrix.
+    fn moves(&self) -> Option<(usize, usize, usize)> {
+        let before: usize = self.shape[..self.axis].iter().product();
+        let after: usize = self.shape[self.axis + 1..].iter().product();
+        (before > 1).then_some((before, self.shape[self.axis], after))
+    }
+}
+
+/// The float32 weights of `graph` that can be quantized, in the order in which nodes first read them.
+pub fn layers(graph: &Graph, embeddings: bool) -> Vec<Layer> {
+    let index = graph.index();
+    let is_float = |tensor: &str| graph.tensor(tensor).is_some_and(|tensor| tensor.dtype() == DType::FLOAT);
+    let found = weights::weights(graph).into_iter();
+    let mut layers: Vec<Layer> = found
+        .filter(|weight| is_float(&weight.tensor))
+        .map(|weight| Layer {
+            label: label(&weight.tensor, weight.label()),
+            nodes: weight.readers.iter().map(|reader| reader.node.clone()).collect(),
+            axis: weight.output_axis,
+            reads: products(graph, &weight),
+            tensor: weight.tensor,
+            shape: weight.shape,
+        })
+        .collect();
+    if embeddings {
+        let tables = graph.nodes.iter().filter_map(|node| embedding(graph, node));
+        for (tensor, node) in tables.filter(|(tensor, _)| is_float(tensor)) {
+            let readers = index.consumers(tensor);
+            let gathers = |&(reader, slot): &(usize, usize)| slot == 0 && embedding(graph, &graph.nodes[reader]).is_some();
+            let known = layers.iter().any(|layer| layer.tensor == tensor);
+            if known || index.is_captured(tensor) || !readers.iter().all(gathers) {
+                continue;
+            }
+            layers.push(Layer {
+                tensor: tensor.to_owned(),
+                label: label(tensor, node.label()),
+                nodes: readers.iter().map(|&(reader, _)| graph.nodes[reader].id().to_owned()).collect(),
+                shape: graph.tensor(tensor).map_or_else(Vec::new, |tensor| tensor.shape().to_vec()),
+                axis: 0,
+                reads: Use::Embedding,
+            });
+        }
+    }
+    let place = |layer: &Layer| layer.nodes.first().and_then(|node| index.producer(node));
+    layers.sort_by_key(place);
+    layers
+}
+
+/// The table that `node` looks entries up in.
+fn embedding<'n>(graph: &Graph, node: &'n Node) -> Option<(&'n str, &'n Node)> {
+    let table = node.input(0).filter(|_| node.is("Gather") && node.int("axis").unwrap_or(0) == 0)?;
+    let shape = graph.tensor(table)?.shape();
+    (shape.len() == 2 && !shape.contains(&0)).then_some((table, node))
+}
+
+fn products(graph: &Graph, weight: &weights::Weight) -> Use {
+    let rank = weight.shape.len();
+    let product = |reader: &weights::Reader| {
+        let node = graph.node(&reader.node).filter(|node| node.label() == reader.label)?;
+        let observed = match node.op_type() {
+            // Of up to two spatial dimensions.
+            "Conv" => (3..=4).contains(&rank),
+            "Gemm" | "MatMul" => rank == 2,
+            _ => false,
+        };
+        observed.then(|| {
+            Some(Product {
+                node: reader.node.clone(),
+                input: reader.input.clone()?,
+                groups: reader.groups,
+            })
+        })?
+    };
+    let products: Option<Vec<Product>> = weight.readers.iter().map(product).collect();
+    products.map_or(Use::Unobserved, Use::Products)
+}
+
+/// What people call a layer: its weight without `.weight`, as training code names layers, or the node.
+fn label(tensor: &str, node: &str) -> String {
+    match tensor.strip_suffix(".weight") {
+        Some(layer) if !layer.is_empty() => layer.to_owned(),
+        _ => node.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn layer(shape: &[usize], axis: usize) -> Layer {
+        Layer {
+            tensor: "w".into(),
+            label: "w".into(),
+            nodes: vec!["y".into()],
+            shape: shape.to_vec(),
+            axis,
+            reads: Use::Unobserved,
+        }
+    }
+
+    #[test]
+    fn a_matrix_has_a_row_for_each_output() {
+        let product = layer(&[2, 3], 1);
+        assert_eq!(*product.to_matrix(&[0, 1, 2, 10, 11, 12]), [0, 10, 1, 11, 2, 12]);
+        let transposed = layer(&[2, 2, 2], 1);
+        assert_eq!(*transposed.to_matrix(&[0, 1, 2, 3, 4, 5, 6, 7]), [0, 1, 4, 5, 2, 3, 6, 7]);
+    }
+
+    proptest! {
+        #[test]
+        fn there_and_back(shape in prop::collection::vec(1_usize..5, 1..5), axis in 0_usize..5) {
+            let layer = layer(&shape, axis % shape.len());
+            let values: Vec<usize> = (0..layer.len()).collect();
+            let matrix = layer.to_matrix(&values).into_owned();
+            prop_assert_eq!(layer.from_matrix(&matrix), values);
+        }
+    }
+}

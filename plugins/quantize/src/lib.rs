@@ -1,0 +1,35 @@
+//! Quantization: weights, and activations where asked, as integers in standard operators.
+
+mod activations;
+mod bits;
+mod build;
+mod config;
+mod dynamic;
+mod equalize;
+mod fold;
+mod inputs;
+mod layers;
+mod rule;
+mod smooth;
+mod storage;
+mod values;
+mod weights;
+mod windows;
+
+kmr_sdk::export_plugin! {
+    rule "quantize" => rule::Quantize {
+        "summary": "stores weights, and activations where asked, in fewer bits",
+        "role": "reduce",
+        "locality": "graph",
+        "opset": 21,
+        "knobs": [{
+            "name": "weight_bits",
+            "description": "the bits that a weight is stored in; 32 is off",
+            "domain": { "choices": [32, 16, "bf16", 8, 7, 6, 5, 4, 3, 2] },
+            "per": ["layer", "model"],
+            "default": [32, 8, 6, 4, 3, 2]
+        }],
+        "after": ["prune"],
+        "conflicts": ["prune_unstructured", "prune_n_m"]
+    }
+}

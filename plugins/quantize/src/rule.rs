@@ -1,0 +1,460 @@
+//! The rule `quantize`.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+};
+
+use kmr_sdk::{
+    Action, Applied, Error, Host, KnobSettings, Result, Rule, Target,
+    model::{DType, Edit, Graph, Model, Patch, Tensor},
+    wire::{Per, Platform},
+};
+
+use crate::{
+    activations::{self, Activation},
+    bits::{Bits, KNOB, Setting},
+    build::Build,
+    config::{Activations, Choice, Config},
+    dynamic, equalize, fold,
+    inputs::{self, Inputs},
+    layers::{Layer, Use, layers},
+    smooth,
+    storage::{self, Decode, Stored},
+    values::finite,
+    weights::{self, Encoded},
+};
+
+/// The target of the knob where it is turned once for the whole model.
+const MODEL: &str = "model";
+/// Models that are remembered with what was found out about them.
+const REMEMBERED: usize = 3;
+/// About what decoding a weight takes beside its codes and scales.
+const DECODING_BYTES: usize = 120;
+
+/// The rule `quantize`.
+pub struct Quantize {
+    config: Config,
+    setting: Setting,
+    reduced: bool,
+    prepared: Vec<Prepared>,
+}
+
+/// What is found out about a model once.
+struct Prepared {
+    base: Model,
+    /// What is done to the model before any weight is quantized, and the graph after it.
+    groundwork: Vec<Patch>,
+    graph: Arc<Graph>,
+    layers: Arc<Vec<Layer>>,
+    inputs: Option<Vec<Option<Vec<Inputs>>>>,
+    encoded: HashMap<(usize, u8), Arc<Encoded>>,
+    parameters: BTreeMap<String, activations::Parameters>,
+}
+
+impl Rule for Quantize {
+    type Config = Config;
+
+    fn new(config: Config, knobs: KnobSettings) -> Result<Self> {
+        config.check()?;
+        Ok(Self {
+            reduced: config.reduce_range != Choice::Always(false),
+            setting: Setting::read(&knobs)?,
+            config,
+            prepared: Vec::new(),
+        })
+    }
+
+    fn laid_out_for(&mut self, platform: &Platform) {
+        if self.config.reduce_range == Choice::Auto {
+            self.reduced = !platform.has("vnni");
+        }
+    }
+
+    fn targets(&mut self, host: &Host<'_>) -> Result<Vec<Target>> {
+        let base = host.graph()?;
+        let layers = layers(&base.graph, self.config.embeddings);
+        let names = layers.iter().flat_map(|layer| [layer.tensor.as_str(), layer.label.as_str()]);
+        self.config.ignore.check(names.chain(layers.iter().flat_map(|layer| layer.nodes.iter().map(String::as_str))))?;
+        let layers: Vec<Layer> = layers.into_iter().filter(|layer| !self.ignored(layer)).collect();
+        for layer in &layers {
+            finite(&base.graph, &layer.tensor)?;
+        }
+        let target = |target: &str, label: &str, layers: &[&Layer]| {
+            let values = self.values(layers);
+            (values.len() > 1).then(|| Target {
+                knob: KNOB.into(),
+                target: target.into(),
+                label: label.into(),
+                values: values.into_iter().map(Bits::value).collect(),
+                layers: layers.iter().flat_map(|layer| layer.nodes.iter().cloned()).collect(),
+            })
+        };
+        if self.setting.per == Per::Model {
+            return Ok(target(MODEL, "all weights", &layers.iter().collect::<Vec<_>>()).into_iter().collect());
+        }
+        let targets = layers.iter().filter_map(|layer| target(&layer.tensor, &layer.label, &[layer]));
+        Ok(targets.collect())
+    }
+
+    fn apply(&mut self, host: &Host<'_>, action: &Action) -> Result<Applied> {
+        let mut applied = Applied::default();
+        let mut assigned: HashMap<&str, Bits> = HashMap::new();
+        for assignment in action.of(KNOB) {
+            let bits = Bits::read(&assignment.value).ok_or_else(|| {
+                let message = format!("takes 32 (off), 16, \"bf16\" and 8 to 2; got {}", assignment.value);
+                Error::invalid_request(message).at(format!("knob `{KNOB}`"))
+            })?;
+            if bits != Bits::Off {
+                assigned.insert(&assignment.target, bits);
+            }
+        }
+        if assigned.is_empty() {
+            return Ok(applied);
+        }
+        let mut prepared = self.take_prepared(host.graph()?, host)?;
+        let done = self.quantize(host, &mut prepared, &assigned, action.costs_only, &mut applied);
+        self.prepared.push(prepared);
+        done.map(|()| applied)
+    }
+}
+
+impl Quantize {
+    fn ignored(&self, layer: &Layer) -> bool {
+        let names = [layer.tensor.as_str(), layer.label.as_str()];
+        self.config.ignore.covers(names.into_iter().chain(layer.nodes.iter().map(String::as_str)))
+    }
+
+    /// The values that make these layers smaller, each smaller than the one before.
+    fn values(&self, layers: &[&Layer]) -> Vec<Bits> {
+        let bytes = |bits: Bits| -> usize {
+            let one = |layer: &&Layer| {
+                let count = layer.len();
+                match bits {
+                    Bits::Off => 4 * count,
+                    Bits::Float16 | Bits::BFloat16 => 2 * count + DECODING_BYTES / 2,
+                    Bits::Integer(bits) => {
+                        storage::stored_bytes(count, bits).0 + 4 * layer.rows() + DECODING_BYTES
+                    }
+                }
+            };
+            layers.iter().map(one).sum()
+        };
+        let mut values = Vec::new();
+        let mut least = usize::MAX;
+        for &bits in &self.setting.values {
+            let alike = matches!((values.last(), bits), (Some(Bits::Float16 | Bits::BFloat16), Bits::BFloat16 | Bits::Float16));
+            if bytes(bits) < least && !alike {
+                least = bytes(bits);
+                values.push(bits);
+            }
+        }
+        values
+    }
+
+    /// What is known about `base`, or is found out now.
+    fn take_prepared(&mut self, base: Model, host: &Host<'_>) -> Result<Prepared> {
+        if let Some(known) = self.prepared.iter().position(|prepared| prepared.base == base) {
+            return Ok(self.prepared.remove(known));
+        }
+        if self.prepared.len() >= REMEMBERED {
+            self.prepared.remove(0);
+        }
+        let mut graph = base.graph.clone();
+        let mut groundwork = Vec::new();
+        let mut lay = |graph: &mut Graph, patch: Patch| -> Result<()> {
+            if !patch.edits.is_empty() {
+                *graph = patch.apply(graph)?;
+                groundwork.push(patch);
+            }
+            Ok(())
+        };
+        if self.config.fold_batch_norm {
+            let patch = fold::batch_norms(&graph)?;
+            lay(&mut graph, patch)?;
+        }
+        if self.config.equalize {
+            let patch = equalize::patch(&graph)?;
+            lay(&mut graph, patch)?;
+        }
+        if self.config.smooth > 0.0 {
+            let patch = smooth::patch(host, &graph, self.config.smooth, self.config.samples)?;
+            lay(&mut graph, patch)?;
+        }
+        if self.config.bias_correction {
+            let patch = missing_biases(&graph);
+            lay(&mut graph, patch)?;
+        }
+        let layers = layers(&graph, self.config.embeddings);
+        Ok(Prepared {
+            layers: Arc::new(layers.into_iter().filter(|layer| !self.ignored(layer)).collect()),
+            graph: Arc::new(graph),
+            base,
+            groundwork,
+            inputs: None,
+            encoded: HashMap::new(),
+            parameters: BTreeMap::new(),
+        })
+    }
+
+    fn quantize(
+        &self,
+        host: &Host<'_>,
+        prepared: &mut Prepared,
+        assigned: &HashMap<&str, Bits>,
+        costs_only: bool,
+        applied: &mut Applied,
+    ) -> Result<()> {
+        for patch in &prepared.groundwork {
+            host.edit(patch)?;
+        }
+        let (graph, layers) = (prepared.graph.clone(), prepared.layers.clone());
+        let of = |layer: &Layer| match self.setting.per {
+            Per::Model => assigned.get(MODEL),
+            Per::Layer => assigned.get(layer.tensor.as_str()),
+        };
+        if let Some(unknown) = assigned.keys().find(|target| match self.setting.per {
+            Per::Model => **target != MODEL,
+            Per::Layer => layers.iter().all(|layer| layer.tensor != **target),
+        }) {
+            let message = "this model has no such target; targets have to be asked for again when the model has changed";
+            return Err(Error::not_found(message).at(format!("target `{unknown}`")));
+        }
+        let mut build = Build::on(&graph);
+        let mut integers: Vec<(usize, Arc<Encoded>)> = Vec::new();
+        for (position, layer) in layers.iter().enumerate() {
+            let Some(&bits) = of(layer).filter(|&&bits| self.values(&[layer]).contains(&bits) || self.setting.per == Per::Layer)
+            else {
+                continue;
+            };
+            applied.change(&layer.nodes[0], "weights", Bits::Off.name(), bits.name());
+            match bits {
+                Bits::Off => {}
+                Bits::Float16 | Bits::BFloat16 => {
+                    build.place(layer.nodes.first().map(String::as_str));
+                    storage::store_half(&mut build, layer, &finite(&graph, &layer.tensor)?, bits)?;
+                }
+                Bits::Integer(bits) => {
+                    let encoded = self.encoded(host, prepared, position, bits, costs_only)?;
+                    integers.push((position, encoded));
+                }
+            }
+        }
+        let works_on_integers = |layer: &Layer| self.works_on_integers(&graph, layer);
+        for (position, encoded) in &integers {
+            if let Some(correction) = &encoded.correction {
+                correct(&mut build, &graph, &layers[*position], correction)?;
+            }
+        }
+        let first = graph.nodes.first().map(|node| node.id().to_owned());
+        let stored: Vec<Stored<'_>> = integers
+            .iter()
+            .map(|(position, encoded)| {
+                let layer = &layers[*position];
+                let integer = works_on_integers(layer);
+                Stored {
+                    layer,
+                    quantized: &encoded.quantized,
+                    decode: if integer || self.keeps_integers(&graph, layer, &encoded.quantized) {
+                        Decode::Kernel
+                    } else {
+                        Decode::Constant
+                    },
+                    spelled_zero: self.config.activations == Activations::Static && integer && !reads(&graph, layer, "Conv"),
+                }
+            })
+            .collect();
+        storage::store_integers(&mut build, &stored, first.as_deref())?;
+        host.edit(&build.finish())?;
+        let integer_layers: Vec<&Layer> = stored.iter().map(|stored| stored.layer).filter(|layer| works_on_integers(layer)).collect();
+        match self.config.activations {
+            Activations::Float => Ok(()),
+            Activations::Dynamic => {
+                let products = integer_layers.iter().flat_map(|layer| layer.nodes.iter().map(String::as_str));
+                let patch = dynamic::quantized(&host.graph()?.graph, &products.collect())?;
+                applied.notes.push(format!("{} products quantize their inputs at run time", integer_layers.len()));
+                host.edit(&patch)
+            }
+            Activations::Static => self.quantize_activations(host, prepared, &integer_layers, costs_only, applied),
+        }
+    }
+
+    fn quantize_activations(
+        &self,
+        host: &Host<'_>,
+        prepared: &mut Prepared,
+        layers: &[&Layer],
+        costs_only: bool,
+        applied: &mut Applied,
+    ) -> Result<()> {
+        let products: HashSet<&str> = layers.iter().flat_map(|layer| layer.nodes.iter().map(String::as_str)).collect();
+        let graph = prepared.graph.clone();
+        let planned = activations::plan(&graph, &products);
+        let parameters = if costs_only {
+            activations::uncalibrated(&planned)?
+        } else {
+            self.calibrated(host, prepared, &planned)?
+        };
+        let current = host.graph()?.graph;
+        let mut build = Build::on(&current);
+        for layer in layers {
+            for id in &layer.nodes {
+                let node = current.node(id).filter(|node| node.is("Gemm"));
+                let scales = current.node(&layer.tensor).and_then(|made| made.input(1)).and_then(|name| current.tensor(name));
+                let input = node.and_then(|node| parameters.get(node.input(0)?));
+                if let (Some(node), Some(scales), Some(&(scale, _))) = (node, scales, input) {
+                    activations::integer_bias(&mut build, &current, node, scale, &scales.to_f32()?);
+                }
+            }
+        }
+        let biases = build.finish();
+        host.edit(&biases)?;
+        host.edit(&activations::quantized(&host.graph()?.graph, &planned, &parameters))?;
+        applied.notes.push(format!("{} activations quantized", planned.len()));
+        Ok(())
+    }
+
+    /// The parameters of `planned`: those already known of this model, and the others now.
+    fn calibrated(
+        &self,
+        host: &Host<'_>,
+        prepared: &mut Prepared,
+        planned: &[Activation],
+    ) -> Result<BTreeMap<String, activations::Parameters>> {
+        let missing: Vec<Activation> = planned
+            .iter()
+            .filter(|activation| activation.like.is_none() && !prepared.parameters.contains_key(&activation.value))
+            .cloned()
+            .collect();
+        if !missing.is_empty() {
+            let found = activations::calibrate(host, &missing, &self.config)?;
+            prepared.parameters.extend(found);
+        }
+        let known = planned.iter().filter(|activation| activation.like.is_none());
+        let known = known.filter_map(|activation| {
+            let parameters = prepared.parameters.get(&activation.value)?;
+            Some((activation.value.clone(), *parameters))
+        });
+        Ok(activations::with_likes(planned, known.collect()))
+    }
+
+    /// The integers of a layer.
+    fn encoded(
+        &self,
+        host: &Host<'_>,
+        prepared: &mut Prepared,
+        position: usize,
+        bits: u8,
+        costs_only: bool,
+    ) -> Result<Arc<Encoded>> {
+        let (graph, layers) = (prepared.graph.clone(), prepared.layers.clone());
+        let layer = &layers[position];
+        // Kernels without VNNI add pairs of products in 16 bits, which eight bits overflow.
+        let bits = if bits == 8 && self.reduced && self.config.activations != Activations::Float && self.works_on_integers(&graph, layer) {
+            7
+        } else {
+            bits
+        };
+        if costs_only {
+            return Ok(Arc::new(Encoded {
+                quantized: weights::outline(layer, bits, &self.config)?,
+                correction: None,
+            }));
+        }
+        if let Some(known) = prepared.encoded.get(&(position, bits)) {
+            return Ok(known.clone());
+        }
+        let needed = self.config.method == crate::config::Method::Gptq;
+        if needed && prepared.inputs.is_none() {
+            let all: Vec<&Layer> = layers.iter().collect();
+            prepared.inputs = Some(inputs::observe(host, &graph, &all, self.config.samples)?);
+        }
+        let inputs = prepared.inputs.as_ref().and_then(|inputs| inputs[position].as_deref());
+        let centered = self.config.bias_correction && bias_of(&graph, layer).is_some();
+        let values = finite(&graph, &layer.tensor)?;
+        let encoded = Arc::new(weights::encode(layer, &values, bits, inputs, centered, &self.config)?);
+        prepared.encoded.insert((position, bits), encoded.clone());
+        Ok(encoded)
+    }
+
+    /// Whether the products that read `layer` are to work on integers.
+    fn works_on_integers(&self, graph: &Graph, layer: &Layer) -> bool {
+        let Use::Products(products) = &layer.reads else {
+            return false;
+        };
+        let mut nodes = products.iter().filter_map(|product| graph.node(&product.node));
+        match self.config.activations {
+            Activations::Float => false,
+            Activations::Static => true,
+            Activations::Dynamic => nodes.all(|node| dynamic::can_be(graph, node)),
+        }
+    }
+
+    /// Whether a runtime has a kernel for float activations and the integers of this layer, which are then kept.
+    fn keeps_integers(&self, graph: &Graph, layer: &Layer, quantized: &kmr_methods::Quantized) -> bool {
+        matches!(quantized.grid.bits(), 4 | 8) && matches!(layer.reads, Use::Products(_)) && reads(graph, layer, "MatMul")
+    }
+}
+
+/// Whether nodes of this operator alone read `layer`.
+fn reads(graph: &Graph, layer: &Layer, op_type: &str) -> bool {
+    layer.nodes.iter().all(|node| graph.node(node).is_some_and(|node| node.is(op_type)))
+}
+
+/// Edits that give every Conv without a bias one of zeros, so that it can be corrected.
+fn missing_biases(graph: &Graph) -> Patch {
+    let mut build = Build::on(graph);
+    for layer in layers(graph, false) {
+        for id in &layer.nodes {
+            let node = graph.node(id).filter(|node| node.is("Conv") && node.input(2).is_none());
+            if let (Some(node), [_, ..]) = (node, layer.shape.as_slice()) {
+                let zeros = Tensor::from_vec(vec![layer.shape[0]], vec![0.0_f32; layer.shape[0]]);
+                let name = build.tensor(&format!("{}_bias", layer.tensor), zeros);
+                build.rewire(node.id(), 2, &name);
+            }
+        }
+    }
+    build.finish()
+}
+
+/// The bias that is added to the outputs of `layer`: a float32 initializer that the one node that reads the layer, or
+/// an Add behind it, has to itself.
+fn bias_of(graph: &Graph, layer: &Layer) -> Option<String> {
+    let [id] = layer.nodes.as_slice() else {
+        return None;
+    };
+    let index = graph.index();
+    let node = graph.node(id)?;
+    let own = |name: &&str| {
+        let fits = graph.tensor(name).is_some_and(|bias| bias.dtype() == DType::FLOAT && bias.shape() == [layer.rows()]);
+        fits && index.consumers(name).len() == 1 && !index.is_captured(name)
+    };
+    let name = match node.op_type() {
+        "Conv" => node.input(2).filter(own),
+        "Gemm" if node.float("beta").unwrap_or(1.0) == 1.0 && node.float("alpha").unwrap_or(1.0) == 1.0 => {
+            node.input(2).filter(own)
+        }
+        "MatMul" => match index.consumers(id) {
+            &[(reader, _)] if graph.nodes[reader].is("Add") && !index.is_captured(id) => {
+                graph.nodes[reader].inputs().iter().map(String::as_str).find(own)
+            }
+            _ => None,
+        },
+        _ => None,
+    };
+    name.map(str::to_owned)
+}
+
+/// Adds `correction` to the layer's bias.
+fn correct(build: &mut Build, graph: &Graph, layer: &Layer, correction: &[f32]) -> Result<()> {
+    let Some(name) = bias_of(graph, layer) else {
+        return Ok(());
+    };
+    let bias = finite(graph, &name)?;
+    let corrected: Vec<f32> = bias.iter().zip(correction).map(|(bias, correction)| bias + correction).collect();
+    build.edit(Edit::StoreTensor {
+        name,
+        tensor: Tensor::from_vec(vec![corrected.len()], corrected),
+    });
+    Ok(())
+}
