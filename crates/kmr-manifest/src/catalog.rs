@@ -30,6 +30,10 @@ pub struct RuleOffer {
     pub role: Role,
     /// The knobs that may be turned.
     pub knobs: Vec<KnobOffer>,
+    /// Ids of rules that it works better after.
+    pub after: Vec<String>,
+    /// Ids of rules that it cannot share a stage with.
+    pub conflicts: Vec<String>,
 }
 
 /// A knob of an offered rule.

@@ -2,6 +2,7 @@
 
 mod knobs;
 mod offers;
+mod order;
 
 use std::collections::HashSet;
 
@@ -75,7 +76,8 @@ pub struct ResolvedStage {
     pub name: String,
     /// Where it ends before the whole budget is met.
     pub until: Option<ResolvedLimit>,
-    /// Its enabled rules, at least one.
+    /// Its enabled rules, at least one, in the order in which they are applied: as written, but each behind those that
+    /// it declares itself to be [after](RuleOffer::after).
     pub rules: Vec<ResolvedRule>,
 }
 
@@ -113,6 +115,7 @@ impl Manifest {
             manifest: self,
             catalog,
             problems: Vec::new(),
+            warnings: self.warnings(),
             meters: Vec::new(),
             named: HashSet::new(),
         };
@@ -129,7 +132,12 @@ impl Manifest {
             resolution.meter(meter, None);
         }
         resolution.check_meter_settings();
-        let Resolution { problems, meters, .. } = resolution;
+        let Resolution {
+            problems,
+            warnings,
+            meters,
+            ..
+        } = resolution;
         match (Error::from_problems(problems), policy) {
             (Some(error), _) => Err(error),
             (None, Some(policy)) => Ok(Resolved {
@@ -138,7 +146,7 @@ impl Manifest {
                 policy,
                 stages,
                 meters,
-                warnings: self.warnings(),
+                warnings,
             }),
             // A policy that is not found is a problem, so this arm is never taken.
             (None, None) => Err(Error::from(self.problem(
@@ -184,6 +192,7 @@ struct Resolution<'m> {
     manifest: &'m Manifest,
     catalog: &'m Catalog,
     problems: Vec<Problem>,
+    warnings: Vec<Problem>,
     meters: Vec<ResolvedMeter>,
     /// Every meter that the manifest uses, the ones that are not offered included.
     named: HashSet<String>,
@@ -199,6 +208,11 @@ impl<'m> Resolution<'m> {
     ) {
         let problem = self.manifest.problem(kind, span.clone(), message, help);
         self.problems.push(problem);
+    }
+
+    fn warn(&mut self, span: &std::ops::Range<usize>, message: impl Into<String>, help: impl Into<String>) {
+        let problem = self.manifest.problem(ErrorKind::Warning, span.clone(), message, help);
+        self.warnings.push(problem);
     }
 
     /// Finds a meter, notes that the run needs it, and checks what it measures.
@@ -310,6 +324,7 @@ impl<'m> Resolution<'m> {
             }
             self.check_until_has_a_meaning(written, stage);
         }
+        self.check_order_of_stages(&stages);
         stages.into_iter().map(|(_, stage)| stage).collect()
     }
 
@@ -357,10 +372,11 @@ impl<'m> Resolution<'m> {
             self.limit(meter, &until.at_most)
         });
         let enabled = stage.rules.iter().filter(|rule| rule.enabled);
+        let rules = enabled.filter_map(|rule| Some((rule, self.rule(rule)?))).collect();
         ResolvedStage {
             name: stage.name.value.clone(),
             until,
-            rules: enabled.filter_map(|rule| self.rule(rule)).collect(),
+            rules: self.ordered(stage, rules),
         }
     }
 

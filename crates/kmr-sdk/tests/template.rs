@@ -234,6 +234,7 @@ fn the_template_is_short_loads_and_saves_bytes() {
 
     let all_off = Action {
         assignments: vec![half("a", false), half("b", false)],
+        ..Action::default()
     };
     rule.apply(host.lend(), &all_off).unwrap();
     assert_eq!(
@@ -244,6 +245,7 @@ fn the_template_is_short_loads_and_saves_bytes() {
 
     let one = Action {
         assignments: vec![half("a", true), half("b", false)],
+        ..Action::default()
     };
     let applied = rule.apply(host.lend(), &one).unwrap();
     assert_eq!((applied.changes.len(), applied.changes[0].after.as_str()), (1, "16"));

@@ -124,6 +124,8 @@ fn add(catalog: &mut manifest::Catalog, plugin: &str, extension: &wire::Extensio
                 wire::Role::Recover => manifest::Role::Recover,
             },
             knobs: rule.knobs.iter().map(knob).collect(),
+            after: rule.after.clone(),
+            conflicts: rule.conflicts.clone(),
         }),
         wire::Extension::Meter(meter) if catalog.meters.iter().any(|m| m.id == meter.id) => taken("meter", &meter.id),
         wire::Extension::Meter(meter) => catalog.meters.push(manifest::MeterOffer {

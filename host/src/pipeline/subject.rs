@@ -23,7 +23,7 @@ use super::{
     services::{Caller, Services},
     transaction::Transaction,
 };
-use crate::{exit, failure::Failure};
+use crate::{exit, failure::Failure, table::number};
 
 /// Why the search cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -78,7 +78,23 @@ pub struct Subject {
     rules: Vec<StageRule>,
     knobs: Vec<Knob>,
     made: HashMap<Assignment, Arc<Candidate>>,
+    /// Whether a limit or a meter of costs reads the values of tensors.
+    values_cost: bool,
+    /// The costs of candidates that were made for these alone.
+    counted: HashMap<Assignment, Costs>,
     current: Arc<Candidate>,
+}
+
+/// The cost that reads the values of tensors.
+const VALUES_COST: &str = "nonzero_params";
+
+/// What a candidate is made for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// Everything.
+    Use,
+    /// Its costs: the values of its tensors may be anything.
+    Costs,
 }
 
 /// Candidates kept at hand, and the bytes of their tensors; making one again is cheap beside measuring it.
@@ -117,6 +133,9 @@ impl Subject {
             shapes: context.reference_shapes.clone(),
             answers: Answers::default(),
         });
+        let untils = resolved.stages.iter().filter_map(|stage| stage.until.as_ref());
+        let mut limits = resolved.limits.iter().chain(untils);
+        let values_cost = !foreign_costs.is_empty() || limits.any(|limit| limit.meter == VALUES_COST);
         let quality_meter = resolved.quality.meter.clone();
         Ok(Self {
             proxy_meter: proxy_meter.unwrap_or(&quality_meter).to_owned(),
@@ -132,6 +151,8 @@ impl Subject {
             rules: Vec::new(),
             knobs: Vec::new(),
             made: HashMap::new(),
+            values_cost,
+            counted: HashMap::new(),
         })
     }
 
@@ -241,6 +262,22 @@ impl Subject {
         if let Some(made) = self.made.get(assignment) {
             return Ok(made.clone());
         }
+        let (candidate, _) = self.build(assignment, Purpose::Use)?;
+        if let Some(counted) = self.counted.get(assignment).cloned()
+            && !agree(&counted, &self.costs(&candidate)?)
+        {
+            return Err(SubjectError::Failed(self.false_costs(assignment)?.into()));
+        }
+        Ok(self.keep(assignment, candidate))
+    }
+
+    /// Applies the stage's rules. The second of what is given is whether the values of tensors are right.
+    fn build(
+        &mut self,
+        assignment: &Assignment,
+        purpose: Purpose,
+    ) -> Result<(Candidate, bool), SubjectError<SubjectFailure>> {
+        let mut complete = true;
         let mut model = self.base.model.clone();
         let mut changes = self.base.changes.clone();
         let mut shapes = self.base.shapes.clone();
@@ -260,6 +297,7 @@ impl Subject {
                 });
             let action = wire::Action {
                 assignments: assignments.collect(),
+                costs_only: purpose == Purpose::Costs,
             };
             let transaction = Transaction::new(model);
             let services = Services::new(self.context.clone(), Caller::Apply, transaction.clone());
@@ -267,6 +305,11 @@ impl Subject {
                 .instance
                 .apply(services.lend(), &action)
                 .map_err(|error| subject_error(&error))?;
+            if action.costs_only && applied.complete && !complete {
+                // What this rule stored may follow values that an earlier one had left open.
+                return self.build(assignment, Purpose::Use);
+            }
+            complete &= applied.complete || !action.costs_only;
             model = transaction.model();
             let checked = self
                 .context
@@ -278,20 +321,72 @@ impl Subject {
             }
             changes.extend(applied.changes.into_iter().map(|change| (rule.id.clone(), change)));
         }
-        let candidate = Arc::new(Candidate {
+        let candidate = Candidate {
             model,
             changes,
             shapes,
             answers: Answers::default(),
-        });
+        };
+        Ok((candidate, complete))
+    }
+
+    /// Keeps a candidate at hand.
+    fn keep(&mut self, assignment: &Assignment, candidate: Candidate) -> Arc<Candidate> {
+        let candidate = Arc::new(candidate);
         let initializers = candidate.model.graph.initializers.values();
         let bytes: usize = initializers.map(|initializer| initializer.tensor.byte_len()).sum();
         if self.made.len() >= (KEPT_BYTES / bytes.max(1)).clamp(2, KEPT) {
             self.made.clear();
         }
         self.made.insert(assignment.clone(), candidate.clone());
-        Ok(candidate)
+        candidate
     }
+
+    /// The failure of the first rule that gives other costs when it is asked for these alone.
+    fn false_costs(&mut self, assignment: &Assignment) -> Result<Failure, SubjectError<SubjectFailure>> {
+        let rules: Vec<(String, usize)> = self
+            .rules
+            .iter()
+            .map(|rule| (rule.id.clone(), rule.first_knob + rule.targets.len()))
+            .collect();
+        for (rule, knobs) in rules {
+            let values = assignment.as_slice().iter().enumerate();
+            let prefix = values.map(|(knob, &value)| if knob < knobs { value } else { 0 });
+            let prefix = Assignment::from(prefix.collect::<Vec<_>>());
+            let (promised, _) = self.build(&prefix, Purpose::Costs)?;
+            let (made, _) = self.build(&prefix, Purpose::Use)?;
+            let (promised, made) = (self.costs(&promised)?, self.costs(&made)?);
+            let differing = made
+                .iter()
+                .find(|&(meter, cost)| meter != VALUES_COST && promised.get(meter) != Some(cost));
+            if let Some((meter, cost)) = differing {
+                let promise = promised
+                    .get(meter)
+                    .map_or_else(|| "none".to_owned(), |promise| number(*promise));
+                let message = format!(
+                    "rule `{rule}` gives other costs when only costs are asked for: {meter} {promise} instead of {}",
+                    number(*cost)
+                );
+                return Ok(Failure::new(exit::PLUGIN_FAILED, message)
+                    .at(self.places.get(&rule).cloned().unwrap_or_default())
+                    .help(format!(
+                        "leave the rule out with `--disable {rule}`; its plugin is at fault"
+                    )));
+            }
+        }
+        let message = "the rules of this stage give other costs when the same is asked again";
+        Ok(Failure::new(exit::PLUGIN_FAILED, message).help("leave out the rule that is not deterministic"))
+    }
+}
+
+/// Whether the costs that were `counted` without the values of tensors are those of the candidate that was made.
+fn agree(counted: &Costs, made: &Costs) -> bool {
+    let of_shapes = |costs: &Costs| {
+        let mut costs = costs.clone();
+        costs.remove(VALUES_COST);
+        costs
+    };
+    of_shapes(counted) == of_shapes(made)
 }
 
 impl Context {
@@ -343,8 +438,23 @@ impl kmr_core::Subject for Subject {
     }
 
     fn cost(&mut self, assignment: &Assignment) -> Result<Costs, SubjectError<Self::Error>> {
-        let candidate = self.make(assignment)?;
-        self.costs(&candidate)
+        let at_hand = self.made.contains_key(assignment) || assignment.as_slice().iter().all(|&value| value == 0);
+        if self.values_cost || at_hand {
+            let candidate = self.make(assignment)?;
+            return self.costs(&candidate);
+        }
+        if let Some(counted) = self.counted.get(assignment) {
+            return Ok(counted.clone());
+        }
+        let (candidate, complete) = self.build(assignment, Purpose::Costs)?;
+        let mut costs = self.costs(&candidate)?;
+        if complete {
+            self.keep(assignment, candidate);
+        } else {
+            costs.remove(VALUES_COST);
+        }
+        self.counted.insert(assignment.clone(), costs.clone());
+        Ok(costs)
     }
 
     fn quality(&mut self, assignment: &Assignment, fidelity: Fidelity) -> Result<Quality, SubjectError<Self::Error>> {
@@ -385,6 +495,7 @@ impl StagedSubject for Subject {
         self.rules.clear();
         self.knobs.clear();
         self.made.clear();
+        self.counted.clear();
         let roles: Vec<Role> = stage.rules.iter().map(|rule| rule.role).collect();
         if roles.contains(&Role::Reduce) && roles.contains(&Role::Recover) {
             let message = format!("stage `{}` mixes rules that reduce with rules that recover", stage.name);
@@ -423,6 +534,7 @@ impl StagedSubject for Subject {
         self.rules.clear();
         self.knobs.clear();
         self.made.clear();
+        self.counted.clear();
         Ok(())
     }
 }

@@ -292,6 +292,7 @@ mod tests {
             };
             let action = Action {
                 assignments: vec![assignment],
+                ..Action::default()
             };
             let applied = host.with(|host| rule.apply(host, &action)).unwrap();
             (host.candidate(), applied)

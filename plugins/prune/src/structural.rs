@@ -191,7 +191,12 @@ impl Rule for Prune {
                 }
             }
         }
-        self.cut(host, &prepared, &keep)
+        let mut applied = cut(host, &prepared, &keep)?;
+        applied.complete = !(self.config.recalibrate_batch_norm && action.costs_only);
+        if self.config.recalibrate_batch_norm && !action.costs_only && !keep.is_empty() {
+            recalibration::recalibrate(host, self.config.recalibration_samples, &mut applied)?;
+        }
+        Ok(applied)
     }
 }
 
@@ -221,34 +226,6 @@ impl Prune {
                 kept_globally(&ranked, sparsity, self.config.normalize, self.limits())
             }
         }
-    }
-
-    fn cut(&self, host: &Host<'_>, prepared: &Prepared, keep: &BTreeMap<String, Vec<usize>>) -> Result<Applied> {
-        let mut applied = Applied::default();
-        if keep.is_empty() {
-            return Ok(applied);
-        }
-        let base = &prepared.base;
-        let patch = prepared.analysis.cut(base, keep)?;
-        let cut = patch.apply(&base.graph)?;
-        host.edit(&patch)?;
-        let mut told = BTreeSet::new();
-        let groups = keep.keys().filter_map(|id| prepared.analysis.group(id));
-        for producer in groups.flat_map(|group| &group.producers) {
-            let size = |graph: &Graph| -> Result<Option<usize>> {
-                let weight = stored(graph, &producer.weight)?;
-                Ok(weight.and_then(|weight| weight.shape().get(producer.axis).copied()))
-            };
-            if let (Some(before), Some(after)) = (size(&base.graph)?, size(&cut)?)
-                && told.insert(&producer.node)
-            {
-                applied.change(&node_label(base, &producer.node), "channels", before, after);
-            }
-        }
-        if self.config.recalibrate_batch_norm {
-            recalibration::recalibrate(host, self.config.recalibration_samples, &mut applied)?;
-        }
-        Ok(applied)
     }
 
     /// What is known of the candidate: found out once, and remembered for as long as it stays the same.
@@ -310,6 +287,32 @@ impl Prune {
             groups,
         })
     }
+}
+
+/// Keeps these units of each group, and says so.
+fn cut(host: &Host<'_>, prepared: &Prepared, keep: &BTreeMap<String, Vec<usize>>) -> Result<Applied> {
+    let mut applied = Applied::default();
+    if keep.is_empty() {
+        return Ok(applied);
+    }
+    let base = &prepared.base;
+    let patch = prepared.analysis.cut(base, keep)?;
+    let cut = patch.apply(&base.graph)?;
+    host.edit(&patch)?;
+    let mut told = BTreeSet::new();
+    let groups = keep.keys().filter_map(|id| prepared.analysis.group(id));
+    for producer in groups.flat_map(|group| &group.producers) {
+        let size = |graph: &Graph| -> Result<Option<usize>> {
+            let weight = stored(graph, &producer.weight)?;
+            Ok(weight.and_then(|weight| weight.shape().get(producer.axis).copied()))
+        };
+        if let (Some(before), Some(after)) = (size(&base.graph)?, size(&cut)?)
+            && told.insert(&producer.node)
+        {
+            applied.change(&node_label(base, &producer.node), "channels", before, after);
+        }
+    }
+    Ok(applied)
 }
 
 /// Why a model has no channels to remove.
@@ -451,6 +454,7 @@ mod tests {
         });
         Action {
             assignments: assignments.collect(),
+            ..Action::default()
         }
     }
 
@@ -619,6 +623,19 @@ mod tests {
             applied.notes,
             ["4 batch normalizations recalibrated on up to 64 samples"]
         );
+        assert!(applied.complete);
+
+        let blind = ModelHost::new(residual_network());
+        let costs_only = Action {
+            costs_only: true,
+            ..action(&[("wide.conv", 0.5)])
+        };
+        let applied = blind.with(|host| rule.apply(host, &costs_only)).unwrap();
+        assert!(
+            !applied.complete && applied.notes.is_empty(),
+            "nothing is observed for costs"
+        );
+        assert_eq!(blind.candidate().encoded_len(), host.candidate().encoded_len());
     }
 
     #[test]

@@ -255,6 +255,7 @@ mod tests {
         };
         let action = Action {
             assignments: vec![assignment],
+            ..Action::default()
         };
         host.with(|host| rule.apply(host, &action)).unwrap()
     }

@@ -92,6 +92,7 @@ impl<'m> Zeroing<'m> {
                 self.sparse + self.dense.len()
             ));
         }
+        self.applied.complete = true;
         Ok(self.applied)
     }
 }

@@ -162,6 +162,13 @@ fn plugins_that_misbehave() {
         .expect(24, &["panicked", "panics.rs:", "--disable"]);
     run("panics_in_apply").1.expect(24, &["panicked", "panics.rs:"]);
     run("repeated_targets").1.expect(24, &["twice"]);
+    let words = [
+        "`false_costs` gives other costs when only costs are asked for: size_bytes",
+        "instead of",
+        "pipeline.toml:",
+        "--disable false_costs",
+    ];
+    run("false_costs").1.expect(24, &words);
     for rule in ["edits_then_fails", "breaks_shapes", "changes_nothing", "raises_cost"] {
         let (bench, done) = run(rule);
         done.expect(30, &["best-effort.onnx"]);

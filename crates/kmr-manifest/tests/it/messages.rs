@@ -226,6 +226,77 @@ fn warnings() {
     insta::assert_snapshot!(warnings.join("\n\n"));
 }
 
+/// The good manifest's stages as one, its rules being those of `uses`, by id and offer.
+fn one_stage(uses: &[(&str, &str)]) -> String {
+    let (head, rest) = GOOD.split_once("[[stage]]").unwrap();
+    let (_, tail) = rest.split_once("[plugins]").unwrap();
+    let rules = uses.iter().map(|(id, offer)| match *offer {
+        "distill" => format!("[[stage.rule]]\nuse = \"distill\"\nid = \"{id}\"\n"),
+        "prune" => format!("[[stage.rule]]\nuse = \"prune\"\nid = \"{id}\"\nknobs.channel_sparsity = {{}}\n"),
+        _ => format!("[[stage.rule]]\nuse = \"{offer}\"\nid = \"{id}\"\nknobs.weight_bits = {{}}\n"),
+    });
+    let rules: String = rules.collect();
+    format!("{head}[[stage]]\nname = \"shrink\"\n{rules}[plugins]{tail}")
+}
+
+/// What is offered, with more declared of rules: id, `after`, `conflicts`.
+fn declaring(declared: &[(&str, &str, &str)]) -> kmr_manifest::Catalog {
+    let mut catalog = catalog();
+    for &(id, after, conflicts) in declared {
+        let rule = catalog.rules.iter_mut().find(|rule| rule.id == id).unwrap();
+        rule.after = after.split_whitespace().map(str::to_owned).collect();
+        rule.conflicts = conflicts.split_whitespace().map(str::to_owned).collect();
+    }
+    catalog
+}
+
+#[test]
+fn rules_come_in_the_order_that_they_declare() {
+    let catalog = declaring(&[("quantize", "prune distill unknown", ""), ("distill", "prune", "")]);
+    let order = |uses: &[(&str, &str)]| {
+        let resolved = parse(&one_stage(uses)).unwrap().resolve(&catalog).unwrap();
+        let rules: Vec<String> = resolved.stages[0].rules.iter().map(|rule| rule.id.clone()).collect();
+        let warnings: Vec<String> = resolved.warnings.iter().map(|w| w.render(false)).collect();
+        (rules, warnings)
+    };
+    let (q, d, p, p2) = (("q", "quantize"), ("d", "distill"), ("p", "prune"), ("p2", "prune"));
+    assert_eq!(
+        order(&[p, p2, d, q]),
+        (["p", "p2", "d", "q"].map(str::to_owned).into(), vec![])
+    );
+    assert_eq!(order(&[q]), (vec!["q".to_owned()], vec![]));
+    let (rules, warnings) = order(&[q, p2, d, p]);
+    assert_eq!(rules, ["p2", "p", "d", "q"]);
+    insta::assert_snapshot!(warnings.join("\n\n"));
+}
+
+#[test]
+fn rules_that_cannot_share_a_stage() {
+    let text = one_stage(&[("p", "prune"), ("q", "quantize"), ("d", "distill")]);
+    let refused = |declared: &[(&str, &str, &str)]| rendered(parse(&text).unwrap().resolve(&declaring(declared)));
+    let conflict = refused(&[("prune", "", "quantize")]);
+    let cycle = refused(&[
+        ("prune", "quantize", ""),
+        ("quantize", "prune", ""),
+        ("distill", "prune", ""),
+    ]);
+    insta::assert_snapshot!(format!("{conflict}\n\n{cycle}"));
+    let apart = declaring(&[("prune", "", "quantize")]);
+    assert!(parse(GOOD).unwrap().resolve(&apart).is_ok(), "stages of their own");
+}
+
+#[test]
+fn a_stage_too_late() {
+    let resolved = parse(GOOD)
+        .unwrap()
+        .resolve(&declaring(&[("prune", "quantize", "")]))
+        .unwrap();
+    let warnings: Vec<String> = resolved.warnings.iter().map(|w| w.render(false)).collect();
+    insta::assert_snapshot!(warnings.join("\n\n"));
+    let other = declaring(&[("quantize", "prune", "")]);
+    assert_eq!(parse(GOOD).unwrap().resolve(&other).unwrap().warnings, []);
+}
+
 #[test]
 fn an_empty_manifest_and_many_mistakes_at_once() {
     let empty = rendered(parse(""));

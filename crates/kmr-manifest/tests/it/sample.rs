@@ -173,6 +173,8 @@ pub fn rule(id: &str, role: Role, knobs: Vec<KnobOffer>) -> RuleOffer {
         plugin: format!("kmr-{id}"),
         role,
         knobs,
+        after: Vec::new(),
+        conflicts: Vec::new(),
     }
 }
 

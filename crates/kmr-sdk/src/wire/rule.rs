@@ -113,6 +113,10 @@ pub struct Target {
 pub struct Action {
     /// The values.
     pub assignments: Vec<Assignment>,
+    /// Only the costs of the result will be read: shapes, types and storage must be exact, and the values of
+    /// tensors may be any finite ones.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub costs_only: bool,
 }
 
 /// The value of a knob on a target.
@@ -156,6 +160,10 @@ pub struct Applied {
     /// What else people should know.
     #[serde(default)]
     pub notes: Vec<String>,
+    /// The values of tensors are right, too, where [only the costs](Action::costs_only) were asked for: the host need
+    /// not apply the rule again. Tells nothing where they were not.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub complete: bool,
 }
 
 impl Applied {
