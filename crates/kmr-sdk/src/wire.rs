@@ -14,5 +14,5 @@ pub use metadata::{
 pub use request::{BatchNorm, MeasureRequest, ObserveRequest, RunRequest, SessionRequest, Split, Statistic};
 pub use rule::{
     Action, Applied, Assignment, Change, KnobSetting, KnobSettings, MeterConfiguration, NoConfig, PolicyConfiguration,
-    RuleConfiguration, Target,
+    Platform, RuleConfiguration, Target,
 };

@@ -39,7 +39,7 @@ pub fn execute(arguments: &Run, common: &Common) -> Result<u8, Failure> {
     let model_bytes = files::read(&model_path)?;
     let original = files::decode(&model_path, model_bytes.clone())?;
     let original = placed(original, plan.manifest.output.external_data, &model_path)?;
-    let model = prepared(&original, &model_path)?;
+    let model = prepared(&original, &model_path, plan.opset())?;
     check_weights(&model, &model_path)?;
     let splits = Splits::read(&plan.manifest, &model)?;
     check_labels(&plan, &splits)?;
@@ -132,14 +132,21 @@ fn placed(model: Model, apart: bool, path: &Path) -> Result<Model, Failure> {
 }
 
 /// The model as rules see it: weights that the file keeps in functions, Constant nodes and subgraphs are initializers
-/// of the main graph. Answers and the names of nodes stay.
-fn prepared(original: &Model, path: &Path) -> Result<Model, Failure> {
+/// of the main graph, in the operator set that rules need. Answers and the names of nodes stay.
+fn prepared(original: &Model, path: &Path, opset: i64) -> Result<Model, Failure> {
     let (model, inlined) = original.inline_functions().unwrap_or_else(|error| {
         log::warn!("the model's functions stay as they are: {error}");
         (original.clone(), Vec::new())
     });
     let (model, lifted) = model.lift_constants().map_err(|error| Failure::model(path, &error))?;
     for change in inlined.iter().chain(&lifted) {
+        log::info!("{change}");
+    }
+    if model.opset() >= opset {
+        return Ok(model);
+    }
+    let (model, changes) = kmr_model::upgrade::upgrade(&model, opset).map_err(|error| Failure::model(path, &error))?;
+    for change in changes {
         log::info!("{change}");
     }
     Ok(model)

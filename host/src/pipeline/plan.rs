@@ -8,7 +8,7 @@ use std::{
 
 use kmr_loader::{Plugin, PluginFile};
 use kmr_manifest::{Catalog, Manifest, Resolved};
-use kmr_sdk::wire::{Extension, MeterInfo};
+use kmr_sdk::wire::{Extension, MeterInfo, Platform};
 
 use super::catalog;
 use crate::{exit, failure::Failure};
@@ -64,6 +64,25 @@ impl Plan {
         );
         used.extend(self.resolved.policy.offer.plugin.clone());
         used
+    }
+
+    /// The least version of ONNX's operator set that the rules in use write; 0 for any.
+    pub fn opset(&self) -> i64 {
+        let rules = self.resolved.stages.iter().flat_map(|stage| &stage.rules);
+        let used: Vec<&str> = rules.map(|rule| rule.offer.id.as_str()).collect();
+        let extensions = self.files.iter().flat_map(|file| &file.metadata().extensions);
+        let needed = extensions.filter_map(|extension| match extension {
+            Extension::Rule(rule) if used.contains(&rule.id.as_str()) => Some(rule.opset),
+            _ => None,
+        });
+        needed.max().unwrap_or(0)
+    }
+
+    /// What the artifact is laid out for.
+    pub fn platform(&self) -> Platform {
+        let cpu = self.manifest.target.cpu.as_ref().map_or("", |cpu| cpu.value.as_str());
+        let cpu = if cpu == "native" { kmr_platform::current().cpu_features() } else { cpu.to_owned() };
+        Platform { cpu }
     }
 
     /// The metadata of the meter `id`; none for the host's own.

@@ -67,6 +67,7 @@ pub struct Subject {
     context: Arc<Context>,
     resolved: Resolved,
     plugins: Vec<Box<dyn Plugin>>,
+    platform: wire::Platform,
     /// Where the manifest uses each rule.
     places: HashMap<String, String>,
     meters: HashMap<String, QualityMeter>,
@@ -144,6 +145,7 @@ impl Subject {
             resolved,
             plugins,
             places: plan.rule_places(),
+            platform: plan.platform(),
             meters,
             foreign_costs,
             current: base.clone(),
@@ -503,7 +505,8 @@ impl StagedSubject for Subject {
             return Err(failure.help("give recovery a stage of its own").into());
         }
         for (rule, role) in resolved.rules.iter().zip(roles) {
-            let configuration: RuleConfiguration = configuration(&rule.configuration)?;
+            let mut configuration: RuleConfiguration = configuration(&rule.configuration)?;
+            configuration.platform = self.platform.clone();
             let mut instance = plan::plugin(&self.plugins, &rule.offer.plugin)?
                 .rule(&rule.offer.id, &configuration)
                 .map_err(|error| rule_failure(&rule.id, self.places.get(&rule.id), &error))?;

@@ -82,14 +82,6 @@ impl Reading {
         Ok(Self::Windows(window))
     }
 
-    /// The number of groups.
-    pub fn groups(&self) -> usize {
-        match self {
-            Self::Last => 1,
-            Self::Windows(window) => window.groups,
-        }
-    }
-
     /// The rows of `input` as the node reads it.
     ///
     /// # Errors
