@@ -3,14 +3,17 @@
 //! *Drop* is the mean of before − after: positive when quality was lost. Non-inferiority (H₀: drop ≥
 //! margin) is tested one-sided. Scores that are all 0 or 1 use the score test for paired
 //! proportions (T. Tango, Statistics in Medicine 17:891–908, 1998), which stays honest when few or
-//! no answers flip; other scores use the paired t-test with n − 1 degrees of freedom.
+//! no answers flip; other scores use the paired t-test with n − 1 degrees of freedom. A test that
+//! may be looked at while samples come in is [`SequentialDrop`].
 
 mod distributions;
+mod sequential;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use distributions::{normal_upper_tail, quantile, student_upper_tail};
+pub use sequential::SequentialDrop;
 
 /// Samples on which nothing can be tested, or a question outside its domain.
 #[derive(Clone, Debug, PartialEq, Error)]

@@ -1,3 +1,4 @@
+mod error_rates;
 mod policies;
 mod proposition_1;
 mod search;
