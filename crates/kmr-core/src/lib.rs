@@ -38,6 +38,7 @@
 mod algorithm;
 mod assignment;
 mod budget;
+pub mod frontier;
 mod history;
 mod knob;
 mod measurement;

@@ -126,7 +126,11 @@ where
             self.tell(&Event::Asked { ask: &ask })?;
             let answered = match ask {
                 Ask::Done => break Ending::Exhausted(Exhaustion::Actions),
-                Ask::Probe { assignments, fidelity } => self.probe(assignments, fidelity),
+                Ask::Probe {
+                    assignments,
+                    fidelity,
+                    labels,
+                } => self.probe(assignments, fidelity, labels),
                 Ask::Step { changes } => self.step(changes),
             };
             match answered {
@@ -158,10 +162,18 @@ where
     }
 
     /// Measures what was not asked for before in this state.
-    fn probe(&mut self, assignments: Vec<Assignment>, fidelity: Fidelity) -> Result<Option<Ending>, Halt<S::Error>> {
+    fn probe(
+        &mut self,
+        assignments: Vec<Assignment>,
+        fidelity: Fidelity,
+        labels: Vec<String>,
+    ) -> Result<Option<Ending>, Halt<S::Error>> {
         let mut fresh = false;
+        let mut labels = labels.into_iter();
         for assignment in assignments {
+            let label = labels.next();
             let evaluation = match self.no_probe(&assignment, fidelity) {
+                Some(Rejection::Repeated) if label.is_some() && fidelity == Fidelity::FULL => self.again(&assignment),
                 Some(rejection) => Evaluation::rejected(rejection),
                 None => {
                     let evaluation = self.evaluate(&assignment, fidelity)?;
@@ -190,12 +202,23 @@ where
                 fidelity,
                 measurement,
                 rejection,
+                label,
             };
             self.tell(&Event::Probed { probe: &probe })?;
             self.history.records.push(Record::Probe(probe));
         }
         self.useless = if fresh { 0 } else { self.useless + 1 };
         Ok(None)
+    }
+
+    /// What a full probe from this state found before.
+    fn again(&self, assignment: &Assignment) -> Evaluation {
+        let same = |probe: &&Probe| probe.fidelity == Fidelity::FULL && probe.assignment == *assignment;
+        let earlier = self.history.probes().find(same);
+        Evaluation {
+            measurement: earlier.and_then(|probe| probe.measurement.clone()),
+            rejection: earlier.map_or(Some(Rejection::Repeated), |probe| probe.rejection.clone()),
+        }
     }
 
     fn no_probe(&self, assignment: &Assignment, fidelity: Fidelity) -> Option<Rejection> {

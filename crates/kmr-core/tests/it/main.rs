@@ -1,4 +1,5 @@
 mod error_rates;
+mod frontier;
 mod policies;
 mod proposition_1;
 mod search;

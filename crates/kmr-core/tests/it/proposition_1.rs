@@ -56,6 +56,7 @@ impl Dice {
         Ask::Probe {
             assignments,
             fidelity: fidelities[self.roll(3)],
+            labels: vec!["dice".to_owned(); self.roll(2)],
         }
     }
 
@@ -95,18 +96,9 @@ impl Dice {
             2 => Ask::Step {
                 changes: last.unwrap_or_default(),
             },
-            3 => Ask::Probe {
-                assignments: vec![vec![0; far[self.roll(3)]].into()],
-                fidelity: Fidelity::FULL,
-            },
-            4 => Ask::Probe {
-                assignments: vec![vec![9; history.knobs.len()].into()],
-                fidelity: Fidelity::FULL,
-            },
-            _ => Ask::Probe {
-                assignments: vec![history.current.assignment.clone()],
-                fidelity: Fidelity::FULL,
-            },
+            3 => Ask::probe(vec![vec![0; far[self.roll(3)]].into()], Fidelity::FULL),
+            4 => Ask::probe(vec![vec![9; history.knobs.len()].into()], Fidelity::FULL),
+            _ => Ask::probe(vec![history.current.assignment.clone()], Fidelity::FULL),
         }
     }
 }

@@ -130,6 +130,11 @@ impl Dice {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         (mix(self.0) >> 11) as f64 / (1u64 << 53) as f64
     }
+
+    /// Below `sides`.
+    pub fn roll(&mut self, sides: usize) -> usize {
+        (self.unit() * sides as f64) as usize
+    }
 }
 
 impl Subject for Toy {
