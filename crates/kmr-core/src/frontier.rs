@@ -475,10 +475,15 @@ impl Frontier {
         (0..self.len()).filter_map(|position| self.solution(position))
     }
 
+    /// The solutions that cost at most `budget`, the least lossy first.
+    pub fn within(&self, budget: i64) -> impl Iterator<Item = Solution> {
+        let within = self.points.partition_point(|point| point.cost <= budget);
+        (0..within).rev().filter_map(|position| self.solution(position))
+    }
+
     /// The solution of least loss among those that cost at most `budget`.
     pub fn best_within(&self, budget: i64) -> Option<Solution> {
-        let within = self.points.partition_point(|point| point.cost <= budget);
-        self.solution(within.checked_sub(1)?)
+        self.within(budget).next()
     }
 
     /// Whether no list had to be thinned: every solution is optimal for its cost, in the table

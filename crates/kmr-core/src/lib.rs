@@ -55,6 +55,8 @@ pub use history::{History, Probe, Record, Rejection, Remaining, SCHEMA, State, T
 pub use knob::{Knob, KnobError, Knobs, Role, Value};
 pub use measurement::{Costs, Fidelity, Measurement, Quality};
 pub use outcome::{Blocked, Conclusion, Exhaustion, Outcome, Reached};
-pub use policy::{Ask, Greedy, Policy, PolicyError, Scheduled};
+pub use policy::{
+    Ask, Evolve, EvolveSettings, Greedy, Knapsack, KnapsackSettings, Policy, PolicyError, Refinement, Scheduled,
+};
 pub use stages::{Pipeline, PipelineConclusion, PipelineError, Stage, StageRule, run_stages};
 pub use subject::{Event, Observer, Silent, StagedSubject, Subject, SubjectError};

@@ -1,12 +1,16 @@
 //! Policies: who decides what to try next.
 
+mod evolve;
 mod greedy;
+mod knapsack;
 mod scheduled;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub use evolve::{Evolve, EvolveSettings, Refinement};
 pub use greedy::Greedy;
+pub use knapsack::{Knapsack, KnapsackSettings};
 pub use scheduled::Scheduled;
 
 use crate::assignment::{Action, Assignment};

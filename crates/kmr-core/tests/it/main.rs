@@ -1,5 +1,6 @@
 mod error_rates;
 mod frontier;
+mod knapsack;
 mod policies;
 mod proposition_1;
 mod search;
