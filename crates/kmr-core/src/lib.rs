@@ -48,7 +48,7 @@ mod stages;
 pub mod statistics;
 mod subject;
 
-pub use algorithm::{KmrError, Objective, OnNoProgress, Options, budgeted_kmr};
+pub use algorithm::{EarlyRejection, KmrError, Objective, OnNoProgress, Options, budgeted_kmr};
 pub use assignment::{Action, ActionError, Assignment, Change};
 pub use budget::{Budget, BudgetError, Floor, Limit, Standing, Unmeasurable};
 pub use history::{History, Probe, Record, Rejection, Remaining, SCHEMA, State, Trial};

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use super::early::Heat;
 use super::{KmrError, OnNoProgress, Options};
 use crate::assignment::{Action, Assignment};
 use crate::budget::Standing;
@@ -367,6 +368,15 @@ where
                 rejection: None,
             });
         }
+        if fidelity == Fidelity::FULL
+            && let Some((quality, rejection)) = self.lost_early(target)?
+        {
+            measurement.quality = Some(quality);
+            return Ok(Evaluation {
+                measurement: Some(measurement),
+                rejection: Some(rejection),
+            });
+        }
         let rejection = match self.ask_subject(|subject| subject.quality(target, fidelity))? {
             Err(rejection) => Some(rejection),
             Ok(quality) if !quality.value.is_finite() => {
@@ -391,6 +401,35 @@ where
             measurement: Some(measurement),
             rejection,
         })
+    }
+
+    /// Whether a reduction clearly loses too much on part of the data: its quality there, and why.
+    fn lost_early(&mut self, target: &Assignment) -> Result<Option<(Quality, Rejection)>, Halt<S::Error>> {
+        let here = *target == self.history.current.assignment;
+        let (Some(settings), Some(floor), false) = (self.options.early_rejection, self.history.floor, here) else {
+            return Ok(None);
+        };
+        let Some(reference) = self.history.reference.quality.clone() else {
+            return Ok(None);
+        };
+        let mut heat = Heat::new(settings, floor, &reference).filter(|_| self.role_of(target) == Role::Reduce);
+        while let Some(heat) = &mut heat
+            && let Some(samples) = heat.samples()
+        {
+            let fidelity = Fidelity {
+                samples: Some(samples),
+                proxy: false,
+            };
+            let Ok(quality) = self.ask_subject(|subject| subject.quality(target, fidelity))? else {
+                return Ok(None);
+            };
+            match heat.look(&quality) {
+                Ok(true) => {}
+                Ok(false) => return Ok(None),
+                Err(rejection) => return Ok(Some((quality, rejection))),
+            }
+        }
+        Ok(None)
     }
 
     fn ask_subject<T>(

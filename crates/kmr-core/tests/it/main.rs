@@ -1,3 +1,4 @@
+mod early;
 mod error_rates;
 mod frontier;
 mod knapsack;
