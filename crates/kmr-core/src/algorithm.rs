@@ -1,5 +1,6 @@
 //! Budgeted-KMR: Algorithm 1 with assignment semantics, floors and recoveries.
 
+mod early;
 mod search;
 
 use thiserror::Error;
@@ -74,6 +75,33 @@ pub struct Options {
     pub max_probes: usize,
     /// After so many consecutive asks that bring nothing new, the policy counts as exhausted.
     pub max_useless_asks: usize,
+    /// Whether clear losers are rejected on part of the data.
+    pub early_rejection: Option<EarlyRejection>,
+}
+
+/// How reductions are given up before all samples are measured: their quality is asked for on
+/// growing numbers of samples, rounded up to hundreds, and a reduction that fails a
+/// [`SequentialDrop`](crate::statistics::SequentialDrop) against the floor is rejected by it at
+/// once. Those that do not fail are judged on all samples as ever. Needs scores in [0, 1].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct EarlyRejection {
+    /// The most often that a reduction is given up whose mean score is not below the floor; in
+    /// (0, 1).
+    pub alpha: f64,
+    /// Samples to begin with.
+    pub first: usize,
+    /// By which factor they grow; above 1.
+    pub growth: f64,
+}
+
+impl Default for EarlyRejection {
+    fn default() -> Self {
+        EarlyRejection {
+            alpha: 0.001,
+            first: 100,
+            growth: 2.0,
+        }
+    }
 }
 
 impl Default for Options {
@@ -85,6 +113,7 @@ impl Default for Options {
             recovery_confidence: None,
             max_probes: 10_000,
             max_useless_asks: 100,
+            early_rejection: None,
         }
     }
 }
@@ -169,12 +198,16 @@ fn check_settings<E>(objective: &Objective, options: &Options) -> Result<(), Kmr
             value,
         });
     }
-    match options.recovery_confidence {
-        Some(value) if !(value > 0.0 && value < 1.0) => Err(KmrError::Setting {
-            what: "the confidence",
-            domain: "between 0 and 1",
-            value,
-        }),
+    let setting = |what, domain, value| Err(KmrError::Setting { what, domain, value });
+    let within = |value: f64| value > 0.0 && value < 1.0;
+    match (options.recovery_confidence, options.early_rejection) {
+        (Some(value), _) if !within(value) => setting("the confidence", "between 0 and 1", value),
+        (_, Some(EarlyRejection { alpha, .. })) if !within(alpha) => {
+            setting("the error rate of early rejections", "between 0 and 1", alpha)
+        }
+        (_, Some(EarlyRejection { growth, .. })) if !(growth.is_finite() && growth > 1.0) => {
+            setting("the growth of early rejections", "above 1", growth)
+        }
         _ => Ok(()),
     }
 }
@@ -198,7 +231,7 @@ fn start<S: Subject + ?Sized>(
         0 => (recoveries, recoveries),
         _ => (reducing.saturating_mul(recoveries.saturating_add(1)), 0),
     };
-    let reference = objective.reference.as_ref().unwrap_or(&measurement).without_scores();
+    let reference = objective.reference.as_ref().unwrap_or(&measurement).clone();
     Ok(History {
         schema: SCHEMA,
         budget: objective.budget.clone(),

@@ -102,6 +102,9 @@ pub struct Probe {
     pub measurement: Option<Measurement>,
     /// Why a step to this candidate would be rejected, where that is known.
     pub rejection: Option<Rejection>,
+    /// What the policy calls it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
 }
 
 /// A step proposed by the policy.

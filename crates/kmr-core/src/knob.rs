@@ -88,6 +88,10 @@ pub struct Knob {
     pub role: Role,
     /// The values in order; the first is *off*.
     pub values: Vec<Value>,
+    /// Ids of the parts of the subject that it changes, whatever these are. Knobs without one in
+    /// common are taken not to influence each other's costs; a knob without any may influence all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub touches: Vec<String>,
 }
 
 impl Knob {
@@ -107,7 +111,13 @@ impl Knob {
             target,
             role,
             values,
+            touches: Vec::new(),
         }
+    }
+
+    /// The same knob, known to change these parts.
+    pub fn touching(self, touches: Vec<String>) -> Self {
+        Knob { touches, ..self }
     }
 
     /// How many values lie beyond *off*: |V_k| − 1.

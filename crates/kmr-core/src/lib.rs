@@ -38,6 +38,7 @@
 mod algorithm;
 mod assignment;
 mod budget;
+pub mod frontier;
 mod history;
 mod knob;
 mod measurement;
@@ -47,13 +48,15 @@ mod stages;
 pub mod statistics;
 mod subject;
 
-pub use algorithm::{KmrError, Objective, OnNoProgress, Options, budgeted_kmr};
+pub use algorithm::{EarlyRejection, KmrError, Objective, OnNoProgress, Options, budgeted_kmr};
 pub use assignment::{Action, ActionError, Assignment, Change};
 pub use budget::{Budget, BudgetError, Floor, Limit, Standing, Unmeasurable};
 pub use history::{History, Probe, Record, Rejection, Remaining, SCHEMA, State, Trial};
 pub use knob::{Knob, KnobError, Knobs, Role, Value};
 pub use measurement::{Costs, Fidelity, Measurement, Quality};
 pub use outcome::{Blocked, Conclusion, Exhaustion, Outcome, Reached};
-pub use policy::{Ask, Greedy, Policy, PolicyError, Scheduled};
+pub use policy::{
+    Ask, Evolve, EvolveSettings, Greedy, Knapsack, KnapsackSettings, Policy, PolicyError, Refinement, Scheduled,
+};
 pub use stages::{Pipeline, PipelineConclusion, PipelineError, Stage, StageRule, run_stages};
 pub use subject::{Event, Observer, Silent, StagedSubject, Subject, SubjectError};

@@ -3,14 +3,17 @@
 //! *Drop* is the mean of before − after: positive when quality was lost. Non-inferiority (H₀: drop ≥
 //! margin) is tested one-sided. Scores that are all 0 or 1 use the score test for paired
 //! proportions (T. Tango, Statistics in Medicine 17:891–908, 1998), which stays honest when few or
-//! no answers flip; other scores use the paired t-test with n − 1 degrees of freedom.
+//! no answers flip, less half a flip for continuity, as counts are whole; other scores use the paired t-test with n − 1 degrees of freedom. A test that
+//! may be looked at while samples come in is [`SequentialDrop`].
 
 mod distributions;
+mod sequential;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use distributions::{normal_upper_tail, quantile, student_upper_tail};
+pub use sequential::SequentialDrop;
 
 /// Samples on which nothing can be tested, or a question outside its domain.
 #[derive(Clone, Debug, PartialEq, Error)]
@@ -286,14 +289,15 @@ impl Test {
 }
 
 /// Tango's Z: standardized distance of the observed drop from `margin`, with the variance that the
-/// constrained maximum-likelihood estimate has under a drop of exactly `margin`.
+/// constrained maximum-likelihood estimate has under a drop of exactly `margin`. Half a flip nearer:
+/// without it, one test in nine passes instead of one in ten where few answers flip one way alone.
 fn tango_statistic(samples: f64, lost: f64, gained: f64, margin: f64) -> f64 {
     // q, the probability of a gain, is the larger root of a q² + b q + c.
     let a = 2.0 * samples;
     let b = (2.0 * samples - lost + gained) * margin - lost - gained;
     let c = -gained * margin * (1.0 - margin);
     let q = ((b * b - 4.0 * a * c).max(0.0).sqrt() - b) / (2.0 * a);
-    let distance = lost - gained - samples * margin;
+    let distance = lost - gained - samples * margin + 0.5;
     let variance = samples * (2.0 * q + margin * (1.0 - margin));
     if variance > 0.0 {
         distance / variance.sqrt()
@@ -338,7 +342,7 @@ mod tests {
             let grid = (1..100_000).map(|at| f64::from(at) * (1.0 - margin) / 200_000.0);
             let best = grid.max_by(|x, y| likelihood(*x).total_cmp(&likelihood(*y))).unwrap();
             let variance: f64 = samples * (2.0 * best + margin * (1.0 - margin));
-            let expected = (lost - gained - samples * margin) / variance.sqrt();
+            let expected = (lost - gained - samples * margin + 0.5) / variance.sqrt();
             let actual = tango_statistic(samples, lost, gained, margin);
             assert!((actual - expected).abs() < 1e-3, "{actual} {expected}");
         }
@@ -378,19 +382,23 @@ mod tests {
                     }
                 }
             }
-            assert!((0.02..0.06).contains(&passing), "gain {gain}: {passing}");
+            assert!((0.01..0.051).contains(&passing), "gain {gain}: {passing}");
         }
     }
 
     #[test]
     fn few_samples_prove_little_even_without_a_flip() {
-        // z²/(n + z²) with z = 1.6449 where nothing flips.
+        // n m − ½ = z √(n m (1 − m)) with z = 1.6449 where nothing flips.
         let provable = smallest_provable_drop(100, 0.0, 0.95).unwrap();
-        assert!((provable - 0.026_34).abs() < 1e-4, "{provable}");
+        let deviation = (100.0 * provable * (1.0 - provable)).sqrt();
+        assert!(
+            (100.0 * provable - 0.5 - 1.644_854 * deviation).abs() < 1e-4,
+            "{provable}"
+        );
         let many = smallest_provable_drop(10_000, 0.03, 0.95).unwrap();
         assert!((0.0028..0.0030).contains(&many), "{many}");
-        assert!(!non_inferiority(&binary(100, 0, 0), 0.02, 0.95).unwrap().passed);
-        assert!(non_inferiority(&binary(100, 0, 0), 0.03, 0.95).unwrap().passed);
+        assert!(!non_inferiority(&binary(100, 0, 0), 0.03, 0.95).unwrap().passed);
+        assert!(non_inferiority(&binary(100, 0, 0), 0.04, 0.95).unwrap().passed);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use super::early::Heat;
 use super::{KmrError, OnNoProgress, Options};
 use crate::assignment::{Action, Assignment};
 use crate::budget::Standing;
@@ -126,7 +127,11 @@ where
             self.tell(&Event::Asked { ask: &ask })?;
             let answered = match ask {
                 Ask::Done => break Ending::Exhausted(Exhaustion::Actions),
-                Ask::Probe { assignments, fidelity } => self.probe(assignments, fidelity),
+                Ask::Probe {
+                    assignments,
+                    fidelity,
+                    labels,
+                } => self.probe(assignments, fidelity, labels),
                 Ask::Step { changes } => self.step(changes),
             };
             match answered {
@@ -158,10 +163,18 @@ where
     }
 
     /// Measures what was not asked for before in this state.
-    fn probe(&mut self, assignments: Vec<Assignment>, fidelity: Fidelity) -> Result<Option<Ending>, Halt<S::Error>> {
+    fn probe(
+        &mut self,
+        assignments: Vec<Assignment>,
+        fidelity: Fidelity,
+        labels: Vec<String>,
+    ) -> Result<Option<Ending>, Halt<S::Error>> {
         let mut fresh = false;
+        let mut labels = labels.into_iter();
         for assignment in assignments {
+            let label = labels.next();
             let evaluation = match self.no_probe(&assignment, fidelity) {
+                Some(Rejection::Repeated) if label.is_some() && fidelity == Fidelity::FULL => self.again(&assignment),
                 Some(rejection) => Evaluation::rejected(rejection),
                 None => {
                     let evaluation = self.evaluate(&assignment, fidelity)?;
@@ -190,12 +203,23 @@ where
                 fidelity,
                 measurement,
                 rejection,
+                label,
             };
             self.tell(&Event::Probed { probe: &probe })?;
             self.history.records.push(Record::Probe(probe));
         }
         self.useless = if fresh { 0 } else { self.useless + 1 };
         Ok(None)
+    }
+
+    /// What a full probe from this state found before.
+    fn again(&self, assignment: &Assignment) -> Evaluation {
+        let same = |probe: &&Probe| probe.fidelity == Fidelity::FULL && probe.assignment == *assignment;
+        let earlier = self.history.probes().find(same);
+        Evaluation {
+            measurement: earlier.and_then(|probe| probe.measurement.clone()),
+            rejection: earlier.map_or(Some(Rejection::Repeated), |probe| probe.rejection.clone()),
+        }
     }
 
     fn no_probe(&self, assignment: &Assignment, fidelity: Fidelity) -> Option<Rejection> {
@@ -344,6 +368,15 @@ where
                 rejection: None,
             });
         }
+        if fidelity == Fidelity::FULL
+            && let Some((quality, rejection)) = self.lost_early(target)?
+        {
+            measurement.quality = Some(quality);
+            return Ok(Evaluation {
+                measurement: Some(measurement),
+                rejection: Some(rejection),
+            });
+        }
         let rejection = match self.ask_subject(|subject| subject.quality(target, fidelity))? {
             Err(rejection) => Some(rejection),
             Ok(quality) if !quality.value.is_finite() => {
@@ -368,6 +401,35 @@ where
             measurement: Some(measurement),
             rejection,
         })
+    }
+
+    /// Whether a reduction clearly loses too much on part of the data: its quality there, and why.
+    fn lost_early(&mut self, target: &Assignment) -> Result<Option<(Quality, Rejection)>, Halt<S::Error>> {
+        let here = *target == self.history.current.assignment;
+        let (Some(settings), Some(floor), false) = (self.options.early_rejection, self.history.floor, here) else {
+            return Ok(None);
+        };
+        let Some(reference) = self.history.reference.quality.clone() else {
+            return Ok(None);
+        };
+        let mut heat = Heat::new(settings, floor, &reference).filter(|_| self.role_of(target) == Role::Reduce);
+        while let Some(heat) = &mut heat
+            && let Some(samples) = heat.samples()
+        {
+            let fidelity = Fidelity {
+                samples: Some(samples),
+                proxy: false,
+            };
+            let Ok(quality) = self.ask_subject(|subject| subject.quality(target, fidelity))? else {
+                return Ok(None);
+            };
+            match heat.look(&quality) {
+                Ok(true) => {}
+                Ok(false) => return Ok(None),
+                Err(rejection) => return Ok(Some((quality, rejection))),
+            }
+        }
+        Ok(None)
     }
 
     fn ask_subject<T>(

@@ -205,10 +205,7 @@ impl Greedy {
             assignments.push(here.clone());
         }
         assignments.extend(missing.into_iter().map(|one| one.assignment.clone()));
-        Some(Ask::Probe {
-            assignments,
-            fidelity: self.proxy(),
-        })
+        Some(Ask::probe(assignments, self.proxy()))
     }
 
     fn confirm_or_step(&self, history: &History, candidates: &[Candidate], known: &Known) -> Ask {
@@ -291,5 +288,5 @@ fn step(candidate: &Candidate) -> Ask {
 
 fn ask_for<'c>(candidates: impl Iterator<Item = &'c Candidate>, fidelity: Fidelity) -> Option<Ask> {
     let assignments: Vec<Assignment> = candidates.map(|one| one.assignment.clone()).collect();
-    (!assignments.is_empty()).then_some(Ask::Probe { assignments, fidelity })
+    (!assignments.is_empty()).then(|| Ask::probe(assignments, fidelity))
 }

@@ -1,12 +1,16 @@
 //! Policies: who decides what to try next.
 
+mod evolve;
 mod greedy;
+mod knapsack;
 mod scheduled;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub use evolve::{Evolve, EvolveSettings, Refinement};
 pub use greedy::Greedy;
+pub use knapsack::{Knapsack, KnapsackSettings};
 pub use scheduled::Scheduled;
 
 use crate::assignment::{Action, Assignment};
@@ -18,6 +22,7 @@ use crate::measurement::Fidelity;
 ///
 /// ```json
 /// {"ask": "probe", "assignments": [[0, 1], [1, 0]], "fidelity": {"samples": 256, "proxy": true}}
+/// {"ask": "probe", "assignments": [[1, 1]], "labels": ["uniform"]}
 /// {"ask": "step", "changes": [{"knob": 0, "value": 1}]}
 /// {"ask": "done"}
 /// ```
@@ -34,6 +39,10 @@ pub enum Ask {
         /// How thoroughly.
         #[serde(default)]
         fidelity: Fidelity,
+        /// What to call them, in their order; may be left out. A named candidate that was measured
+        /// in full from this state already gets the same measurement again.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        labels: Vec<String>,
     },
     /// Propose a step.
     Step {
@@ -45,6 +54,15 @@ pub enum Ask {
 }
 
 impl Ask {
+    /// Measures candidates without naming them.
+    pub fn probe(assignments: Vec<Assignment>, fidelity: Fidelity) -> Ask {
+        Ask::Probe {
+            assignments,
+            fidelity,
+            labels: Vec::new(),
+        }
+    }
+
     /// Reads the JSON form.
     pub fn from_json(json: &str) -> Result<Ask, PolicyError> {
         serde_json::from_str(json).map_err(|error| PolicyError::new(format!("the answer is not an ask: {error}")))

@@ -1,3 +1,7 @@
+mod early;
+mod error_rates;
+mod frontier;
+mod knapsack;
 mod policies;
 mod proposition_1;
 mod search;

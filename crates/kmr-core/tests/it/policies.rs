@@ -178,13 +178,7 @@ fn the_wire_form_is_the_documented_one() {
     let probe = r#"{"ask":"probe","assignments":[[0,1]],"fidelity":{"samples":256,"proxy":true}}"#;
     let read = Ask::from_json(probe).unwrap();
     let assignments = vec![vec![0, 1].into()];
-    assert_eq!(
-        read,
-        Ask::Probe {
-            assignments,
-            fidelity: Fidelity::proxy(256)
-        }
-    );
+    assert_eq!(read, Ask::probe(assignments, Fidelity::proxy(256)));
     assert_eq!(read.to_json(), probe);
     assert_eq!(Ask::from_json(r#"{"ask":"done"}"#).unwrap(), Ask::Done);
     let mistyped = r#"{"ask":"probe","assignments":[[0]],"fidelty":{"samples":256}}"#;

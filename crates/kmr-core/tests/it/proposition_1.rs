@@ -15,6 +15,8 @@ enum Kind {
         reuse: bool,
     },
     Lockstep,
+    Knapsack,
+    Evolve,
     /// Raises knobs, one or several at once, and probes now and then.
     Away,
     /// Any valid ask.
@@ -56,6 +58,7 @@ impl Dice {
         Ask::Probe {
             assignments,
             fidelity: fidelities[self.roll(3)],
+            labels: vec!["dice".to_owned(); self.roll(2)],
         }
     }
 
@@ -95,18 +98,9 @@ impl Dice {
             2 => Ask::Step {
                 changes: last.unwrap_or_default(),
             },
-            3 => Ask::Probe {
-                assignments: vec![vec![0; far[self.roll(3)]].into()],
-                fidelity: Fidelity::FULL,
-            },
-            4 => Ask::Probe {
-                assignments: vec![vec![9; history.knobs.len()].into()],
-                fidelity: Fidelity::FULL,
-            },
-            _ => Ask::Probe {
-                assignments: vec![history.current.assignment.clone()],
-                fidelity: Fidelity::FULL,
-            },
+            3 => Ask::probe(vec![vec![0; far[self.roll(3)]].into()], Fidelity::FULL),
+            4 => Ask::probe(vec![vec![9; history.knobs.len()].into()], Fidelity::FULL),
+            _ => Ask::probe(vec![history.current.assignment.clone()], Fidelity::FULL),
         }
     }
 }
@@ -128,6 +122,14 @@ fn policy(kind: Kind, seed: u64) -> Box<dyn Policy> {
             reuse,
         }),
         Kind::Lockstep => Box::new(Scheduled::Lockstep),
+        Kind::Knapsack => Box::new(Knapsack::new(KnapsackSettings {
+            seed,
+            ..KnapsackSettings::default()
+        })),
+        Kind::Evolve => Box::new(Evolve::new(EvolveSettings {
+            seed,
+            ..EvolveSettings::default()
+        })),
         _ => Box::new(Dice { kind, seed, rolls: 0 }),
     }
 }
@@ -145,6 +147,8 @@ fn kinds() -> impl Strategy<Value = Kind> {
     prop_oneof![
         3 => greedy.prop_map(|(confirm, jump, reuse)| Kind::Greedy { confirm, jump, reuse }),
         1 => Just(Kind::Lockstep),
+        2 => Just(Kind::Knapsack),
+        1 => Just(Kind::Evolve),
         2 => Just(Kind::Away),
         2 => Just(Kind::Random),
         3 => Just(Kind::Malicious),
@@ -426,6 +430,8 @@ proptest! {
             Kind::Greedy { confirm, jump: false, reuse: false },
             Kind::Greedy { confirm, jump: true, reuse: true },
             Kind::Lockstep,
+            Kind::Knapsack,
+            Kind::Evolve,
         ] {
             case.kind = kind;
             check(&case);
