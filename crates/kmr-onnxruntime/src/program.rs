@@ -40,7 +40,8 @@ pub struct Sessions {
 /// A session, and the files that it may have mapped.
 pub struct Opened {
     session: Session,
-    _files: Option<TempDir>,
+    #[cfg_attr(not(test), expect(dead_code, reason = "there for as long as the session is"))]
+    files: Option<TempDir>,
 }
 
 /// Locks what stays whole even if a thread panicked.
@@ -209,7 +210,7 @@ fn opened(engine: &OnnxRuntime, model: &Model, largest: u64) -> Result<Opened, C
         let session = builder.commit_from_memory(&model.with_external_data(None).encode_to_vec());
         return Ok(Opened {
             session: session.map_err(refused)?,
-            _files: None,
+            files: None,
         });
     }
     let unwritten = |error: io::Error| {
@@ -224,7 +225,7 @@ fn opened(engine: &OnnxRuntime, model: &Model, largest: u64) -> Result<Opened, C
     write(model, &folder).map_err(unwritten)?;
     Ok(Opened {
         session: builder.commit_from_file(folder.path().join(MODEL)).map_err(refused)?,
-        _files: Some(folder),
+        files: Some(folder),
     })
 }
 
@@ -275,4 +276,41 @@ pub fn blamed<'m>(model: &'m Model, message: &str) -> Option<&'m Arc<Node>> {
     };
     let nodes = &model.graph.nodes;
     nodes.iter().find(named).or_else(|| nodes.iter().find(operator))
+}
+
+#[cfg(test)]
+mod tests {
+    use kmr_model::Initializer;
+
+    use super::*;
+
+    #[test]
+    fn a_model_that_is_too_large_for_one_message_goes_through_files() {
+        let Some(found) = crate::find().unwrap() else {
+            eprintln!("SKIPPED: ONNX Runtime is not found");
+            return;
+        };
+        let mut graph = Graph::new("large");
+        graph.inputs.push(ValueInfo::tensor(
+            "x",
+            kmr_model::DType::FLOAT,
+            &[Dimension::Fixed(4096)],
+        ));
+        let weights = Tensor::from_vec(vec![4096], (0..4096).map(|value| value as f32).collect());
+        graph
+            .initializers
+            .insert("w".into(), Initializer::from(weights.clone()));
+        graph.nodes.push(Arc::new(Node::new("Add", "", &["x", "w"], &["y"])));
+        graph.outputs.push(ValueInfo::untyped("y"));
+        let model = Model::new(graph, 10, 17);
+        let mut opened = opened(&found.engine(Options::default()), &model, 0).unwrap();
+        let folder = opened.files.as_ref().unwrap().path();
+        assert!(folder.join("weights").is_file(), "the weights have a file of their own");
+        let inputs = vec![(
+            "x",
+            give("x", &Tensor::from_vec(vec![4096], vec![0.0_f32; 4096])).unwrap(),
+        )];
+        let outputs = opened.session.run(inputs).unwrap();
+        assert_eq!(take("y", &outputs["y"]).unwrap(), weights);
+    }
 }
