@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::terminal::ColorChoice;
+use crate::{engine::EngineChoice, terminal::ColorChoice};
 
 /// Makes a trained model fit a budget.
 #[derive(Debug, Parser)]
@@ -71,6 +71,12 @@ pub struct Run {
     /// Leave out the rule with this id; repeatable
     #[arg(long, value_name = "ID")]
     pub disable: Vec<String>,
+    /// What quality is judged in
+    #[arg(long, env = "KMR_ENGINE", value_name = "ENGINE", default_value = "auto")]
+    pub engine: EngineChoice,
+    /// Leave out the latency of the report
+    #[arg(long)]
+    pub no_latency: bool,
 }
 
 /// `kmr measure`
@@ -84,6 +90,18 @@ pub struct Measure {
     /// Print the costs of every layer too
     #[arg(long)]
     pub layers: bool,
+    /// Measure how long inference takes in ONNX Runtime, too
+    #[arg(long)]
+    pub latency: bool,
+    /// Batch sizes to measure latency at, where first dimensions are open
+    #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "1", requires = "latency", value_parser = clap::value_parser!(u32).range(1..))]
+    pub batch: Vec<u32>,
+    /// Numbers of threads to measure latency with
+    #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "1", requires = "latency", value_parser = clap::value_parser!(u16).range(1..=512))]
+    pub latency_threads: Vec<u16>,
+    /// A model whose latency is measured in turn with the first one's; repeatable
+    #[arg(long, value_name = "MODEL", requires = "latency")]
+    pub compare: Vec<PathBuf>,
 }
 
 /// `kmr infer`
@@ -110,6 +128,9 @@ pub struct Infer {
     /// What uint8 arrays are multiplied with for float32 inputs, as `1/255`
     #[arg(long, value_name = "FACTOR")]
     pub scale: Option<String>,
+    /// What runs the model; `auto` is the built-in engine here
+    #[arg(long, env = "KMR_ENGINE", value_name = "ENGINE", default_value = "auto")]
+    pub engine: EngineChoice,
 }
 
 /// `kmr convert`

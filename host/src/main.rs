@@ -2,9 +2,11 @@
 
 mod arguments;
 mod commands;
+mod engine;
 mod exit;
 mod failure;
 mod files;
+mod latency;
 mod pipeline;
 mod table;
 mod terminal;

@@ -15,7 +15,7 @@ mod subject;
 mod transaction;
 
 pub use catalog::{discover, loader_failure, plugin_folders};
-pub use context::Context;
+pub use context::{Context, Executor};
 pub use data::{Splits, expected_inputs, format_failure, sample_kind};
 pub use finish::{Finish, finish};
 pub use forward::{Answers, Forward};

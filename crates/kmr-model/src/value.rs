@@ -36,12 +36,17 @@ pub struct ValueInfo(pub(crate) proto::ValueInfoProto);
 impl ValueInfo {
     /// A tensor declaration.
     pub fn tensor(name: &str, dtype: DType, shape: &[Dimension]) -> Self {
-        let mut value = Self(proto::ValueInfoProto {
-            name: Some(name.into()),
-            ..Default::default()
-        });
+        let mut value = Self::untyped(name);
         value.retype(dtype, shape);
         value
+    }
+
+    /// A declaration of the name alone, whose type follows from the graph.
+    pub fn untyped(name: &str) -> Self {
+        Self(proto::ValueInfoProto {
+            name: Some(name.into()),
+            ..Default::default()
+        })
     }
 
     /// The value's name.

@@ -47,6 +47,9 @@ pub struct Report {
     pub meters: BTreeMap<String, BeforeAfter>,
     /// Quality on the split that chose and on the split that judges.
     pub quality: QualityReport,
+    /// How long inference takes in ONNX Runtime; empty where that is not there or not asked.
+    #[serde(default)]
+    pub latency: Vec<LatencyReport>,
     /// Every step that was tried, in order.
     pub steps: Vec<StepReport>,
     /// What was done to which layer.
@@ -163,6 +166,48 @@ pub struct HoldoutReport {
     pub test: Option<FloorTest>,
     /// Whether the floor holds here.
     pub passed: bool,
+    /// The name of the engine that all this was read in: ONNX Runtime where it is there.
+    #[serde(default)]
+    pub engine: String,
+    /// The same in every engine that is there, the built-in one first.
+    #[serde(default)]
+    pub engines: Vec<EngineReading>,
+}
+
+/// Quality on the holdout in one engine.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct EngineReading {
+    /// The engine's name.
+    pub engine: String,
+    /// Its version.
+    pub version: String,
+    /// The instruction sets that it computed with.
+    pub instruction_set: String,
+    /// Of the original.
+    pub before: f64,
+    /// Of the written model.
+    pub after: f64,
+    /// Samples that score lower than before.
+    pub lost: usize,
+    /// Samples that score higher than before.
+    pub gained: usize,
+    /// Whether every score is 0 or 1, so that samples lost and gained are flips between right and wrong.
+    pub binary: bool,
+}
+
+/// How long one inference takes in ONNX Runtime, of the original and of the written model in turn.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct LatencyReport {
+    /// Samples to a batch.
+    pub batch: usize,
+    /// Threads.
+    pub threads: usize,
+    /// The original's median, in milliseconds of wall-clock time.
+    pub before: f64,
+    /// The written model's median, in milliseconds of wall-clock time.
+    pub after: f64,
+    /// The median over rounds of the written model's time by the original's in the same round.
+    pub ratio: f64,
 }
 
 /// A one-sided paired non-inferiority test.

@@ -2,12 +2,13 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use kmr_compute::{Engine, Interpreter};
+use kmr_compute::Interpreter;
 use kmr_formats::{Dataset, Sample, Scale, read_npz, write_npz};
 use kmr_model::{Model, ModelError, Tensor, shapes};
 
 use crate::{
     arguments::{Common, Infer},
+    engine::{self, EngineChoice},
     exit,
     failure::Failure,
     files,
@@ -40,7 +41,11 @@ pub fn execute(arguments: &Infer, common: &Common) -> Result<u8, Failure> {
     } else {
         arguments.values.clone()
     };
-    let program = Interpreter
+    let engine: Box<dyn kmr_compute::Engine> = match arguments.engine {
+        EngineChoice::Auto | EngineChoice::Builtin => Box::new(Interpreter),
+        EngineChoice::Onnxruntime => Box::new(engine::required()?.engine(engine::options())),
+    };
+    let program = engine
         .load(&model)
         .map_err(|error| Failure::new(exit::INPUT, error.to_string()).at(place()))?;
     let forward = Forward {

@@ -1,13 +1,17 @@
 //! `kmr measure`: prints every cost of a model.
 
+use std::{num::NonZeroUsize, path::Path, time::Duration};
+
+use kmr_compute::ComputeError;
 use kmr_model::{Dimension, Model, cost, shapes};
 use serde_json::json;
 
 use crate::{
     arguments::{Common, Measure},
-    exit,
+    engine, exit,
     failure::Failure,
     files,
+    latency::{self, Shapes, Timing},
     table::{Table, number},
 };
 
@@ -30,6 +34,11 @@ pub fn execute(arguments: &Measure, common: &Common) -> Result<u8, Failure> {
             None => failure,
         }
     })?;
+    let latencies = if arguments.latency {
+        latencies(arguments, &model, &feeds)?
+    } else {
+        Vec::new()
+    };
     let mut known = Vec::new();
     for name in cost::NAMES {
         match costs.cost(name) {
@@ -43,9 +52,17 @@ pub fn execute(arguments: &Measure, common: &Common) -> Result<u8, Failure> {
             .map(|(name, value)| ((*name).to_owned(), json!(value)))
             .collect();
         let layers: Vec<_> = costs.layers.iter().map(layer_json).collect();
+        let latencies: Vec<_> = latencies.iter().map(Latency::to_json).collect();
         crate::terminal::line!(
             "{:#}",
-            json!({"schema": 1, "model": arguments.model, "inputs": feeds, "meters": readings, "layers": layers})
+            json!({
+                "schema": 1,
+                "model": arguments.model,
+                "inputs": feeds,
+                "meters": readings,
+                "layers": layers,
+                "latency": latencies,
+            })
         );
         return Ok(exit::SUCCESS);
     }
@@ -74,7 +91,111 @@ pub fn execute(arguments: &Measure, common: &Common) -> Result<u8, Failure> {
         table.row([name.to_owned(), number(value as f64)]);
     }
     crate::terminal::text!("{}", table.render());
+    if !latencies.is_empty() {
+        let mut table = Table::new(&[
+            "latency",
+            "batch",
+            "threads",
+            "median ms",
+            "quartiles",
+            "ratio",
+            "rounds",
+        ]);
+        for latency in latencies {
+            table.row(latency.cells());
+        }
+        crate::terminal::text!("\n{}", table.render());
+    }
     Ok(exit::SUCCESS)
+}
+
+/// A model's times at one batch size and number of threads.
+struct Latency<'a> {
+    model: &'a Path,
+    batch: u32,
+    threads: u16,
+    timing: Timing,
+}
+
+impl Latency<'_> {
+    fn cells(&self) -> [String; 7] {
+        let Timing {
+            lower,
+            median,
+            upper,
+            ratio,
+            rounds,
+        } = self.timing;
+        [
+            self.model.display().to_string(),
+            self.batch.to_string(),
+            self.threads.to_string(),
+            format!("{median:.3}"),
+            format!("{lower:.3} to {upper:.3}"),
+            format!("{ratio:.3}"),
+            number(rounds as f64),
+        ]
+    }
+
+    fn to_json(&self) -> serde_json::Value {
+        json!({
+            "model": self.model,
+            "batch": self.batch,
+            "threads": self.threads,
+            "median_ms": self.timing.median,
+            "lower_quartile_ms": self.timing.lower,
+            "upper_quartile_ms": self.timing.upper,
+            "ratio": self.timing.ratio,
+            "rounds": self.timing.rounds,
+        })
+    }
+}
+
+/// Times `first` in turn with the models that it is compared with, setting by setting.
+fn latencies<'a>(arguments: &'a Measure, first: &Model, shapes: &Shapes) -> Result<Vec<Latency<'a>>, Failure> {
+    const DURATION: Duration = Duration::from_secs(1);
+    let found = engine::required()?;
+    let failure = |path: &Path, error: &ComputeError| {
+        let failure = Failure::new(exit::INPUT, error.to_string()).at(path.display().to_string());
+        match error.help() {
+            Some(help) => failure.help(help),
+            None => failure,
+        }
+    };
+    let mut models = vec![(&arguments.model, first.clone(), shapes.clone())];
+    for path in &arguments.compare {
+        let model = files::read_model(path)?;
+        let mut own = shapes::default_feeds(&model);
+        own.extend(
+            shapes
+                .clone()
+                .into_iter()
+                .filter(|(name, _)| model.graph.feeds().any(|feed| feed.name() == name)),
+        );
+        models.push((path, model, own));
+    }
+    let mut latencies = Vec::new();
+    for &batch in &arguments.batch {
+        let fed = models.iter().map(|(path, model, shapes)| {
+            let shapes = latency::batched(model, shapes, batch as usize);
+            let feeds = shapes.and_then(|shapes| latency::inputs(model, &shapes));
+            Ok((model, feeds.map_err(|error| failure(path, &error))?))
+        });
+        let fed = fed.collect::<Result<Vec<_>, Failure>>()?;
+        for &threads in &arguments.latency_threads {
+            let number = NonZeroUsize::new(threads.into()).unwrap_or(NonZeroUsize::MIN);
+            let timings = latency::measure(found, &fed, number, DURATION);
+            let timings = timings.map_err(|error| failure(&arguments.model, &error))?;
+            let named = models.iter().zip(timings);
+            latencies.extend(named.map(|((path, ..), timing)| Latency {
+                model: path,
+                batch,
+                threads,
+                timing,
+            }));
+        }
+    }
+    Ok(latencies)
 }
 
 /// The option that gives the first input with open dimensions a shape, unless it was given one.

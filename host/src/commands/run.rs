@@ -23,10 +23,13 @@ use kmr_run::{FileReport, Report, RunFolder, sha256};
 
 use crate::{
     arguments::{Common, Run},
+    engine::{self, EngineChoice},
     exit,
     failure::Failure,
     files,
-    pipeline::{Answers, Chosen, Context, Finish, Plan, Recorder, Splits, Subject, SubjectFailure, choose, finish},
+    pipeline::{
+        Answers, Chosen, Context, Executor, Finish, Plan, Recorder, Splits, Subject, SubjectFailure, choose, finish,
+    },
     table::{Table, change, number},
     terminal::Progress,
 };
@@ -43,14 +46,15 @@ pub fn execute(arguments: &Run, common: &Common) -> Result<u8, Failure> {
     check_weights(&model, &model_path)?;
     let splits = Splits::read(&plan.manifest, &model)?;
     check_labels(&plan, &splits)?;
-    let engine = Interpreter;
-    if let Some(refusal) = engine.supports(&model).into_iter().next() {
+    if let Some(refusal) = Interpreter.supports(&model).into_iter().next() {
         let error = kmr_compute::ComputeError::from(refusal);
         return Err(compute_failure(&model_path, &error));
     }
-    let program = engine
-        .load(&model)
-        .map_err(|error| compute_failure(&model_path, &error))?;
+    let builtin = Executor::new(Interpreter, &model).map_err(|error| compute_failure(&model_path, &error))?;
+    let runtime = runtime(arguments.engine, &model, &model_path)?;
+    let everywhere = runtime
+        .clone()
+        .filter(|_| arguments.engine == EngineChoice::Onnxruntime);
     let mut feed_shapes = shapes::default_feeds(&model);
     // Open dimensions have the sizes that the data have.
     let call = splits.search.calls(0..1).into_iter().next().unwrap_or_default();
@@ -63,10 +67,11 @@ pub fn execute(arguments: &Run, common: &Common) -> Result<u8, Failure> {
     let chosen = choose(&plan.resolved)?;
     let reference_shapes = shapes::infer(&model, &feed_shapes).map_err(|error| Failure::model(&model_path, &error))?;
     let context = Arc::new(Context {
-        engine: Box::new(engine),
+        search: everywhere.unwrap_or_else(|| builtin.clone()),
+        builtin,
+        runtime,
         original_bytes: original.encoded_len(),
         reference: model,
-        reference_program: Arc::from(program),
         reference_shapes: Arc::new(reference_shapes),
         feed_shapes,
         splits,
@@ -115,6 +120,7 @@ pub fn execute(arguments: &Run, common: &Common) -> Result<u8, Failure> {
         conclusion,
         limits,
         folder: &folder,
+        latency: !arguments.no_latency,
         model: file_report(&model_path, &model_bytes),
         manifest: file_report(&plan.path, &fs::read(&plan.path).unwrap_or_default()),
         started,
@@ -122,6 +128,30 @@ pub fn execute(arguments: &Run, common: &Common) -> Result<u8, Failure> {
     context.progress.clear();
     conclude(&report, &folder, common);
     Ok(report.exit_code)
+}
+
+/// ONNX Runtime, if it is asked for or there, and runs the model.
+fn runtime(choice: EngineChoice, model: &Model, path: &Path) -> Result<Option<Arc<Executor>>, Failure> {
+    let Some(found) = engine::find(choice)? else {
+        return Ok(None);
+    };
+    let engine = found.engine(engine::options());
+    match engine
+        .supports(model)
+        .into_iter()
+        .next()
+        .map(kmr_compute::ComputeError::from)
+    {
+        Some(refusal) if choice == EngineChoice::Onnxruntime => Err(compute_failure(path, &refusal)),
+        Some(refusal) => {
+            log::warn!("the holdout is judged in the built-in engine: {refusal}");
+            Ok(None)
+        }
+        None => {
+            let executor = Executor::new(engine, model);
+            executor.map(Some).map_err(|error| compute_failure(path, &error))
+        }
+    }
 }
 
 /// The model, its weights to be written where the run's artifact has them.
@@ -390,14 +420,33 @@ fn tables(report: &Report) -> String {
         } else {
             name.clone()
         };
+        let beside = if name == "macs" { &report.latency[..] } else { &[] };
         row(name, reading.before, reading.after);
+        for latency in beside {
+            let name = format!("latency in ms (batch {}, {} thread)", latency.batch, latency.threads);
+            row(name, latency.before, latency.after);
+        }
     }
+    let mut flips = String::new();
     if let Some(holdout) = &report.quality.holdout {
-        row(
-            format!("{} (holdout)", report.quality.meter),
-            holdout.before,
-            holdout.after,
-        );
+        let name = &report.quality.meter;
+        row(format!("{name} (holdout)"), holdout.before, holdout.after);
+        for reading in &holdout.engines {
+            if (reading.before, reading.after) != (holdout.before, holdout.after) {
+                let name = format!("{name} (holdout, {})", reading.engine);
+                row(name, reading.before, reading.after);
+            }
+            if reading.binary && reading.engine == holdout.engine {
+                flips = format!(
+                    "holdout flips: {} right to wrong, {} wrong to right ({} samples, {} {})\n\n",
+                    number(reading.lost as f64),
+                    number(reading.gained as f64),
+                    number(holdout.samples as f64),
+                    reading.engine,
+                    reading.version
+                );
+            }
+        }
     }
-    format!("\n{}\n{}\n", layers.render(), meters.render())
+    format!("\n{}\n{}\n{flips}", layers.render(), meters.render())
 }

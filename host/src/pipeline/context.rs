@@ -8,22 +8,45 @@ use std::{
     },
 };
 
-use kmr_compute::{Engine, Program};
+use kmr_compute::{ComputeError, Engine, Program};
 use kmr_model::{Model, shapes::Shapes};
 
 use super::{data::Splits, forward::Answers};
 use crate::terminal::Progress;
 
-/// What every part of a run shares and none changes.
-pub struct Context {
+/// An engine, and the model that the run started from, ready to run in it.
+pub struct Executor {
     /// Runs models.
     pub engine: Box<dyn Engine>,
+    /// The reference.
+    pub reference: Arc<dyn Program>,
+}
+
+impl Executor {
+    /// An engine with this reference.
+    ///
+    /// # Errors
+    /// If the graph does not hold together.
+    pub fn new(engine: impl Engine + 'static, reference: &Model) -> Result<Arc<Self>, ComputeError> {
+        Ok(Arc::new(Self {
+            reference: Arc::from(engine.load(reference)?),
+            engine: Box::new(engine),
+        }))
+    }
+}
+
+/// What every part of a run shares and none changes.
+pub struct Context {
+    /// The engine that is linked in: rules observe and differentiate in it.
+    pub builtin: Arc<Executor>,
+    /// ONNX Runtime, if the holdout is judged in it.
+    pub runtime: Option<Arc<Executor>>,
+    /// The one of these that the search judges in.
+    pub search: Arc<Executor>,
     /// The length of the model that the run started from, written as the run writes models.
     pub original_bytes: u64,
     /// That model, its weights being initializers.
     pub reference: Model,
-    /// The same, ready to run.
-    pub reference_program: Arc<dyn Program>,
     /// The shapes of the reference's values.
     pub reference_shapes: Arc<Shapes>,
     /// The shapes that costs are counted at: one sample.

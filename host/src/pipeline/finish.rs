@@ -12,23 +12,25 @@ use kmr_core::{
     Conclusion, Outcome as Found, PipelineConclusion, SubjectError,
     statistics::{Comparison, non_inferiority},
 };
+use kmr_formats::Dataset;
 use kmr_manifest::Floor;
 use kmr_model::{Model, codec::ModelFiles, cost, shapes::Shapes};
 use kmr_platform::Content;
 use kmr_run::{
-    ArtifactReport, BeforeAfter, BudgetReport, ChangeReport, FileReport, FloorTest, HoldoutReport, LayerReport,
-    Outcome, PluginReport, QualityReport, REPORT_SCHEMA, Report, RunFolder, SearchReport, sha256,
+    ArtifactReport, BeforeAfter, BudgetReport, ChangeReport, EngineReading, FileReport, FloorTest, HoldoutReport,
+    LatencyReport, LayerReport, Outcome, PluginReport, QualityReport, REPORT_SCHEMA, Report, RunFolder, SearchReport,
+    sha256,
 };
 
 use super::{
     catalog::COST_METERS,
-    context::Context,
+    context::{Context, Executor},
     forward::{BATCH, Forward},
     journal::Recorder,
     plan::Plan,
     subject::{Candidate, Subject, SubjectFailure},
 };
-use crate::{exit, failure::Failure, files, table::number};
+use crate::{exit, failure::Failure, files, latency, table::number};
 
 /// What a finished search hands over.
 pub struct Finish<'r> {
@@ -46,6 +48,8 @@ pub struct Finish<'r> {
     pub limits: Vec<(String, f64)>,
     /// The run's folder.
     pub folder: &'r RunFolder,
+    /// Whether latency is measured where ONNX Runtime is there.
+    pub latency: bool,
     /// The model's file.
     pub model: FileReport,
     /// The manifest's file.
@@ -113,6 +117,7 @@ pub fn finish(mut run: Finish<'_>) -> Result<Report, Failure> {
         artifact,
         meters: run.meters(&original, &result, &before, &after, &quality)?,
         quality,
+        latency: run.latency(&result, outcome),
         steps: std::mem::take(&mut run.recorder.steps),
         layers: layers(&run.context, &result),
         plugins: run
@@ -141,7 +146,7 @@ fn exit_code(outcome: Outcome) -> u8 {
 }
 
 fn engine(context: &Context) -> String {
-    let identity = context.engine.identity();
+    let identity = context.builtin.engine.identity();
     format!("{} {} {}", identity.name, identity.version, identity.instruction_set)
 }
 
@@ -180,13 +185,7 @@ impl Finish<'_> {
         };
         let interrupted = self.conclusion.outcome == Found::Interrupted;
         let holdout = match self.context.splits.holdout.clone().filter(|_| !interrupted) {
-            Some(data) => {
-                let before = measured(self.subject.read(&meter, original, &data, None))?;
-                let after = measured(self.subject.read(&meter, result, &data, None))?;
-                let before = self.subject.quality_of(&meter, &before, data.len());
-                let after = self.subject.quality_of(&meter, &after, data.len());
-                Some(self.verdict(&meter, &before, &after)?)
-            }
+            Some(data) => Some(self.holdout(&meter, original, result, &data)?),
             None => None,
         };
         Ok(QualityReport {
@@ -198,6 +197,80 @@ impl Finish<'_> {
             meter,
             search: search_report,
             holdout,
+        })
+    }
+
+    /// The holdout in every engine that is there; the verdict is ONNX Runtime's where that runs the result.
+    fn holdout(
+        &mut self,
+        meter: &str,
+        original: &Candidate,
+        result: &Candidate,
+        data: &Arc<Dataset>,
+    ) -> Result<HoldoutReport, Failure> {
+        let context = self.context.clone();
+        let report = self.holdout_in(&context.builtin, meter, original, result, data)?;
+        let Some(runtime) = &context.runtime else {
+            return Ok(report);
+        };
+        match self.holdout_in(runtime, meter, original, result, data) {
+            Ok(judged) => Ok(HoldoutReport {
+                engines: [report.engines, judged.engines].concat(),
+                ..judged
+            }),
+            Err(failure) if Arc::ptr_eq(runtime, &context.search) => Err(failure),
+            Err(failure) => {
+                let failure = failure.render(false);
+                log::warn!("ONNX Runtime does not judge the holdout: {}", failure.trim_end());
+                Ok(report)
+            }
+        }
+    }
+
+    fn holdout_in(
+        &mut self,
+        executor: &Arc<Executor>,
+        meter: &str,
+        original: &Candidate,
+        result: &Candidate,
+        data: &Arc<Dataset>,
+    ) -> Result<HoldoutReport, Failure> {
+        let before = measured(self.subject.read_in(executor, meter, original, data, None))?;
+        let after = measured(self.subject.read_in(executor, meter, result, data, None))?;
+        let binary = |reading: &kmr_sdk::Reading| reading.scores.iter().all(|score| [0.0, 1.0].contains(score));
+        let binary = !before.scores.is_empty() && binary(&before) && binary(&after);
+        let before = self.subject.quality_of(meter, &before, data.len());
+        let after = self.subject.quality_of(meter, &after, data.len());
+        let report = self.verdict(meter, &before, &after)?;
+        let identity = executor.engine.identity();
+        let reading = EngineReading {
+            engine: identity.name.clone(),
+            version: identity.version,
+            instruction_set: identity.instruction_set,
+            before: report.before,
+            after: report.after,
+            lost: report.lost,
+            gained: report.gained,
+            binary,
+        };
+        Ok(HoldoutReport {
+            engine: identity.name,
+            engines: vec![reading],
+            ..report
+        })
+    }
+
+    /// How long inference takes, before and after; nothing is decided by it.
+    fn latency(&self, result: &Candidate, outcome: Outcome) -> Vec<LatencyReport> {
+        let wanted = self.latency && self.context.runtime.is_some() && outcome != Outcome::Interrupted;
+        let Some(found) = kmr_onnxruntime::find().ok().flatten().filter(|_| wanted) else {
+            return Vec::new();
+        };
+        self.context.progress.now("measuring latency");
+        let models = [&self.context.reference, &result.model];
+        latency::compare(found, models, &self.context.feed_shapes).unwrap_or_else(|error| {
+            log::warn!("latency is not measured: {error}");
+            Vec::new()
         })
     }
 
@@ -239,6 +312,8 @@ impl Finish<'_> {
             gained,
             test,
             passed,
+            engine: String::new(),
+            engines: Vec::new(),
         })
     }
 
@@ -308,7 +383,7 @@ impl Finish<'_> {
 
     /// The model that was `read` again answers like `model`, to the last bit.
     fn same_answers(&self, model: &Model, read: &Model) -> Result<(), Failure> {
-        let engine = &self.context.engine;
+        let engine = &self.context.builtin.engine;
         let load = |model: &Model| engine.load(model).map_err(|error| unverified(error.to_string()));
         let data = self.context.splits.search.clone();
         let answer = |model: &Model| {

@@ -10,6 +10,8 @@ use kmr_compute::{BatchNorm, ComputeError, ErrorKind, Mode, Program};
 use kmr_formats::{Dataset, Sample};
 use kmr_model::Tensor;
 
+use super::context::Executor;
+
 /// Samples to a batch where nobody asks otherwise.
 pub const BATCH: usize = 100;
 
@@ -44,21 +46,23 @@ impl ForwardCache {
     }
 }
 
-/// One model's answers, split by split.
+/// One model's answers, engine by engine and split by split.
 #[derive(Default)]
 pub struct Answers {
-    splits: Mutex<Vec<(Arc<Dataset>, Arc<ForwardCache>)>>,
+    splits: Mutex<Vec<(Arc<Executor>, Arc<Dataset>, Arc<ForwardCache>)>>,
 }
 
 impl Answers {
-    /// The answers on `data`.
-    pub fn on(&self, data: &Arc<Dataset>) -> Arc<ForwardCache> {
+    /// The answers on `data` in an engine.
+    pub fn on(&self, executor: &Arc<Executor>, data: &Arc<Dataset>) -> Arc<ForwardCache> {
         let mut splits = self.splits.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, answers)) = splits.iter().find(|(known, _)| Arc::ptr_eq(known, data)) {
+        let mut known = splits.iter();
+        let known = known.find(|(engine, split, _)| Arc::ptr_eq(engine, executor) && Arc::ptr_eq(split, data));
+        if let Some((_, _, answers)) = known {
             return answers.clone();
         }
         let answers = Arc::new(ForwardCache::default());
-        splits.push((data.clone(), answers.clone()));
+        splits.push((executor.clone(), data.clone(), answers.clone()));
         answers
     }
 }

@@ -25,7 +25,7 @@ use kmr_sdk::{
 use serde::de::DeserializeOwned;
 
 use super::{
-    context::Context,
+    context::{Context, Executor},
     forward::{BATCH, Forward, ForwardCache},
     session::DataSession,
     transaction::Transaction,
@@ -40,6 +40,8 @@ pub enum Caller {
     Apply,
     /// A meter: it may read the data that the candidate is judged by, and edit nothing.
     Meter {
+        /// The engine that it judges in.
+        executor: Arc<Executor>,
         /// The data.
         data: Arc<Dataset>,
         /// The most samples of it.
@@ -80,9 +82,13 @@ impl Services {
     }
 
     fn program(&self, name: &str) -> Result<Arc<dyn Program>, PluginError> {
+        let executor = match &self.caller {
+            Caller::Meter { executor, .. } => executor,
+            Caller::Targets | Caller::Apply => &self.context.builtin,
+        };
         match name {
-            CANDIDATE => self.transaction.program(&*self.context.engine).map_err(compute_error),
-            REFERENCE => Ok(self.context.reference_program.clone()),
+            CANDIDATE => self.transaction.program(&*executor.engine).map_err(compute_error),
+            REFERENCE => Ok(executor.reference.clone()),
             other => Err(unknown_model(other)),
         }
     }
@@ -112,8 +118,16 @@ impl Services {
 
     fn cache(&self, request: &RunRequest) -> Option<Arc<ForwardCache>> {
         match (&self.caller, request.split) {
-            (Caller::Meter { data, answers, .. }, Split::Evaluation) => Some(match request.model.as_str() {
-                REFERENCE => self.context.reference_answers.on(data),
+            (
+                Caller::Meter {
+                    executor,
+                    data,
+                    answers,
+                    ..
+                },
+                Split::Evaluation,
+            ) => Some(match request.model.as_str() {
+                REFERENCE => self.context.reference_answers.on(executor, data),
                 _ => answers.clone(),
             }),
             _ => None,

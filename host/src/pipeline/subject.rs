@@ -17,7 +17,7 @@ use kmr_sdk::{
 
 use super::{
     catalog::{COST_METERS, loader_failure},
-    context::Context,
+    context::{Context, Executor},
     forward::Answers,
     plan::{self, Plan},
     services::{Caller, Services},
@@ -208,9 +208,21 @@ impl Subject {
         Ok(costs)
     }
 
-    /// The reading of meter `id`, in the meter's own direction and unit.
+    /// The reading of meter `id` in the engine of the search, in the meter's own direction and unit.
     pub fn read(
         &mut self,
+        id: &str,
+        candidate: &Candidate,
+        data: &Arc<Dataset>,
+        limit: Option<usize>,
+    ) -> Result<kmr_sdk::Reading, SubjectError<SubjectFailure>> {
+        self.read_in(&self.context.search.clone(), id, candidate, data, limit)
+    }
+
+    /// The reading of meter `id` in an engine, in the meter's own direction and unit.
+    pub fn read_in(
+        &mut self,
+        executor: &Arc<Executor>,
         id: &str,
         candidate: &Candidate,
         data: &Arc<Dataset>,
@@ -219,9 +231,10 @@ impl Subject {
         let services = Services::new(
             self.context.clone(),
             Caller::Meter {
+                executor: executor.clone(),
                 data: data.clone(),
                 limit,
-                answers: candidate.answers.on(data),
+                answers: candidate.answers.on(executor, data),
             },
             Transaction::new(candidate.model.clone()),
         );

@@ -3,6 +3,7 @@
 mod bad_input;
 mod commands;
 mod convert;
+mod engines;
 mod main_job;
 mod networks;
 mod plugins;
