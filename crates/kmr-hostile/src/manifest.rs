@@ -57,6 +57,8 @@ fn catalog() -> Catalog {
         id: id.into(),
         plugin: "plugin".into(),
         role,
+        after: Vec::new(),
+        conflicts: Vec::new(),
         knobs,
     };
     let meter = |id: &str, measures, unit: &str| MeterOffer {

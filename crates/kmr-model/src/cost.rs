@@ -104,7 +104,8 @@ impl Costs {
     /// initializers and in Constant nodes, whatever number of bits each takes.
     ///
     /// A tensor counts as a quantized weight if it is the quantized input of a DequantizeLinear or the
-    /// weight of an integer Conv or MatMul. Not counted are other integer and bool tensors (shapes,
+    /// weight of an integer Conv or MatMul. Where nodes decode a weight from other integers, before
+    /// anything is fed, what they make counts in place of what they make it from. Not counted are other integer and bool tensors (shapes,
     /// axes, indices) and what only ever sets an operation up: scales and zero points of quantization,
     /// scales and regions of Resize, bounds of Clip, the fill value of Pad. Tensors inside subgraphs count,
     /// those of every branch of an If; those inside functions of the model do not.
@@ -113,7 +114,7 @@ impl Costs {
     }
 
     /// Those of [`Costs::params`] that do not stand for zero: a quantized weight does if it equals its
-    /// zero point.
+    /// zero point. Weights that lie in packed words all count.
     pub fn nonzero_params(&self) -> u64 {
         self.nonzero_params
     }
@@ -140,7 +141,7 @@ impl Costs {
 
     /// The most bytes of values alive at one time while the nodes run in their order: graph inputs from
     /// the start, each output of a node from that node on, both until their last use, graph outputs
-    /// until the end. Initializers and Constant nodes do not count. No buffer is reused in place. While a
+    /// until the end. Initializers, Constant nodes and what is computed from these alone do not count. No buffer is reused in place. While a
     /// node runs that has subgraphs, the most that its costliest subgraph needs counts in place of its
     /// outputs, if it is more.
     ///
@@ -191,7 +192,7 @@ fn layers(level: &Level, parameters: &[Parameter], shapes: &Shapes) -> Vec<Layer
         if folded {
             let outputs = node.outputs().iter().filter(|output| !output.is_empty());
             constants.extend(outputs.map(String::as_str));
-            carried.insert(node.id(), params);
+            *carried.entry(node.id()).or_default() += params;
             continue;
         }
         let macs = macs::of_node(level, position, &Sight::main(shapes)).ok();

@@ -42,7 +42,8 @@ pub fn plan(graph: &Graph, products: &HashSet<&str>) -> Vec<Activation> {
     for (position, node) in graph.nodes.iter().enumerate() {
         let sources = || activations(graph, node);
         let from_integers = |value: &str| source(graph, &index, value).is_some_and(|source| integer[source]);
-        integer[position] |= follows(node) && sources().next().is_some() && sources().all(|(_, value)| from_integers(value));
+        integer[position] |=
+            follows(node) && sources().next().is_some() && sources().all(|(_, value)| from_integers(value));
     }
     for position in (0..graph.nodes.len()).rev() {
         let node = &graph.nodes[position];
@@ -64,7 +65,12 @@ pub fn plan(graph: &Graph, products: &HashSet<&str>) -> Vec<Activation> {
             }),
         }
     };
-    for (_, node) in graph.nodes.iter().enumerate().filter(|(position, _)| integer[*position]) {
+    for (_, node) in graph
+        .nodes
+        .iter()
+        .enumerate()
+        .filter(|(position, _)| integer[*position])
+    {
         for (_, value) in activations(graph, node) {
             add(value, None);
         }
@@ -153,7 +159,10 @@ const BATCH: usize = 16;
 /// If there is no calibration data, the candidate cannot be run, or a value is not finite.
 pub fn calibrate(host: &Host<'_>, activations: &[Activation], config: &Config) -> Result<BTreeMap<String, Parameters>> {
     let grid = grid()?;
-    let own: Vec<&Activation> = activations.iter().filter(|activation| activation.like.is_none()).collect();
+    let own: Vec<&Activation> = activations
+        .iter()
+        .filter(|activation| activation.like.is_none())
+        .collect();
     let mut found = BTreeMap::new();
     for chunk in own.chunks(VALUES) {
         let mut histograms = vec![Histogram::new(); chunk.len()];
@@ -166,12 +175,15 @@ pub fn calibrate(host: &Host<'_>, activations: &[Activation], config: &Config) -
         for batch in host.run(&request)? {
             let batch = batch?;
             host.progress(found.len() as f64 / own.len() as f64, "observing activations")?;
-            let added = histograms.par_iter_mut().zip(&batch.outputs).map(|(histogram, (value, tensor))| {
-                let at = |error: Error| error.at(format!("value `{value}`"));
-                let values = tensor.to_f32().map_err(|error| at(error.into()))?;
-                let added = histogram.add(&values);
-                added.map_err(|error| at(Error::unsupported(error.to_string())))
-            });
+            let added = histograms
+                .par_iter_mut()
+                .zip(&batch.outputs)
+                .map(|(histogram, (value, tensor))| {
+                    let at = |error: Error| error.at(format!("value `{value}`"));
+                    let values = tensor.to_f32().map_err(|error| at(error.into()))?;
+                    let added = histogram.add(&values);
+                    added.map_err(|error| at(Error::unsupported(error.to_string())))
+                });
             added.collect::<Result<Vec<()>>>()?;
         }
         for (activation, histogram) in chunk.iter().zip(&histograms) {
@@ -242,10 +254,10 @@ pub fn quantized(graph: &Graph, activations: &[Activation], parameters: &BTreeMa
         // Unsigned codes from 0 on do what a rectifier does.
         let rectifier = rectifiers.get(value).filter(|_| zero == 0);
         let read = rectifier.and_then(|node| node.input(0)).unwrap_or(value);
-        let scale = build.constant(&format!("{value}_scale"), Tensor::scalar(scale));
+        let scale = build.tensor(&format!("{value}_scale"), Tensor::scalar(scale));
         let mut inputs = vec![read.to_owned(), scale];
         if !activation.nonnegative {
-            inputs.push(build.constant(&format!("{value}_zero"), Tensor::scalar(zero as u8)));
+            inputs.push(build.tensor(&format!("{value}_zero"), Tensor::scalar(zero as u8)));
         }
         let names: Vec<&str> = inputs.iter().map(String::as_str).collect();
         let codes = build.node("QuantizeLinear", &names, &format!("{value}_codes"), |node| node);
@@ -278,11 +290,15 @@ pub fn integer_bias(build: &mut Build, graph: &Graph, node: &Node, input_scale: 
     }
     let scales: Vec<f32> = weight_scales.iter().map(|scale| scale * input_scale).collect();
     let codes = values.iter().zip(&scales);
-    let codes: Vec<i32> = codes.map(|(value, scale)| (value / scale).round_ties_even() as i32).collect();
+    let codes: Vec<i32> = codes
+        .map(|(value, scale)| (value / scale).round_ties_even() as i32)
+        .collect();
     build.place(Some(node.id()));
     build.edit(Edit::RemoveTensor { name: name.to_owned() });
     let count = codes.len();
     let codes = build.tensor(&format!("{name}_codes"), Tensor::from_vec(vec![count], codes));
     let scales = build.tensor(&format!("{name}_scale"), Tensor::from_vec(vec![count], scales));
-    build.node_into("DequantizeLinear", &[&codes, &scales], &[name], |node| node.with_int("axis", 0));
+    build.node_into("DequantizeLinear", &[&codes, &scales], &[name], |node| {
+        node.with_int("axis", 0)
+    });
 }

@@ -17,7 +17,10 @@ pub struct Build {
 impl Build {
     /// Begins edits of `graph`.
     pub fn on(graph: &Graph) -> Self {
-        let nodes = graph.nodes.iter().flat_map(|node| node.outputs().iter().chain(node.inputs()));
+        let nodes = graph
+            .nodes
+            .iter()
+            .flat_map(|node| node.outputs().iter().chain(node.inputs()));
         let mut taken: HashSet<String> = nodes.cloned().collect();
         taken.extend(graph.initializers.keys().cloned());
         taken.extend(graph.inputs.iter().map(|input| input.name().to_owned()));

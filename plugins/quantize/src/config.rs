@@ -145,7 +145,8 @@ impl Config {
     /// # Errors
     /// The first such key.
     pub fn check(&self) -> Result<()> {
-        let refuse = |key: &str, message: String| Err(Error::invalid_configuration(message).at(format!("config.{key}")));
+        let refuse =
+            |key: &str, message: String| Err(Error::invalid_configuration(message).at(format!("config.{key}")));
         for (key, count) in [("samples", self.samples), ("bias_samples", self.bias_samples)] {
             if count == 0 {
                 return refuse(key, "has to be 1 or more; got 0".into());
@@ -155,7 +156,10 @@ impl Config {
             return refuse("damping", format!("has to be in [0, 1]; got {}", self.damping));
         }
         if !(0.0..=1.0).contains(&self.smooth) {
-            return refuse("smooth", format!("has to be in [0, 1], 0 being off; got {}", self.smooth));
+            return refuse(
+                "smooth",
+                format!("has to be in [0, 1], 0 being off; got {}", self.smooth),
+            );
         }
         if !(self.percentile > 50.0 && self.percentile <= 100.0) {
             return refuse("percentile", format!("has to be in (50, 100]; got {}", self.percentile));

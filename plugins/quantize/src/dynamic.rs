@@ -32,7 +32,10 @@ pub fn quantized(graph: &Graph, products: &BTreeSet<&str>) -> Result<Patch> {
     for node in graph.nodes.iter().filter(|node| products.contains(node.id())) {
         let malformed = || Error::unsupported("has no integer weights").at(node.label());
         let (input, weight) = node.input(0).zip(node.input(1)).ok_or_else(malformed)?;
-        let decoding = graph.node(weight).filter(|made| made.is("DequantizeLinear")).ok_or_else(malformed)?;
+        let decoding = graph
+            .node(weight)
+            .filter(|made| made.is("DequantizeLinear"))
+            .ok_or_else(malformed)?;
         let (codes, scale) = decoding.input(0).zip(decoding.input(1)).ok_or_else(malformed)?;
         build.place(Some(node.id()));
         let source = sources.entry(input).or_insert_with(|| {
@@ -53,7 +56,12 @@ pub fn quantized(graph: &Graph, products: &BTreeSet<&str>) -> Result<Patch> {
             }
         };
         weights.insert(weight, codes.clone());
-        let sums = build.node("MatMulInteger", &[&x, &codes, &x_zero], &format!("{name}_sums"), |node| node);
+        let sums = build.node(
+            "MatMulInteger",
+            &[&x, &codes, &x_zero],
+            &format!("{name}_sums"),
+            |node| node,
+        );
         let real = build.node("Cast", &[&sums], &format!("{name}_real"), |node| {
             node.with_int("to", DType::FLOAT.number().into())
         });

@@ -28,10 +28,17 @@ struct Pair {
 /// If a weight is not finite.
 pub fn patch(graph: &Graph) -> Result<Patch> {
     let index = graph.index();
-    let pairs: Vec<Pair> = graph.nodes.iter().filter_map(|node| pair(graph, &index, node)).collect();
+    let pairs: Vec<Pair> = graph
+        .nodes
+        .iter()
+        .filter_map(|node| pair(graph, &index, node))
+        .collect();
     let mut tensors: BTreeMap<&str, Vec<f32>> = BTreeMap::new();
     for pair in &pairs {
-        for name in [Some(&pair.producer), pair.bias.as_ref(), Some(&pair.consumer)].into_iter().flatten() {
+        for name in [Some(&pair.producer), pair.bias.as_ref(), Some(&pair.consumer)]
+            .into_iter()
+            .flatten()
+        {
             tensors.insert(name, finite(graph, name)?);
         }
     }
@@ -39,7 +46,10 @@ pub fn patch(graph: &Graph) -> Result<Patch> {
     for _ in 0..PASSES {
         for pair in &pairs {
             let per_output = tensors[pair.producer.as_str()].len() / pair.channels;
-            let made: Vec<f32> = tensors[pair.producer.as_str()].chunks(per_output).map(largest).collect();
+            let made: Vec<f32> = tensors[pair.producer.as_str()]
+                .chunks(per_output)
+                .map(largest)
+                .collect();
             let taps = taps(graph, &pair.consumer);
             let mut read = vec![0.0_f32; pair.channels];
             for (at, value) in tensors[pair.consumer.as_str()].iter().enumerate() {
@@ -61,7 +71,9 @@ pub fn patch(graph: &Graph) -> Result<Patch> {
     }
     let mut patch = Patch::new();
     for (name, values) in tensors {
-        let shape = graph.tensor(name).map_or_else(Vec::new, |tensor| tensor.shape().to_vec());
+        let shape = graph
+            .tensor(name)
+            .map_or_else(Vec::new, |tensor| tensor.shape().to_vec());
         patch.push(Edit::StoreTensor {
             name: name.to_owned(),
             tensor: Tensor::from_vec(shape, values),
@@ -72,7 +84,9 @@ pub fn patch(graph: &Graph) -> Result<Patch> {
 
 /// Elements of a consumer's weight that one input channel has next to each other.
 fn taps(graph: &Graph, weight: &str) -> usize {
-    graph.tensor(weight).map_or(1, |tensor| tensor.shape()[2..].iter().product::<usize>().max(1))
+    graph
+        .tensor(weight)
+        .map_or(1, |tensor| tensor.shape()[2..].iter().product::<usize>().max(1))
 }
 
 fn pair(graph: &Graph, index: &GraphIndex<'_>, producer: &Node) -> Option<Pair> {
@@ -101,7 +115,11 @@ fn pair(graph: &Graph, index: &GraphIndex<'_>, producer: &Node) -> Option<Pair> 
     let one_each = groups == channels && per_group == 1 && second.shape()[0] == channels;
     let bias = match producer.input(2) {
         None => None,
-        Some(name) => Some(own(name).filter(|bias| bias.shape() == [channels]).map(|_| name.to_owned())?),
+        Some(name) => Some(
+            own(name)
+                .filter(|bias| bias.shape() == [channels])
+                .map(|_| name.to_owned())?,
+        ),
     };
     (channels > 0 && (reads_all || one_each)).then(|| Pair {
         producer: producer.input(1).unwrap_or_default().to_owned(),

@@ -74,7 +74,9 @@ fn fold(graph: &Graph, foldable: &Foldable<'_>, patch: &mut Patch) -> Result<()>
         .collect();
     let weight_name = convolution.input(1).unwrap_or_default();
     let weight = values(convolution, 1)?;
-    let shape = graph.tensor(weight_name).map_or_else(Vec::new, |tensor| tensor.shape().to_vec());
+    let shape = graph
+        .tensor(weight_name)
+        .map_or_else(Vec::new, |tensor| tensor.shape().to_vec());
     let per_row = weight.len() / factors.len().max(1);
     let fits = shape.first() == Some(&factors.len()) && [&beta, &mean].iter().all(|list| list.len() == factors.len());
     if !fits || per_row == 0 {

@@ -35,7 +35,9 @@ impl Inputs {
         let columns = self.means.len();
         let mean = |at: usize| f64::from(self.means[at]);
         let products = self.gram.iter().enumerate();
-        products.map(|(at, product)| product - mean(at / columns) * mean(at % columns)).collect()
+        products
+            .map(|(at, product)| product - mean(at / columns) * mean(at % columns))
+            .collect()
     }
 }
 
@@ -201,7 +203,9 @@ impl Watched<'_> {
         }
         let rows = self.reading.rows(input, &values).map_err(at)?;
         if grams.iter().any(|gram| gram.columns != rows.columns()) {
-            return Err(at(Error::unsupported("does not fit the weights that it is multiplied with")));
+            return Err(at(Error::unsupported(
+                "does not fit the weights that it is multiplied with",
+            )));
         }
         if self.stride == 0 {
             let total = rows.count().div_ceil(batch.max(1)) * samples;

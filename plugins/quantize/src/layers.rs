@@ -107,7 +107,11 @@ impl Layer {
 /// The float32 weights of `graph` that can be quantized, in the order in which nodes first read them.
 pub fn layers(graph: &Graph, embeddings: bool) -> Vec<Layer> {
     let index = graph.index();
-    let is_float = |tensor: &str| graph.tensor(tensor).is_some_and(|tensor| tensor.dtype() == DType::FLOAT);
+    let is_float = |tensor: &str| {
+        graph
+            .tensor(tensor)
+            .is_some_and(|tensor| tensor.dtype() == DType::FLOAT)
+    };
     let found = weights::weights(graph).into_iter();
     let mut layers: Vec<Layer> = found
         .filter(|weight| is_float(&weight.tensor))
@@ -124,7 +128,8 @@ pub fn layers(graph: &Graph, embeddings: bool) -> Vec<Layer> {
         let tables = graph.nodes.iter().filter_map(|node| embedding(graph, node));
         for (tensor, node) in tables.filter(|(tensor, _)| is_float(tensor)) {
             let readers = index.consumers(tensor);
-            let gathers = |&(reader, slot): &(usize, usize)| slot == 0 && embedding(graph, &graph.nodes[reader]).is_some();
+            let gathers =
+                |&(reader, slot): &(usize, usize)| slot == 0 && embedding(graph, &graph.nodes[reader]).is_some();
             let known = layers.iter().any(|layer| layer.tensor == tensor);
             if known || index.is_captured(tensor) || !readers.iter().all(gathers) {
                 continue;
@@ -132,8 +137,13 @@ pub fn layers(graph: &Graph, embeddings: bool) -> Vec<Layer> {
             layers.push(Layer {
                 tensor: tensor.to_owned(),
                 label: label(tensor, node.label()),
-                nodes: readers.iter().map(|&(reader, _)| graph.nodes[reader].id().to_owned()).collect(),
-                shape: graph.tensor(tensor).map_or_else(Vec::new, |tensor| tensor.shape().to_vec()),
+                nodes: readers
+                    .iter()
+                    .map(|&(reader, _)| graph.nodes[reader].id().to_owned())
+                    .collect(),
+                shape: graph
+                    .tensor(tensor)
+                    .map_or_else(Vec::new, |tensor| tensor.shape().to_vec()),
                 axis: 0,
                 reads: Use::Embedding,
             });
@@ -146,7 +156,9 @@ pub fn layers(graph: &Graph, embeddings: bool) -> Vec<Layer> {
 
 /// The table that `node` looks entries up in.
 fn embedding<'n>(graph: &Graph, node: &'n Node) -> Option<(&'n str, &'n Node)> {
-    let table = node.input(0).filter(|_| node.is("Gather") && node.int("axis").unwrap_or(0) == 0)?;
+    let table = node
+        .input(0)
+        .filter(|_| node.is("Gather") && node.int("axis").unwrap_or(0) == 0)?;
     let shape = graph.tensor(table)?.shape();
     (shape.len() == 2 && !shape.contains(&0)).then_some((table, node))
 }
@@ -203,7 +215,10 @@ mod tests {
         let product = layer(&[2, 3], 1);
         assert_eq!(*product.to_matrix(&[0, 1, 2, 10, 11, 12]), [0, 10, 1, 11, 2, 12]);
         let transposed = layer(&[2, 2, 2], 1);
-        assert_eq!(*transposed.to_matrix(&[0, 1, 2, 3, 4, 5, 6, 7]), [0, 1, 4, 5, 2, 3, 6, 7]);
+        assert_eq!(
+            *transposed.to_matrix(&[0, 1, 2, 3, 4, 5, 6, 7]),
+            [0, 1, 4, 5, 2, 3, 6, 7]
+        );
     }
 
     proptest! {

@@ -74,8 +74,12 @@ impl Rule for Quantize {
     fn targets(&mut self, host: &Host<'_>) -> Result<Vec<Target>> {
         let base = host.graph()?;
         let layers = layers(&base.graph, self.config.embeddings);
-        let names = layers.iter().flat_map(|layer| [layer.tensor.as_str(), layer.label.as_str()]);
-        self.config.ignore.check(names.chain(layers.iter().flat_map(|layer| layer.nodes.iter().map(String::as_str))))?;
+        let names = layers
+            .iter()
+            .flat_map(|layer| [layer.tensor.as_str(), layer.label.as_str()]);
+        self.config
+            .ignore
+            .check(names.chain(layers.iter().flat_map(|layer| layer.nodes.iter().map(String::as_str))))?;
         let layers: Vec<Layer> = layers.into_iter().filter(|layer| !self.ignored(layer)).collect();
         for layer in &layers {
             finite(&base.graph, &layer.tensor)?;
@@ -91,9 +95,13 @@ impl Rule for Quantize {
             })
         };
         if self.setting.per == Per::Model {
-            return Ok(target(MODEL, "all weights", &layers.iter().collect::<Vec<_>>()).into_iter().collect());
+            return Ok(target(MODEL, "all weights", &layers.iter().collect::<Vec<_>>())
+                .into_iter()
+                .collect());
         }
-        let targets = layers.iter().filter_map(|layer| target(&layer.tensor, &layer.label, &[layer]));
+        let targets = layers
+            .iter()
+            .filter_map(|layer| target(&layer.tensor, &layer.label, &[layer]));
         Ok(targets.collect())
     }
 
@@ -122,7 +130,9 @@ impl Rule for Quantize {
 impl Quantize {
     fn ignored(&self, layer: &Layer) -> bool {
         let names = [layer.tensor.as_str(), layer.label.as_str()];
-        self.config.ignore.covers(names.into_iter().chain(layer.nodes.iter().map(String::as_str)))
+        self.config
+            .ignore
+            .covers(names.into_iter().chain(layer.nodes.iter().map(String::as_str)))
     }
 
     /// The values that make these layers smaller, each smaller than the one before.
@@ -133,9 +143,7 @@ impl Quantize {
                 match bits {
                     Bits::Off => 4 * count,
                     Bits::Float16 | Bits::BFloat16 => 2 * count + DECODING_BYTES / 2,
-                    Bits::Integer(bits) => {
-                        storage::stored_bytes(count, bits).0 + 4 * layer.rows() + DECODING_BYTES
-                    }
+                    Bits::Integer(bits) => storage::stored_bytes(count, bits).0 + 4 * layer.rows() + DECODING_BYTES,
                 }
             };
             layers.iter().map(one).sum()
@@ -143,7 +151,10 @@ impl Quantize {
         let mut values = Vec::new();
         let mut least = usize::MAX;
         for &bits in &self.setting.values {
-            let alike = matches!((values.last(), bits), (Some(Bits::Float16 | Bits::BFloat16), Bits::BFloat16 | Bits::Float16));
+            let alike = matches!(
+                (values.last(), bits),
+                (Some(Bits::Float16 | Bits::BFloat16), Bits::BFloat16 | Bits::Float16)
+            );
             if bytes(bits) < least && !alike {
                 least = bytes(bits);
                 values.push(bits);
@@ -217,13 +228,15 @@ impl Quantize {
             Per::Model => **target != MODEL,
             Per::Layer => layers.iter().all(|layer| layer.tensor != **target),
         }) {
-            let message = "this model has no such target; targets have to be asked for again when the model has changed";
+            let message =
+                "this model has no such target; targets have to be asked for again when the model has changed";
             return Err(Error::not_found(message).at(format!("target `{unknown}`")));
         }
         let mut build = Build::on(&graph);
         let mut integers: Vec<(usize, Arc<Encoded>)> = Vec::new();
         for (position, layer) in layers.iter().enumerate() {
-            let Some(&bits) = of(layer).filter(|&&bits| self.values(&[layer]).contains(&bits) || self.setting.per == Per::Layer)
+            let Some(&bits) =
+                of(layer).filter(|&&bits| self.values(&[layer]).contains(&bits) || self.setting.per == Per::Layer)
             else {
                 continue;
             };
@@ -260,19 +273,30 @@ impl Quantize {
                     } else {
                         Decode::Constant
                     },
-                    spelled_zero: self.config.activations == Activations::Static && integer && !reads(&graph, layer, "Conv"),
+                    spelled_zero: self.config.activations == Activations::Static
+                        && integer
+                        && !reads(&graph, layer, "Conv"),
                 }
             })
             .collect();
         storage::store_integers(&mut build, &stored, first.as_deref())?;
         host.edit(&build.finish())?;
-        let integer_layers: Vec<&Layer> = stored.iter().map(|stored| stored.layer).filter(|layer| works_on_integers(layer)).collect();
+        let integer_layers: Vec<&Layer> = stored
+            .iter()
+            .map(|stored| stored.layer)
+            .filter(|layer| works_on_integers(layer))
+            .collect();
         match self.config.activations {
             Activations::Float => Ok(()),
             Activations::Dynamic => {
-                let products = integer_layers.iter().flat_map(|layer| layer.nodes.iter().map(String::as_str));
+                let products = integer_layers
+                    .iter()
+                    .flat_map(|layer| layer.nodes.iter().map(String::as_str));
                 let patch = dynamic::quantized(&host.graph()?.graph, &products.collect())?;
-                applied.notes.push(format!("{} products quantize their inputs at run time", integer_layers.len()));
+                applied.notes.push(format!(
+                    "{} products quantize their inputs at run time",
+                    integer_layers.len()
+                ));
                 host.edit(&patch)
             }
             Activations::Static => self.quantize_activations(host, prepared, &integer_layers, costs_only, applied),
@@ -287,7 +311,10 @@ impl Quantize {
         costs_only: bool,
         applied: &mut Applied,
     ) -> Result<()> {
-        let products: HashSet<&str> = layers.iter().flat_map(|layer| layer.nodes.iter().map(String::as_str)).collect();
+        let products: HashSet<&str> = layers
+            .iter()
+            .flat_map(|layer| layer.nodes.iter().map(String::as_str))
+            .collect();
         let graph = prepared.graph.clone();
         let planned = activations::plan(&graph, &products);
         let parameters = if costs_only {
@@ -300,7 +327,10 @@ impl Quantize {
         for layer in layers {
             for id in &layer.nodes {
                 let node = current.node(id).filter(|node| node.is("Gemm"));
-                let scales = current.node(&layer.tensor).and_then(|made| made.input(1)).and_then(|name| current.tensor(name));
+                let scales = current
+                    .node(&layer.tensor)
+                    .and_then(|made| made.input(1))
+                    .and_then(|name| current.tensor(name));
                 let input = node.and_then(|node| parameters.get(node.input(0)?));
                 if let (Some(node), Some(scales), Some(&(scale, _))) = (node, scales, input) {
                     activations::integer_bias(&mut build, &current, node, scale, &scales.to_f32()?);
@@ -350,7 +380,11 @@ impl Quantize {
         let (graph, layers) = (prepared.graph.clone(), prepared.layers.clone());
         let layer = &layers[position];
         // Kernels without VNNI add pairs of products in 16 bits, which eight bits overflow.
-        let bits = if bits == 8 && self.reduced && self.config.activations != Activations::Float && self.works_on_integers(&graph, layer) {
+        let bits = if bits == 8
+            && self.reduced
+            && self.config.activations != Activations::Float
+            && self.works_on_integers(&graph, layer)
+        {
             7
         } else {
             bits
@@ -392,13 +426,18 @@ impl Quantize {
 
     /// Whether a runtime has a kernel for float activations and the integers of this layer, which are then kept.
     fn keeps_integers(&self, graph: &Graph, layer: &Layer, quantized: &kmr_methods::Quantized) -> bool {
-        matches!(quantized.grid.bits(), 4 | 8) && matches!(layer.reads, Use::Products(_)) && reads(graph, layer, "MatMul")
+        matches!(quantized.grid.bits(), 4 | 8)
+            && matches!(layer.reads, Use::Products(_))
+            && reads(graph, layer, "MatMul")
     }
 }
 
 /// Whether nodes of this operator alone read `layer`.
 fn reads(graph: &Graph, layer: &Layer, op_type: &str) -> bool {
-    layer.nodes.iter().all(|node| graph.node(node).is_some_and(|node| node.is(op_type)))
+    layer
+        .nodes
+        .iter()
+        .all(|node| graph.node(node).is_some_and(|node| node.is(op_type)))
 }
 
 /// Edits that give every Conv without a bias one of zeros, so that it can be corrected.
@@ -426,7 +465,9 @@ fn bias_of(graph: &Graph, layer: &Layer) -> Option<String> {
     let index = graph.index();
     let node = graph.node(id)?;
     let own = |name: &&str| {
-        let fits = graph.tensor(name).is_some_and(|bias| bias.dtype() == DType::FLOAT && bias.shape() == [layer.rows()]);
+        let fits = graph
+            .tensor(name)
+            .is_some_and(|bias| bias.dtype() == DType::FLOAT && bias.shape() == [layer.rows()]);
         fits && index.consumers(name).len() == 1 && !index.is_captured(name)
     };
     let name = match node.op_type() {
@@ -451,7 +492,11 @@ fn correct(build: &mut Build, graph: &Graph, layer: &Layer, correction: &[f32]) 
         return Ok(());
     };
     let bias = finite(graph, &name)?;
-    let corrected: Vec<f32> = bias.iter().zip(correction).map(|(bias, correction)| bias + correction).collect();
+    let corrected: Vec<f32> = bias
+        .iter()
+        .zip(correction)
+        .map(|(bias, correction)| bias + correction)
+        .collect();
     build.edit(Edit::StoreTensor {
         name,
         tensor: Tensor::from_vec(vec![corrected.len()], corrected),

@@ -24,7 +24,11 @@ struct Site {
 /// If the candidate cannot be observed, or a weight is not finite.
 pub fn patch(host: &Host<'_>, graph: &Graph, alpha: f64, samples: usize) -> Result<Patch> {
     let index = graph.index();
-    let sites: Vec<Site> = graph.nodes.iter().filter_map(|node| site(graph, &index, node)).collect();
+    let sites: Vec<Site> = graph
+        .nodes
+        .iter()
+        .filter_map(|node| site(graph, &index, node))
+        .collect();
     let mut patch = Patch::new();
     if sites.is_empty() {
         return Ok(patch);
@@ -37,7 +41,9 @@ pub fn patch(host: &Host<'_>, graph: &Graph, alpha: f64, samples: usize) -> Resu
         ..Default::default()
     })?;
     let mut store = |name: &str, values: Vec<f32>| {
-        let shape = graph.tensor(name).map_or_else(Vec::new, |tensor| tensor.shape().to_vec());
+        let shape = graph
+            .tensor(name)
+            .map_or_else(Vec::new, |tensor| tensor.shape().to_vec());
         patch.push(Edit::StoreTensor {
             name: name.to_owned(),
             tensor: Tensor::from_vec(shape, values),
@@ -46,7 +52,11 @@ pub fn patch(host: &Host<'_>, graph: &Graph, alpha: f64, samples: usize) -> Resu
     for site in &sites {
         let least = observed.get(&site.value, Statistic::Min)?.to_f32()?;
         let most = observed.get(&site.value, Statistic::Max)?.to_f32()?;
-        let activation: Vec<f32> = least.iter().zip(most.iter()).map(|(low, high)| high.max(-low)).collect();
+        let activation: Vec<f32> = least
+            .iter()
+            .zip(most.iter())
+            .map(|(low, high)| high.max(-low))
+            .collect();
         let channels = activation.len();
         let mut weight = vec![0.0_f32; channels];
         for (name, axis) in &site.weights {
@@ -58,14 +68,23 @@ pub fn patch(host: &Host<'_>, graph: &Graph, alpha: f64, samples: usize) -> Resu
         }
         let factors = smooth(&activation, &weight, alpha).map_err(|error| Error::unsupported(error.to_string()))?;
         for name in [Some(&site.factor), site.shift.as_ref()].into_iter().flatten() {
-            let divided = finite(graph, name)?.iter().zip(&factors).map(|(value, factor)| value / factor).collect();
+            let divided = finite(graph, name)?
+                .iter()
+                .zip(&factors)
+                .map(|(value, factor)| value / factor)
+                .collect();
             store(name, divided);
         }
         for (name, axis) in &site.weights {
             let after = inner(graph, name, *axis);
             let values = finite(graph, name)?;
             let scaled = values.iter().enumerate();
-            store(name, scaled.map(|(at, value)| value * factors[at / after % channels]).collect());
+            store(
+                name,
+                scaled
+                    .map(|(at, value)| value * factors[at / after % channels])
+                    .collect(),
+            );
         }
     }
     Ok(patch)
@@ -73,13 +92,17 @@ pub fn patch(host: &Host<'_>, graph: &Graph, alpha: f64, samples: usize) -> Resu
 
 /// Elements behind the axis.
 fn inner(graph: &Graph, name: &str, axis: usize) -> usize {
-    graph.tensor(name).map_or(1, |tensor| tensor.shape()[axis + 1..].iter().product::<usize>().max(1))
+    graph
+        .tensor(name)
+        .map_or(1, |tensor| tensor.shape()[axis + 1..].iter().product::<usize>().max(1))
 }
 
 /// A LayerNormalization, or an Add of a shift behind a Mul with a factor as exporters write one.
 fn site(graph: &Graph, index: &GraphIndex<'_>, node: &Node) -> Option<Site> {
     let vector = |name: &str| {
-        let tensor = graph.tensor(name).filter(|tensor| tensor.dtype() == DType::FLOAT && tensor.shape().len() == 1)?;
+        let tensor = graph
+            .tensor(name)
+            .filter(|tensor| tensor.dtype() == DType::FLOAT && tensor.shape().len() == 1)?;
         (index.consumers(name).len() == 1 && !index.is_captured(name)).then(|| (name.to_owned(), tensor.len()))
     };
     let operand = |node: &Node| node.inputs().iter().find_map(|name| vector(name));
@@ -92,7 +115,10 @@ fn site(graph: &Graph, index: &GraphIndex<'_>, node: &Node) -> Option<Site> {
             let before = node.inputs().iter().find_map(|name| index.producer(name))?;
             let scaling = &graph.nodes[before];
             let alone = index.consumers(scaling.id()).len() == 1 && !index.is_captured(scaling.id());
-            (operand(scaling).filter(|_| scaling.is("Mul") && alone)?, Some(operand(node).ok_or(())))
+            (
+                operand(scaling).filter(|_| scaling.is("Mul") && alone)?,
+                Some(operand(node).ok_or(())),
+            )
         }
         _ => return None,
     };
@@ -108,10 +134,14 @@ fn site(graph: &Graph, index: &GraphIndex<'_>, node: &Node) -> Option<Site> {
         .map(|&(reader, slot)| {
             let product = &graph.nodes[reader];
             let name = product.input(1).filter(|_| slot == 0)?;
-            let weight = graph.tensor(name).filter(|weight| weight.dtype() == DType::FLOAT && weight.shape().len() == 2)?;
+            let weight = graph
+                .tensor(name)
+                .filter(|weight| weight.dtype() == DType::FLOAT && weight.shape().len() == 2)?;
             let axis = match product.op_type() {
                 "MatMul" => 0,
-                "Gemm" if product.int("transA").unwrap_or(0) == 0 => usize::from(product.int("transB").unwrap_or(0) != 0),
+                "Gemm" if product.int("transA").unwrap_or(0) == 0 => {
+                    usize::from(product.int("transB").unwrap_or(0) != 0)
+                }
                 _ => return None,
             };
             let alone = index.consumers(name).len() == 1 && !index.is_captured(name);

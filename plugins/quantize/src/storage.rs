@@ -55,7 +55,10 @@ const PACKED_OVERHEAD: usize = 48;
 pub fn store_half(build: &mut Build, layer: &Layer, values: &[f32], bits: Bits) -> Result<()> {
     let bytes: Vec<u8>;
     let dtype = if bits == Bits::BFloat16 {
-        bytes = values.iter().flat_map(|&value| kmr_sdk::half::bf16::from_f32(value).to_le_bytes()).collect();
+        bytes = values
+            .iter()
+            .flat_map(|&value| kmr_sdk::half::bf16::from_f32(value).to_le_bytes())
+            .collect();
         DType::BFLOAT16
     } else {
         let halves = values.iter().map(|&value| kmr_sdk::half::f16::from_f32(value));
@@ -100,7 +103,12 @@ pub fn store_integers(build: &mut Build, weights: &[Stored<'_>], first_node: Opt
         let codes = weight.codes();
         if !stored_bytes(codes.len(), weight.bits()).1 {
             weight.place(build);
-            let tensor = narrow(&codes, weight.quantized.grid.is_symmetric(), weight.bits(), weight.shape())?;
+            let tensor = narrow(
+                &codes,
+                weight.quantized.grid.is_symmetric(),
+                weight.bits(),
+                weight.shape(),
+            )?;
             let stored = build.tensor(&format!("{}_codes", weight.layer.tensor), tensor);
             weight.decode(build, Codes::Typed(stored))?;
         }
@@ -186,7 +194,10 @@ impl Stored<'_> {
         let real = if zeros.iter().all(|&zero| zero == 0) && self.quantized.grid.is_symmetric() {
             real
         } else {
-            let zeros = Tensor::from_vec(shape.clone(), zeros.iter().map(|&zero| zero as f32).collect::<Vec<f32>>());
+            let zeros = Tensor::from_vec(
+                shape.clone(),
+                zeros.iter().map(|&zero| zero as f32).collect::<Vec<f32>>(),
+            );
             let zeros = build.tensor(&format!("{name}_zero"), zeros);
             build.node("Sub", &[&real, &zeros], &format!("{name}_level"), |node| node)
         };
@@ -222,12 +233,23 @@ impl Stored<'_> {
         // The matrix has the axis of outputs first.
         let rank = layer.shape.len();
         let mut turned = vec![layer.rows()];
-        turned.extend((0..rank).filter(|&axis| axis != layer.axis).map(|axis| layer.shape[axis]));
+        turned.extend(
+            (0..rank)
+                .filter(|&axis| axis != layer.axis)
+                .map(|axis| layer.shape[axis]),
+        );
         let mut permutation: Vec<i64> = (1..rank as i64).collect();
         permutation.insert(layer.axis, 0);
         let shape = shape_tensor(build, &turned);
-        let whole = build.node("Reshape", &[matrix, &shape], &format!("{}_turned", layer.tensor), |node| node);
-        build.node_into("Transpose", &[&whole], &[&layer.tensor], |node| node.with_ints("perm", &permutation));
+        let whole = build.node(
+            "Reshape",
+            &[matrix, &shape],
+            &format!("{}_turned", layer.tensor),
+            |node| node,
+        );
+        build.node_into("Transpose", &[&whole], &[&layer.tensor], |node| {
+            node.with_ints("perm", &permutation)
+        });
         Ok(())
     }
 
@@ -263,7 +285,12 @@ impl Stored<'_> {
         let symmetric = self.quantized.grid.is_symmetric();
         if !symmetric || self.spelled_zero {
             let zeros: Vec<i16> = order.iter().map(|&at| zeros[at] as i16).collect();
-            let zeros = narrow(&zeros, symmetric, if self.group().is_some() { self.bits() } else { 8 }, shape)?;
+            let zeros = narrow(
+                &zeros,
+                symmetric,
+                if self.group().is_some() { self.bits() } else { 8 },
+                shape,
+            )?;
             inputs.push(match symmetric {
                 true => build.constant("no_zero", zeros),
                 false => build.tensor(&format!("{name}_zero"), zeros),
@@ -368,7 +395,9 @@ fn subtract(build: &mut Build, codes: &str, offset: Tensor, wanted: &str, low: i
 fn narrow(codes: &[i16], symmetric: bool, bits: u8, shape: Vec<usize>) -> Result<Tensor> {
     let (dtype, bytes): (DType, Vec<u8>) = if bits <= 4 {
         let nibble = |code: &i16| (*code as u8) & 0xf;
-        let pairs = codes.chunks(2).map(|pair| nibble(&pair[0]) | pair.get(1).map_or(0, nibble) << 4);
+        let pairs = codes
+            .chunks(2)
+            .map(|pair| nibble(&pair[0]) | pair.get(1).map_or(0, nibble) << 4);
         (if symmetric { DType::INT4 } else { DType::UINT4 }, pairs.collect())
     } else {
         let bytes = codes.iter().map(|&code| code as u8);
@@ -389,4 +418,230 @@ fn shape_tensor(build: &mut Build, shape: &[usize]) -> String {
 
 fn to(dtype: DType) -> impl FnOnce(Node) -> Node {
     move |node| node.with_int("to", dtype.number().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use kmr_compute::{Engine, Interpreter, Mode};
+    use kmr_methods::{Clipping, Grid, Matrix, Scheme, quantize};
+    use kmr_sdk::model::{Graph, Model, ValueInfo};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::layers::Use;
+
+    fn noise(count: usize, seed: u64) -> Vec<f32> {
+        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        let mut next = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+        };
+        (0..count).map(|_| next()).collect()
+    }
+
+    fn layer(name: &str, shape: &[usize], axis: usize) -> Layer {
+        Layer {
+            tensor: name.into(),
+            label: name.into(),
+            nodes: vec![format!("{name}_read")],
+            shape: shape.to_vec(),
+            axis,
+            reads: Use::Unobserved,
+        }
+    }
+
+    /// A model that puts out its weights.
+    fn model(layers: &[(Layer, Vec<f32>)]) -> Model {
+        let mut graph = Graph::new("weights");
+        for (layer, values) in layers {
+            let output = format!("{}_read", layer.tensor);
+            graph.initializers.insert(
+                layer.tensor.clone(),
+                Tensor::from_vec(layer.shape.clone(), values.clone()).into(),
+            );
+            graph
+                .nodes
+                .push(Node::new("Identity", &output, &[&layer.tensor], &[&output]).into());
+            graph.outputs.push(ValueInfo::untyped(&output));
+        }
+        Model::new(graph, 10, 21)
+    }
+
+    fn decoded(model: &Model) -> Vec<Tensor> {
+        let program = Interpreter.load(model).unwrap();
+        program.forward(&BTreeMap::new(), &[], Mode::default()).unwrap()
+    }
+
+    fn scheme(bits: u8, symmetric: bool, granularity: Granularity) -> Scheme {
+        Scheme {
+            grid: if symmetric {
+                Grid::symmetric(bits)
+            } else {
+                Grid::asymmetric(bits)
+            }
+            .unwrap(),
+            granularity,
+            clipping: Clipping::MinMax,
+        }
+    }
+
+    /// Stores `layers` by `scheme` and checks that the graph makes what the codes are worth, to the last bit.
+    fn check(layers: Vec<(Layer, Vec<f32>)>, scheme: Scheme, decode: Decode) -> usize {
+        let original = model(&layers);
+        let quantized: Vec<Quantized> = layers
+            .iter()
+            .map(|(layer, values)| {
+                let matrix = layer.to_matrix(values);
+                quantize(
+                    Matrix::new(layer.rows(), layer.columns(), &matrix).unwrap(),
+                    &scheme,
+                    None,
+                )
+                .unwrap()
+            })
+            .collect();
+        let stored: Vec<Stored<'_>> = layers
+            .iter()
+            .zip(&quantized)
+            .map(|((layer, _), quantized)| Stored {
+                layer,
+                quantized,
+                decode,
+                spelled_zero: false,
+            })
+            .collect();
+        let mut build = Build::on(&original.graph);
+        let first = original.graph.nodes[0].id().to_owned();
+        store_integers(&mut build, &stored, Some(&first)).unwrap();
+        let graph = build.finish().apply(&original.graph).unwrap();
+        let model = original.with_graph(graph);
+        for (((layer, _), quantized), tensor) in layers.iter().zip(&quantized).zip(decoded(&model)) {
+            assert_eq!(tensor.shape(), layer.shape);
+            let expected = quantized.dequantize();
+            let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+            assert_eq!(
+                bits(&tensor.values::<f32>().unwrap()),
+                bits(&layer.from_matrix(&expected)),
+                "{}",
+                layer.tensor
+            );
+        }
+        model.encoded_len() as usize
+    }
+
+    fn some(shapes: &[(&[usize], usize)]) -> Vec<(Layer, Vec<f32>)> {
+        let layers = shapes.iter().enumerate().map(|(at, (shape, axis))| {
+            let layer = layer(&format!("w{at}"), shape, *axis);
+            let values = noise(layer.len(), at as u64 + 5);
+            (layer, values)
+        });
+        layers.collect()
+    }
+
+    #[test]
+    fn every_size_of_code_decodes_to_the_last_bit() {
+        for bits in 2..=8 {
+            for symmetric in [true, false] {
+                for granularity in [Granularity::Tensor, Granularity::Channel, Granularity::Group(16)] {
+                    for decode in [Decode::Constant, Decode::Kernel] {
+                        let shapes: &[(&[usize], usize)] = match (granularity, decode) {
+                            // Blocks for kernels are those of matrices.
+                            (Granularity::Group(_), Decode::Kernel) => &[(&[40, 33], 1), (&[24, 50], 0)],
+                            _ => &[(&[16, 9, 3, 3], 0), (&[31, 40], 1), (&[6, 20, 3], 1), (&[2, 8, 24], 2)],
+                        };
+                        check(some(shapes), scheme(bits, symmetric, granularity), decode);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn fewer_bits_take_fewer_bytes() {
+        let bytes = |bits| {
+            check(
+                some(&[(&[64, 64, 3, 3], 0), (&[32, 64, 3, 3], 0)]),
+                scheme(bits, true, Granularity::Channel),
+                Decode::Constant,
+            )
+        };
+        let count = 64 * 64 * 9 + 32 * 64 * 9;
+        for (bits, most) in [
+            (8, count),
+            (6, count * 8 / 10),
+            (4, count / 2),
+            (3, count * 8 / 21),
+            (2, count / 4),
+        ] {
+            let bytes = bytes(bits);
+            assert!(
+                (most..most + 1400).contains(&bytes),
+                "{bits} bits: {bytes} bytes, {most} for the codes"
+            );
+        }
+    }
+
+    #[test]
+    fn odd_weights_decode_too() {
+        for decode in [Decode::Constant, Decode::Kernel] {
+            for granularity in [Granularity::Tensor, Granularity::Channel, Granularity::Group(5)] {
+                let single = (layer("one", &[1, 1], 0), vec![0.7]);
+                let zero = (layer("zero", &[3, 7], 1), vec![0.0; 21]);
+                let constant = (layer("same", &[4, 6], 0), vec![-0.25; 24]);
+                let tiny = (
+                    layer("tiny", &[2, 3], 0),
+                    vec![1e-42, 0.0, -1e-45, 1.0, f32::MAX, -f32::MAX],
+                );
+                for bits in [2, 3, 4, 8] {
+                    check(
+                        vec![single.clone(), zero.clone(), constant.clone(), tiny.clone()],
+                        scheme(bits, true, granularity),
+                        decode,
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn half_precision_rounds_to_nearest_and_refuses_what_is_beyond() {
+        let layer = layer("w", &[2, 2], 0);
+        let values = vec![1.0, -0.333_333_34, 65_504.0, 1e-7];
+        let original = model(&[(layer.clone(), values.clone())]);
+        for bits in [Bits::Float16, Bits::BFloat16] {
+            let mut build = Build::on(&original.graph);
+            build.place(Some("w_read"));
+            store_half(&mut build, &layer, &values, bits).unwrap();
+            let model = original.with_graph(build.finish().apply(&original.graph).unwrap());
+            let expected: Vec<f32> = values
+                .iter()
+                .map(|&value| match bits {
+                    Bits::BFloat16 => kmr_sdk::half::bf16::from_f32(value).to_f32(),
+                    _ => kmr_sdk::half::f16::from_f32(value).to_f32(),
+                })
+                .collect();
+            assert_eq!(*decoded(&model)[0].values::<f32>().unwrap(), expected);
+        }
+        let mut build = Build::on(&original.graph);
+        let error = store_half(&mut build, &layer, &[7e4, 0.0, 0.0, 0.0], Bits::Float16).unwrap_err();
+        assert!(error.to_string().contains("use \"bf16\""), "{error}");
+    }
+
+    proptest! {
+        #[test]
+        fn any_group_decodes(
+            rows in 1_usize..6, columns in 1_usize..40, group in 1_usize..50, bits in 2_u8..=8, symmetric: bool, turned: bool,
+        ) {
+            let shape = if turned { [columns, rows] } else { [rows, columns] };
+            let layer = layer("w", &shape, usize::from(turned));
+            let values = noise(rows * columns, group as u64);
+            for decode in [Decode::Constant, Decode::Kernel] {
+                check(vec![(layer.clone(), values.clone())], scheme(bits, symmetric, Granularity::Group(group)), decode);
+            }
+        }
+    }
 }

@@ -8,7 +8,9 @@ use kmr_sdk::{Error, Result, model::Graph};
 /// If there is no such initializer, or it holds what is no finite number.
 pub fn finite(graph: &Graph, name: &str) -> Result<Vec<f32>> {
     let place = || format!("tensor `{name}`");
-    let tensor = graph.tensor(name).ok_or_else(|| Error::not_found("does not exist").at(place()))?;
+    let tensor = graph
+        .tensor(name)
+        .ok_or_else(|| Error::not_found("does not exist").at(place()))?;
     let values = tensor.to_f32().map_err(|error| Error::from(error).at(place()))?;
     let count = values.iter().filter(|value| !value.is_finite()).count();
     if count > 0 {

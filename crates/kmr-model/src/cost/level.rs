@@ -69,6 +69,20 @@ impl Level {
         self.inner.get(&position).map_or(&[], Vec::as_slice)
     }
 
+    /// The values that do not depend on what is fed: tensors, and what nodes make of these alone. Runtimes compute them
+    /// once.
+    pub fn constants(&self) -> HashSet<&str> {
+        let mut constants: HashSet<&str> = self.tensors.iter().map(|(name, _)| name.as_str()).collect();
+        for node in &self.nodes {
+            let inputs = || node.inputs().iter().filter(|input| !input.is_empty());
+            let fixed = inputs().next().is_some() && inputs().all(|input| constants.contains(input.as_str()));
+            if fixed && !node.has_subgraph() {
+                constants.extend(node.outputs().iter().map(String::as_str));
+            }
+        }
+        constants
+    }
+
     /// The names that this graph gives to values.
     pub fn defined(&self) -> impl Iterator<Item = &str> {
         let made = self.nodes.iter().flat_map(|node| node.outputs());

@@ -74,12 +74,16 @@ pub(super) fn of<'l>(level: &'l Level, shapes: &Shapes) -> Vec<Parameter<'l>> {
 fn collect<'l>(level: &'l Level, inside: Option<usize>, shapes: &Shapes, found: &mut Vec<Parameter<'l>>) {
     let mut used = HashMap::new();
     roles(level, &mut used);
+    let decoded = decoded(level);
     let tensors: HashMap<&str, &Arc<Tensor>> = level
         .tensors
         .iter()
         .map(|(name, tensor)| (name.as_str(), tensor))
         .collect();
     for (name, tensor) in &level.tensors {
+        if decoded.sources.contains(name.as_str()) {
+            continue;
+        }
         let uses = used.get(name.as_str()).map_or(&[][..], Vec::as_slice);
         let setting = !uses.is_empty() && uses.iter().all(|(role, _)| *role == Role::Setting);
         let quantized = uses.iter().any(|(role, _)| *role == Role::QuantizedWeight);
@@ -96,6 +100,18 @@ fn collect<'l>(level: &'l Level, inside: Option<usize>, shapes: &Shapes, found: 
             });
         }
     }
+    for (name, codes) in decoded.weights {
+        let Some(count) = shapes.shape(name).map(|shape| shape.iter().product::<usize>()) else {
+            continue;
+        };
+        let plain = codes.filter(|codes| codes.len() == count);
+        found.push(Parameter {
+            name,
+            inside,
+            count: count as u64,
+            nonzero: plain.map_or(count as u64, |codes| nonzero(codes, None)),
+        });
+    }
     for (position, node) in level.nodes.iter().enumerate() {
         for (attribute, inner) in level.inner(position) {
             if let Some(body) = shapes.body(node.id(), attribute) {
@@ -105,6 +121,107 @@ fn collect<'l>(level: &'l Level, inside: Option<usize>, shapes: &Shapes, found: 
             }
         }
     }
+}
+
+/// Weights that nodes make from integers before anything is fed.
+#[derive(Default)]
+struct Decoded<'l> {
+    /// Their names, with the tensor of codes where each code is one weight and 0 stands for zero.
+    weights: Vec<(&'l str, Option<&'l Arc<Tensor>>)>,
+    /// The tensors that they are made from.
+    sources: HashSet<&'l str>,
+}
+
+/// What a constant is made from.
+#[derive(Clone, Default)]
+struct Origin<'l> {
+    /// Tensors, and constants among nodes' outputs, that it depends on.
+    from: HashSet<&'l str>,
+    /// The integers that became real numbers on the way.
+    codes: HashSet<&'l str>,
+    /// Whether codes are counted from another number than 0, or lie in words.
+    shifted: bool,
+}
+
+/// Finds weights that a Cast, or a DequantizeLinear of computed codes, makes from integers. A DequantizeLinear of a
+/// tensor is not among them: that tensor is the weight.
+fn decoded(level: &Level) -> Decoded<'_> {
+    let tensors: HashMap<&str, &Arc<Tensor>> = level
+        .tensors
+        .iter()
+        .map(|(name, tensor)| (name.as_str(), tensor))
+        .collect();
+    let constants = level.constants();
+    let mut origins: HashMap<&str, Origin<'_>> = HashMap::new();
+    let mut found = Decoded::default();
+    for node in &level.nodes {
+        if node.is("Constant") {
+            continue;
+        }
+        let inputs = || {
+            node.inputs()
+                .iter()
+                .map(String::as_str)
+                .filter(|input| !input.is_empty())
+        };
+        if !constants.contains(node.id()) {
+            for input in inputs() {
+                if let Some(origin) = origins.get(input).filter(|origin| !origin.codes.is_empty()) {
+                    let single = origin
+                        .codes
+                        .iter()
+                        .next()
+                        .filter(|_| origin.codes.len() == 1 && !origin.shifted);
+                    if found.weights.iter().all(|(known, _)| *known != input) {
+                        found
+                            .weights
+                            .push((input, single.and_then(|name| tensors.get(name)).copied()));
+                    }
+                    found.sources.extend(&origin.from);
+                }
+            }
+            continue;
+        }
+        let mut origin = Origin::default();
+        for input in inputs() {
+            match origins.get(input) {
+                Some(before) => {
+                    origin.from.extend(&before.from);
+                    origin.codes.extend(&before.codes);
+                    origin.shifted |= before.shifted;
+                }
+                None => drop(origin.from.insert(input)),
+            }
+        }
+        let integer = |name: &str| tensors.get(name).is_some_and(|tensor| !is_float(tensor.dtype()));
+        let computed = node.input(0).is_some_and(|input| !tensors.contains_key(input));
+        let to_real = node.is("Cast") && node.int("to").is_some_and(|to| is_float(DType::from_number(to as i32)));
+        if to_real || (node.is("DequantizeLinear") && computed) {
+            let from = node
+                .input(0)
+                .map_or_else(HashSet::new, |input| match origins.get(input) {
+                    Some(before) => before.from.clone(),
+                    None => HashSet::from([input]),
+                });
+            let words = |name: &&str| {
+                tensors
+                    .get(name)
+                    .is_some_and(|tensor| tensor.dtype().bits().is_some_and(|bits| bits <= 8))
+            };
+            origin
+                .codes
+                .extend(from.iter().copied().filter(|name| integer(name)).filter(words));
+            if from.iter().any(|name| integer(name)) && origin.codes.is_empty() {
+                origin.codes.extend(from.iter().copied().filter(|name| integer(name)));
+                origin.shifted = true;
+            }
+        }
+        origin.shifted |= matches!(node.op_type(), "Sub" | "Add" | "BitShift" | "BitwiseAnd");
+        for output in node.outputs() {
+            origins.insert(output, origin.clone());
+        }
+    }
+    found
 }
 
 fn is_float(dtype: DType) -> bool {

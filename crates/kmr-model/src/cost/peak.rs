@@ -35,6 +35,7 @@ pub(super) fn of(level: &Level, shapes: &Shapes) -> Result<u64, ModelError> {
         let bytes = bytes(feed, format!("input `{feed}`"))?;
         begin(feed, bytes, 0, &mut live, &mut ending);
     }
+    let constants = level.constants();
     let mut peak = live;
     for (position, node) in level.nodes.iter().enumerate() {
         for (attribute, inner) in level.inner(position) {
@@ -44,7 +45,7 @@ pub(super) fn of(level: &Level, shapes: &Shapes) -> Result<u64, ModelError> {
                 peak = peak.max(live.saturating_add(of(inner, &body.shapes)?));
             }
         }
-        if !node.is("Constant") {
+        if !constants.contains(node.id()) {
             for output in node.outputs().iter().filter(|output| !output.is_empty()) {
                 let place = format!("node `{}` ({})", node.label(), node.op_type());
                 begin(output, bytes(output, place)?, position, &mut live, &mut ending);
