@@ -58,6 +58,8 @@ fn catalog() -> Catalog {
         plugin: "plugin".into(),
         role,
         knobs,
+        after: Vec::new(),
+        conflicts: Vec::new(),
     };
     let meter = |id: &str, measures, unit: &str| MeterOffer {
         id: id.into(),
