@@ -64,6 +64,7 @@ pub fn execute(arguments: &Run, common: &Common) -> Result<u8, Failure> {
     let reference_shapes = shapes::infer(&model, &feed_shapes).map_err(|error| Failure::model(&model_path, &error))?;
     let context = Arc::new(Context {
         engine: Box::new(engine),
+        short_names: plan.manifest.output.names == manifest::OutputNames::Short,
         original_bytes: original.encoded_len(),
         reference: model,
         reference_program: Arc::from(program),

@@ -9,7 +9,7 @@ use std::{
 };
 
 use kmr_compute::{Engine, Program};
-use kmr_model::{Model, shapes::Shapes};
+use kmr_model::{Model, ModelError, compact, shapes::Shapes};
 
 use super::{data::Splits, forward::Answers};
 use crate::terminal::Progress;
@@ -18,6 +18,8 @@ use crate::terminal::Progress;
 pub struct Context {
     /// Runs models.
     pub engine: Box<dyn Engine>,
+    /// Whether inner values get short names in what is written.
+    pub short_names: bool,
     /// The length of the model that the run started from, written as the run writes models.
     pub original_bytes: u64,
     /// That model, its weights being initializers.
@@ -43,6 +45,17 @@ pub struct Context {
 }
 
 impl Context {
+    /// A candidate as it is written.
+    ///
+    /// # Errors
+    /// As [`compact::short_names`].
+    pub fn written(&self, candidate: &Model) -> Result<Model, ModelError> {
+        match self.short_names {
+            true => compact::short_names(&compact::shared_initializers(candidate)?),
+            false => Ok(candidate.clone()),
+        }
+    }
+
     /// Whether somebody asked to stop.
     pub fn is_interrupted(&self) -> bool {
         self.interrupted.load(Ordering::Relaxed)
