@@ -149,6 +149,9 @@ pub struct Convert {
     /// Make initializers of Constant nodes and of what subgraphs hold
     #[arg(long)]
     pub lift_constants: bool,
+    /// Give inner values the shortest names, drop what only describes, and store equal small tensors once
+    #[arg(long)]
+    pub short_names: bool,
     /// Write weights to `OUTPUT.data` beside the model [default: only beyond 2 GiB]
     #[arg(long)]
     pub external_data: bool,

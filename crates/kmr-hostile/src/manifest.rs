@@ -60,6 +60,8 @@ fn catalog() -> Catalog {
         after: Vec::new(),
         conflicts: Vec::new(),
         knobs,
+        after: Vec::new(),
+        conflicts: Vec::new(),
     };
     let meter = |id: &str, measures, unit: &str| MeterOffer {
         id: id.into(),

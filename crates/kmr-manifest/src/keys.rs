@@ -141,6 +141,7 @@ pub const KEYS: &[Key] = &[
     key("target", "cpu", Text, false, "instruction-set level such as \"x86-64-v4\"; default portable"),
 
     key("output", "format", Choice(&["onnx"]), false, "default \"onnx\""),
+    key("output", "names", Choice(&["keep", "short"]), false, "default \"keep\"; \"short\" saves the bytes of inner names"),
     key("output", "external_data", Boolean, false, "weights in a file of their own; default: only beyond 2 GiB"),
 ];
 

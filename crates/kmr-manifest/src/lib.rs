@@ -32,7 +32,7 @@ pub use diagnostic::{Error, ErrorKind, Problem, Source};
 pub use keys::{KEYS, Key, ValueKind, listing, schema};
 pub use manifest::{
     Config, Data, DataFormat, DataSample, DataSource, Floor, KnobUse, Limit, Manifest, Meters, Model, OnNoProgress,
-    Output, OutputFormat, Per, Policy, Quality, Role, RuleUse, Stage, Target, Until,
+    Output, OutputFormat, OutputNames, Per, Policy, Quality, Role, RuleUse, Stage, Target, Until,
 };
 pub use place::Placed;
 pub use resolve::{

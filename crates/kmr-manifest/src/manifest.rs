@@ -278,6 +278,8 @@ pub struct Target {
 pub struct Output {
     /// The artifact's format.
     pub format: OutputFormat,
+    /// What inner values are called in it.
+    pub names: OutputNames,
     /// Whether its weights go to a file of their own; they do so anyway where one file cannot hold all.
     pub external_data: bool,
 }
@@ -288,6 +290,15 @@ pub struct Output {
 pub enum OutputFormat {
     /// One ONNX file.
     Onnx,
+}
+
+/// What inner values are called in the artifact.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OutputNames {
+    /// What they are called in the model.
+    Keep,
+    /// As shortly as possible; inputs and outputs keep their names.
+    Short,
 }
 
 /// Settings that a rule, meter or policy reads by itself: a JSON object and the place of each

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use toml::de::DeTable;
 
 use crate::reader::{Context, Section};
-use crate::{Error, ErrorKind, Manifest, Output, OutputFormat, Problem, SCHEMA, Source};
+use crate::{Error, ErrorKind, Manifest, Output, OutputFormat, OutputNames, Problem, SCHEMA, Source};
 
 impl Manifest {
     /// Reads a manifest from its text. `path` names it in problems, and its folder is where
@@ -84,14 +84,18 @@ fn check_schema(context: &Context, root: &DeTable<'_>) -> Result<(), Error> {
 }
 
 fn output(root: &Section<'_, '_>) -> Output {
-    let mut external_data = false;
+    let (mut names, mut external_data) = (OutputNames::Keep, false);
     if let Some(section) = root.table("output") {
         // ONNX is the only choice that the table of keys declares.
         section.choice("format");
+        if section.choice("names").is_some_and(|choice| choice.value == "short") {
+            names = OutputNames::Short;
+        }
         external_data = section.boolean("external_data").unwrap_or(false);
     }
     Output {
         format: OutputFormat::Onnx,
+        names,
         external_data,
     }
 }

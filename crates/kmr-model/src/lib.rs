@@ -6,6 +6,7 @@
 
 pub mod channels;
 pub mod codec;
+pub mod compact;
 pub mod cost;
 mod dtype;
 mod error;

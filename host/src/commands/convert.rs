@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use kmr_model::{Model, ModelError, codec::ModelFiles, upgrade::upgrade};
+use kmr_model::{Model, ModelError, codec::ModelFiles, compact, upgrade::upgrade};
 
 use crate::{
     arguments::{Common, Convert},
@@ -19,7 +19,7 @@ pub fn execute(arguments: &Convert, common: &Common) -> Result<u8, Failure> {
     let mut model = files::read_model(&arguments.input)?;
     let mut changes = Vec::new();
     // Upgrading brings Constant nodes, which lifting takes away again.
-    let steps: [Option<Box<Change>>; 3] = [
+    let steps: [Option<Box<Change>>; 4] = [
         arguments
             .inline_functions
             .then(|| Box::new(Model::inline_functions) as _),
@@ -27,6 +27,7 @@ pub fn execute(arguments: &Convert, common: &Common) -> Result<u8, Failure> {
             .opset
             .map(|opset| Box::new(move |model: &Model| upgraded(model, opset)) as _),
         arguments.lift_constants.then(|| Box::new(Model::lift_constants) as _),
+        arguments.short_names.then(|| Box::new(shortened) as _),
     ];
     for change in steps.iter().flatten() {
         let (changed, what) = change(&model).map_err(|error| Failure::model(&arguments.input, &error))?;
@@ -54,6 +55,13 @@ fn upgraded(model: &Model, opset: i64) -> Result<(Model, Vec<String>), ModelErro
         changes.push(format!("upgraded from operator set {} to {opset}", model.opset()));
     }
     Ok((upgraded, changes))
+}
+
+fn shortened(model: &Model) -> Result<(Model, Vec<String>), ModelError> {
+    let short = compact::short_names(&compact::shared_initializers(model)?)?;
+    let saved = model.encoded_len().saturating_sub(short.encoded_len());
+    let change = format!("saved {saved} bytes of names, descriptions and repeated tensors");
+    Ok((short, vec![change]))
 }
 
 /// The files to write: the weights in a file of their own if that is asked for, or if one cannot hold all.

@@ -70,6 +70,7 @@ pub fn execute(arguments: &Run, common: &Common) -> Result<u8, Failure> {
         search: everywhere.unwrap_or_else(|| builtin.clone()),
         builtin,
         runtime,
+        short_names: plan.manifest.output.names == manifest::OutputNames::Short,
         original_bytes: original.encoded_len(),
         reference: model,
         reference_shapes: Arc::new(reference_shapes),

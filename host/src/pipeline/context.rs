@@ -9,7 +9,7 @@ use std::{
 };
 
 use kmr_compute::{ComputeError, Engine, Program};
-use kmr_model::{Model, shapes::Shapes};
+use kmr_model::{Model, ModelError, compact, shapes::Shapes};
 
 use super::{data::Splits, forward::Answers};
 use crate::terminal::Progress;
@@ -43,6 +43,8 @@ pub struct Context {
     pub runtime: Option<Arc<Executor>>,
     /// The one of these that the search judges in.
     pub search: Arc<Executor>,
+    /// Whether inner values get short names in what is written.
+    pub short_names: bool,
     /// The length of the model that the run started from, written as the run writes models.
     pub original_bytes: u64,
     /// That model, its weights being initializers.
@@ -66,6 +68,18 @@ pub struct Context {
 }
 
 impl Context {
+    /// A candidate as it is written.
+    ///
+    /// # Errors
+    /// As [`compact::short_names`].
+    pub fn written(&self, candidate: &Model) -> Result<Model, ModelError> {
+        match self.short_names {
+            // Not sharing equal tensors: costs are counted on values that may be any.
+            true => compact::short_names(candidate),
+            false => Ok(candidate.clone()),
+        }
+    }
+
     /// Whether somebody asked to stop.
     pub fn is_interrupted(&self) -> bool {
         self.interrupted.load(Ordering::Relaxed)

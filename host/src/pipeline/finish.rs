@@ -63,7 +63,7 @@ pub fn finish(mut run: Finish<'_>) -> Result<Report, Failure> {
     let original = run.subject.original();
     let result = run.subject.current().clone();
     // Whatever goes wrong from here on, the model that was found is on disk.
-    run.write_files(RunFolder::BEST_EFFORT, &layout(&result.model)?)?;
+    run.write_files(RunFolder::BEST_EFFORT, &layout(&run.context, &result.model)?)?;
     // Stopping ended the search; what it found is still judged.
     run.context.interrupted.store(false, Ordering::Relaxed);
     let quality = run.quality(&original, &result)?;
@@ -150,10 +150,9 @@ fn engine(context: &Context) -> String {
     format!("{} {} {}", identity.name, identity.version, identity.instruction_set)
 }
 
-fn layout(model: &Model) -> Result<ModelFiles, Failure> {
-    model
-        .files()
-        .map_err(|error| Failure::new(exit::INTERNAL, format!("the result cannot be written: {error}")))
+fn layout(context: &Context, model: &Model) -> Result<ModelFiles, Failure> {
+    let files = context.written(model).and_then(|written| written.files());
+    files.map_err(|error| Failure::new(exit::INTERNAL, format!("the result cannot be written: {error}")))
 }
 
 fn unverified(message: String) -> Failure {
@@ -354,7 +353,7 @@ impl Finish<'_> {
 
     /// Writes the model, reads it again, and proves that the files are the model in memory.
     fn write(&self, name: &str, model: &Model) -> Result<ArtifactReport, Failure> {
-        let files = layout(model)?;
+        let files = layout(&self.context, model)?;
         let path = self.write_files(name, &files)?;
         let written = files::read_back(&path, &files, |damaged| {
             unverified(format!("{} is not what was written to it", damaged.display()))
@@ -365,11 +364,11 @@ impl Finish<'_> {
             sha256: sha256(&read),
         });
         let bytes = written.model.len() as u64 + weights.as_ref().map_or(0, |file| file.bytes);
-        if bytes != model.encoded_len() {
+        if bytes != files.len() {
             return Err(unverified(format!(
                 "{} has {bytes} bytes where {} were counted",
                 path.display(),
-                model.encoded_len()
+                files.len()
             )));
         }
         self.same_answers(model, &files::decode(&path, written.model.clone())?)?;

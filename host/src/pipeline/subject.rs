@@ -86,6 +86,9 @@ pub struct Subject {
     current: Arc<Candidate>,
 }
 
+/// The cost that is counted on what would be written.
+const SIZE: &str = "size_bytes";
+
 /// The cost that reads the values of tensors.
 const VALUES_COST: &str = "nonzero_params";
 
@@ -183,7 +186,7 @@ impl Subject {
     pub fn original_costs(&mut self) -> Result<Costs, SubjectError<SubjectFailure>> {
         let original = self.original();
         let mut costs = self.costs(&original)?;
-        costs.insert("size_bytes".to_owned(), self.context.original_bytes as f64);
+        costs.insert(SIZE.to_owned(), self.context.original_bytes as f64);
         Ok(costs)
     }
 
@@ -200,6 +203,9 @@ impl Subject {
                 Err(error) => log::debug!("{name} is not known: {error}"),
             }
         }
+        let refused = |error: kmr_model::ModelError| SubjectError::Refused(error.to_string());
+        let written = self.context.written(&candidate.model).map_err(refused)?;
+        costs.insert(SIZE.to_owned(), written.encoded_len() as f64);
         for id in self.foreign_costs.clone() {
             let data = self.context.splits.search.clone();
             let reading = self.read(&id, candidate, &data, None)?;

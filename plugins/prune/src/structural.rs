@@ -43,6 +43,41 @@ enum Scope {
     Global,
 }
 
+/// What the number of channels kept is a multiple of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(untagged, expecting = "takes a whole number or \"auto\"")]
+enum RoundTo {
+    /// This many channels.
+    Channels(usize),
+    /// What kernels work on at a time.
+    Auto(Auto),
+}
+
+/// The word `"auto"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Auto {
+    Auto,
+}
+
+impl RoundTo {
+    /// The channels of a block of the runtimes' convolution kernels, the smallest of those in use.
+    const BLOCK: usize = 8;
+
+    fn channels(self) -> usize {
+        match self {
+            Self::Channels(channels) => channels,
+            Self::Auto(Auto::Auto) => Self::BLOCK,
+        }
+    }
+}
+
+impl Default for RoundTo {
+    fn default() -> Self {
+        Self::Channels(1)
+    }
+}
+
 /// The configuration of `prune`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -50,7 +85,7 @@ pub struct Config {
     importance: Importance,
     scope: Scope,
     normalize: Normalize,
-    round_to: usize,
+    round_to: RoundTo,
     minimum_channels: usize,
     samples: usize,
     recalibrate_batch_norm: bool,
@@ -64,7 +99,7 @@ impl Default for Config {
             importance: Importance::default(),
             scope: Scope::default(),
             normalize: Normalize::default(),
-            round_to: 1,
+            round_to: RoundTo::default(),
             minimum_channels: 1,
             samples: 256,
             recalibrate_batch_norm: false,
@@ -77,7 +112,7 @@ impl Default for Config {
 impl Config {
     fn check(&self) -> Result<()> {
         let counts = [
-            ("round_to", self.round_to),
+            ("round_to", self.round_to.channels()),
             ("minimum_channels", self.minimum_channels),
             ("samples", self.samples),
             ("recalibration_samples", self.recalibration_samples),
@@ -203,7 +238,7 @@ impl Rule for Prune {
 impl Prune {
     fn limits(&self) -> Limits {
         Limits {
-            round_to: self.config.round_to,
+            round_to: self.config.round_to.channels(),
             minimum: self.config.minimum_channels,
         }
     }
@@ -494,6 +529,23 @@ mod tests {
         assert_eq!(wide.values, [0.0, 0.3, 0.5], "16, 12 and 8 channels");
         let stem = targets.iter().find(|t| t.target == "stem.conv").unwrap();
         assert_eq!(stem.values, [0.0, 0.2], "10 and 8 channels");
+    }
+
+    #[test]
+    fn automatic_rounding_keeps_whole_blocks_and_leaves_small_groups() {
+        let told = |round_to| {
+            let mut rule = rule(json!({"round_to": round_to}), &tenths(), "layer").unwrap();
+            let targets = targets(&mut rule, residual_network()).unwrap();
+            let told = targets.iter().map(|target| (target.label.clone(), target.values.len()));
+            told.collect::<Vec<_>>()
+        };
+        assert_eq!(told(json!("auto")), told(json!(8)));
+        let labels: Vec<_> = told(json!(12)).into_iter().map(|(label, _)| label).collect();
+        assert_eq!(labels, ["wide"], "16 channels go to 12; 10 and 12 stay");
+        let refused = |value| rule(json!({"round_to": value}), "[0, 0.5]", "layer").err().unwrap();
+        for wrong in [json!("8"), json!(1.5), json!(-1)] {
+            assert!(refused(wrong).to_string().contains("takes a whole number or \"auto\""));
+        }
     }
 
     #[test]

@@ -83,7 +83,15 @@ fn plugins_are_listed_and_inspected_without_running_them() {
 fn a_manifest_is_checked_and_its_schema_printed() {
     let bench = Bench::new(SHORT);
     let path = bench.path("pipeline.toml");
-    kmr(&["manifest", "check", path.to_str().unwrap()]).expect(0, &["is valid"]);
+    kmr(&["manifest", "check", path.to_str().unwrap()])
+        .expect(0, &["is valid", "a holdout of 200 samples", "answers changed"]);
+    let bench = Bench::new(&SHORT.replace("drop_at_most = 0.2", "drop_at_most = 0.001"));
+    let short = bench.path("pipeline.toml");
+    let checked = kmr(&["manifest", "check", short.to_str().unwrap(), "--json"]);
+    checked.expect(0, &["warning: ", "cannot prove a drop of at most 0.001", "it takes"]);
+    let holdout = &checked.json()["holdout"];
+    assert_eq!(holdout["samples"], 200);
+    assert!(holdout["drops"][0]["drop"].as_f64().unwrap() > 0.001);
     assert!(kmr(&["manifest", "schema"]).json()["properties"]["budget"].is_object());
 }
 

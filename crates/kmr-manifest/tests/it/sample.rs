@@ -77,6 +77,7 @@ cpu = "x86-64-v4"
 
 [output]
 format = "onnx"
+names = "keep"
 external_data = false
 "#;
 
