@@ -57,8 +57,6 @@ fn catalog() -> Catalog {
         id: id.into(),
         plugin: "plugin".into(),
         role,
-        after: Vec::new(),
-        conflicts: Vec::new(),
         knobs,
         after: Vec::new(),
         conflicts: Vec::new(),

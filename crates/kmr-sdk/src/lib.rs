@@ -19,8 +19,8 @@ pub mod wire;
 
 pub use error::{Error, Result};
 pub use extension::{Meter, Policy, Reading, Rule};
-pub use ignore::Ignore;
 pub use host::{Batch, Batches, Host, Observation, Output, Session};
+pub use ignore::Ignore;
 pub use wire::{
     Action, Applied, Assignment, Change, KnobSettings, MeasureRequest, NoConfig, ObserveRequest, RunRequest,
     SessionRequest, Split, Statistic, Target,

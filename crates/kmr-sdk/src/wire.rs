@@ -13,6 +13,6 @@ pub use metadata::{
 };
 pub use request::{BatchNorm, MeasureRequest, ObserveRequest, RunRequest, SessionRequest, Split, Statistic};
 pub use rule::{
-    Action, Applied, Assignment, Change, KnobSetting, KnobSettings, MeterConfiguration, NoConfig, PolicyConfiguration,
-    Platform, RuleConfiguration, Target,
+    Action, Applied, Assignment, Change, KnobSetting, KnobSettings, MeterConfiguration, NoConfig, Platform,
+    PolicyConfiguration, RuleConfiguration, Target,
 };

@@ -81,7 +81,11 @@ impl Plan {
     /// What the artifact is laid out for.
     pub fn platform(&self) -> Platform {
         let cpu = self.manifest.target.cpu.as_ref().map_or("", |cpu| cpu.value.as_str());
-        let cpu = if cpu == "native" { kmr_platform::current().cpu_features() } else { cpu.to_owned() };
+        let cpu = if cpu == "native" {
+            kmr_platform::current().cpu_features()
+        } else {
+            cpu.to_owned()
+        };
         Platform { cpu }
     }
 

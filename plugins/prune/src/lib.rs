@@ -1,6 +1,5 @@
 //! Pruning: whole channels (`prune`), single weights (`prune_unstructured`), N:M patterns (`prune_n_m`).
 
-mod ignore;
 mod importance;
 mod knob;
 mod pattern;

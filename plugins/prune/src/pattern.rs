@@ -2,11 +2,12 @@
 
 use std::str::FromStr;
 
-use kmr_sdk::{Action, Applied, Error, Host, KnobSettings, Result, Rule, Target, log, serde_json::Value, wire::Per};
+use kmr_sdk::{
+    Action, Applied, Error, Host, Ignore, KnobSettings, Result, Rule, Target, log, serde_json::Value, wire::Per,
+};
 use serde::Deserialize;
 
 use crate::{
-    ignore::Ignore,
     importance::weights::Importance,
     knob::{MODEL, unknown_target},
     scored::{Remembered, Scored},

@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use kmr_sdk::{Error, Host, Result, log, model::Model};
+use kmr_sdk::{Error, Host, Ignore, Result, log, model::Model};
 
 use crate::{
-    ignore::Ignore,
     importance::{
         ElementScores,
         weights::{Importance, scores},

@@ -6,7 +6,7 @@ use std::{
 };
 
 use kmr_sdk::{
-    Action, Applied, Error, Host, KnobSettings, Result, Rule, RunRequest, Target, log,
+    Action, Applied, Error, Host, Ignore, KnobSettings, Result, Rule, RunRequest, Target, log,
     model::{
         Dimension, Graph, Model,
         channels::{self, ChannelAnalysis, ChannelGroup},
@@ -17,7 +17,6 @@ use kmr_sdk::{
 use serde::Deserialize;
 
 use crate::{
-    ignore::Ignore,
     importance::channels::{Importance, group_scores},
     knob::{MODEL, Sparsity, unknown_target},
     recalibration,
@@ -145,7 +144,7 @@ struct Prepared {
 struct Prunable {
     id: String,
     label: String,
-    /// The ids of the nodes whose channels these are.
+    /// The ids of the nodes that make these channels, and then of those that read them with weights.
     nodes: Vec<String>,
     /// One score for each unit.
     scores: Vec<f64>,
@@ -309,7 +308,7 @@ impl Prune {
             Some(Prunable {
                 id: group.id.clone(),
                 label: label(&base, group),
-                nodes: group.producers.iter().map(|producer| producer.node.clone()).collect(),
+                nodes: touched(&base.graph, group),
                 scores,
                 width: width(group),
             })
@@ -401,6 +400,23 @@ fn feeds(host: &Host<'_>, model: &Model) -> BTreeMap<String, Vec<usize>> {
         Err(error) => log::warn!("dimensions that the model leaves open are taken as 1: {error}"),
     }
     feeds
+}
+
+/// The ids of the nodes that a cut changes: those that make the channels, and those that read them with weights.
+fn touched(graph: &Graph, group: &ChannelGroup) -> Vec<String> {
+    let index = graph.index();
+    let mut nodes: Vec<String> = group.producers.iter().map(|producer| producer.node.clone()).collect();
+    let stored = group
+        .slices
+        .iter()
+        .filter(|slice| graph.tensor(&slice.tensor).is_some());
+    for &(reader, _) in stored.flat_map(|slice| index.consumers(&slice.tensor)) {
+        let id = graph.nodes[reader].id();
+        if nodes.iter().all(|known| known != id) {
+            nodes.push(id.to_owned());
+        }
+    }
+    nodes
 }
 
 /// Channels of the first producer in each unit.
@@ -517,7 +533,17 @@ mod tests {
             ("wide.conv", "wide", 10),
         ];
         assert_eq!(told, expected);
-        assert_eq!(targets[0].layers, ["stem.conv", "block.second.conv"]);
+        let layers: Vec<&str> = targets[0].layers.iter().map(String::as_str).collect();
+        assert_eq!(
+            layers[..2],
+            ["stem.conv", "block.second.conv"],
+            "what makes the channels comes first"
+        );
+        assert!(
+            layers.contains(&"wide.conv") && layers.contains(&"block.first.conv"),
+            "{layers:?}"
+        );
+        assert!(!layers.contains(&"linear"), "{layers:?}");
     }
 
     #[test]

@@ -1,10 +1,9 @@
 //! The rule `prune_unstructured`: sets single weights to zero.
 
-use kmr_sdk::{Action, Applied, Error, Host, KnobSettings, Result, Rule, Target, log, model::Model, wire::Per};
+use kmr_sdk::{Action, Applied, Error, Host, Ignore, KnobSettings, Result, Rule, Target, log, model::Model, wire::Per};
 use serde::Deserialize;
 
 use crate::{
-    ignore::Ignore,
     importance::{ElementScores, weights::Importance},
     knob::{MODEL, Sparsity, unknown_target},
     scored::Remembered,

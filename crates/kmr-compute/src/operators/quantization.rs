@@ -1,5 +1,7 @@
 //! Quantization and dequantization, exact.
 
+mod bytes;
+
 use half::{bf16, f16};
 use kmr_model::{DType, Tensor};
 
@@ -225,6 +227,11 @@ fn quantize(call: &mut Call<'_>) -> Outputs {
         None if named == 0 => DType::UINT8,
         None => DType::from_number(named as i32),
     };
+    if call.int("precision", 0) == 0
+        && let Some(quantized) = bytes::quantize(&x, &scale, zero.as_ref(), target)
+    {
+        return Ok(vec![Value::Host(quantized)]);
+    }
     // Integers count as float32; of two float types the wider one divides.
     let real = |dtype: DType| if dtype.is_float() { dtype } else { DType::FLOAT };
     let quotient = match (call.int("precision", 0), real(x.dtype()), real(scale.dtype())) {
@@ -285,6 +292,11 @@ fn dequantize(call: &mut Call<'_>) -> Outputs {
     let x = call.constant(0)?;
     let scale = call.constant(1)?;
     let zero = call.has(2).then(|| call.constant(2)).transpose()?;
+    if call.int("output_dtype", 0) == 0
+        && let Some(real) = bytes::dequantize(&x, &scale, zero.as_ref())
+    {
+        return Ok(vec![Value::from_tensor(real)]);
+    }
     let values: Vec<f64> = match unpack(&x) {
         Some(values) => values.into_iter().map(f64::from).collect(),
         None => Reals::of(call, &x)?.values,
