@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::known::{Answer, Known};
-use super::survey::{Survey, Variable};
+use super::survey::{Survey, Variable, minus};
 use crate::frontier::Frontier;
 
 /// The most candidates that the uniform way compares.
@@ -30,14 +30,7 @@ impl Survey {
     /// How far the model is off at these choices; none where they cannot be measured.
     pub fn offsets(&self, known: &Known, choices: &[usize]) -> Answer<Option<Vec<f64>>> {
         let real = known.costs(&[self.assignment(choices)])?[0];
-        let off = real.map(|real| {
-            self.limited(real)
-                .iter()
-                .zip(self.costs(choices))
-                .map(|(real, cost)| real - cost)
-                .collect()
-        });
-        Ok(off)
+        Ok(real.map(|real| minus(&self.limited(real), &self.costs(choices))))
     }
 
     /// What `solve` finds within the budget, for offsets between real and modelled costs that are
@@ -63,19 +56,10 @@ impl Survey {
                 }
             } else {
                 // What cannot be made is kept away from as if it were just beyond the budget.
-                let costs = self.costs(&choices);
-                let beyond = || {
-                    costs
-                        .iter()
-                        .zip(&self.limits)
-                        .map(|(cost, limit)| limit * (1.0 + 1e-6) - cost)
-                        .collect()
-                };
-                let off: Vec<f64> = off.unwrap_or_else(beyond);
-                offsets
-                    .iter_mut()
-                    .zip(off)
-                    .for_each(|(offset, off)| *offset = offset.max(off));
+                let beyond: Vec<f64> = self.limits.iter().map(|limit| limit * (1.0 + 1e-6)).collect();
+                let off = off.unwrap_or_else(|| minus(&beyond, &self.costs(&choices)));
+                let offsets = offsets.iter_mut().zip(off);
+                offsets.for_each(|(offset, off)| *offset = offset.max(off));
             }
         }
         Ok(best)
@@ -86,10 +70,8 @@ impl Survey {
     pub fn uniform(&self, known: &Known) -> Answer<Option<Choices>> {
         let knobs = &known.history.knobs;
         let kind = |at: usize| {
-            (
-                &knobs[self.variables[at].knob].rule,
-                &knobs[self.variables[at].knob].name,
-            )
+            let knob = &knobs[self.variables[at].knob];
+            (&knob.rule, &knob.name)
         };
         let mut kinds: Vec<Vec<usize>> = Vec::new();
         for at in 0..self.variables.len() {
@@ -160,10 +142,8 @@ impl Survey {
             let mine = self.share(variable, choices);
             for item in 0..losses.len() {
                 next[variable] = item;
-                let turned = self.share(variable, &next);
-                let changes = turned.iter().zip(&mine).map(|(after, before)| after - before);
-                let costs: Vec<f64> = costs.iter().zip(changes).map(|(cost, change)| cost + change).collect();
-                let left = self.excess_of(&costs, offsets);
+                let change = minus(&mine, &self.share(variable, &next));
+                let left = self.excess_of(&minus(&costs, &change), offsets);
                 let loss = losses[item] - losses[choices[variable]];
                 let price = if left > 0.0 { loss / (excess - left) } else { loss };
                 let change = Move {

@@ -41,15 +41,15 @@ impl<'h> Known<'h> {
         for probe in history.probes() {
             let at = &probe.assignment;
             known.labels.extend(probe.label.as_deref().map(|label| (at, label)));
-            match &probe.rejection {
-                Some(Rejection::Repeated) => continue,
-                Some(Rejection::ProbeLimit | Rejection::Invalid { .. }) => {}
-                _ => known.spent += 1,
+            if matches!(probe.rejection, Some(Rejection::Repeated)) {
+                continue;
             }
+            let unmade = matches!(probe.rejection, Some(Rejection::ProbeLimit | Rejection::Invalid { .. }));
             let costs = probe.measurement.as_ref().map(|measured| &measured.costs);
             let kept = known.costs.entry(at).or_insert(costs);
             *kept = kept.or(costs);
-            known.qualities.insert((at, probe.fidelity), probe);
+            let earlier = known.qualities.insert((at, probe.fidelity), probe);
+            known.spent += usize::from(earlier.is_none() && !unmade);
         }
         known
     }

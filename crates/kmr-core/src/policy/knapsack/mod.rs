@@ -97,17 +97,11 @@ impl Knapsack {
         } else if let Some(refine) = &self.settings.refine
             && let Some(best) = ranked(known, &survey, &contenders)?.first()
         {
-            contenders.push((
-                "refined",
-                refined(
-                    known,
-                    &survey,
-                    best,
-                    refine,
-                    self.settings.proxy_samples,
-                    self.settings.seed,
-                )?,
-            ));
+            let KnapsackSettings {
+                proxy_samples, seed, ..
+            } = self.settings;
+            let refined = refined(known, &survey, best, refine, proxy_samples, seed)?;
+            contenders.push(("refined", refined));
         }
         let curve = frontiers.first().map(|weighted| &*weighted.frontier);
         settle(known, &survey, &contenders, curve, &mut greedy)

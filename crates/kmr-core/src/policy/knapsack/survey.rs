@@ -207,24 +207,12 @@ impl Survey {
                     costs: vec![vec![0.0; self.limits.len()]],
                 });
             }
-            let change: Vec<f64> = self
-                .limited(costs)
-                .iter()
-                .zip(&self.start)
-                .map(|(after, before)| after - before)
-                .collect();
+            let change = minus(&self.limited(costs), &self.start);
+            let gentleness = GENTLENESS * self.saving(&change).max(0.0);
             if let Some(variable) = self.variables.last_mut() {
                 variable.values.push(value);
                 // A gain is noise more often than not, and must not pay for losses elsewhere.
-                let saved: f64 = self
-                    .limits
-                    .iter()
-                    .zip(&change)
-                    .map(|(limit, change)| -change / limit)
-                    .sum();
-                variable
-                    .losses
-                    .push((before - after).max(0.0) + GENTLENESS * saved.max(0.0));
+                variable.losses.push((before - after).max(0.0) + gentleness);
                 variable.costs.push(change);
             }
         }
@@ -236,13 +224,10 @@ impl Survey {
         let knobs = &known.history.knobs;
         let knob = |variable: usize| &knobs[self.variables[variable].knob];
         let saving = |variable: usize| {
-            let last = self.variables[variable].costs.iter().next_back();
-            last.map_or(0.0, |last| {
-                last.iter()
-                    .zip(&self.limits)
-                    .map(|(change, limit)| -change / limit)
-                    .sum::<f64>()
-            })
+            self.variables[variable]
+                .costs
+                .last()
+                .map_or(0.0, |last| self.saving(last))
         };
         let count = self.variables.len();
         let pairs = (0..count).flat_map(|one| (one + 1..count).map(move |other| vec![one, other]));
@@ -371,17 +356,16 @@ impl Survey {
         let candidates: Vec<Assignment> = choices.iter().map(|choices| self.assignment(choices)).collect();
         let measured = known.costs(&candidates)?;
         let miss = |(choices, costs): (&Vec<usize>, Option<&Costs>)| match costs {
-            Some(costs) => {
-                let modelled = self.costs(choices);
-                self.limited(costs)
-                    .iter()
-                    .zip(modelled)
-                    .map(|(real, modelled)| real - modelled)
-                    .collect()
-            }
+            Some(costs) => minus(&self.limited(costs), &self.costs(choices)),
             None => vec![0.0; self.limits.len()],
         };
         Ok(choices.iter().zip(measured).map(miss).collect())
+    }
+
+    /// The shares of the limits that a change of costs saves, summed up.
+    fn saving(&self, change: &[f64]) -> f64 {
+        let shares = self.limits.iter().zip(change).map(|(limit, change)| -change / limit);
+        shares.sum()
     }
 
     /// These variables at their last values, the others at their current ones.
@@ -421,6 +405,11 @@ impl Survey {
             at * self.variables[variable].values.len() + choices[variable]
         })
     }
+}
+
+/// Element by element.
+pub(super) fn minus(one: &[f64], other: &[f64]) -> Vec<f64> {
+    one.iter().zip(other).map(|(one, other)| one - other).collect()
 }
 
 /// Whether these knobs change a part in common, as far as is known.
