@@ -84,6 +84,8 @@ pub struct Subject {
     /// The costs of candidates that were made for these alone.
     counted: HashMap<Assignment, Costs>,
     current: Arc<Candidate>,
+    /// Base and rules of the stage that was closed last.
+    closed: (Arc<Candidate>, Vec<StageRule>),
 }
 
 /// The cost that is counted on what would be written.
@@ -152,6 +154,7 @@ impl Subject {
             meters,
             foreign_costs,
             current: base.clone(),
+            closed: (base.clone(), Vec::new()),
             base,
             rules: Vec::new(),
             knobs: Vec::new(),
@@ -273,6 +276,20 @@ impl Subject {
     /// -1 for meters of which less is better, else 1.
     pub fn sign(&self, id: &str) -> f64 {
         self.meters.get(id).map_or(1.0, |meter| meter.sign)
+    }
+
+    /// A candidate of the stage that was closed last.
+    pub fn again(&mut self, assignment: &Assignment) -> Result<Arc<Candidate>, SubjectError<SubjectFailure>> {
+        self.swap_closed();
+        let made = self.make(assignment);
+        self.swap_closed();
+        made
+    }
+
+    fn swap_closed(&mut self) {
+        std::mem::swap(&mut self.base, &mut self.closed.0);
+        std::mem::swap(&mut self.rules, &mut self.closed.1);
+        self.made.clear();
     }
 
     /// The candidate at `assignment`.
@@ -552,8 +569,8 @@ impl StagedSubject for Subject {
     }
 
     fn barrier(&mut self) -> Result<(), Self::Error> {
-        self.base = self.current.clone();
-        self.rules.clear();
+        let base = std::mem::replace(&mut self.base, self.current.clone());
+        self.closed = (base, std::mem::take(&mut self.rules));
         self.knobs.clear();
         self.made.clear();
         self.counted.clear();
@@ -598,7 +615,7 @@ fn knob(rule: &str, role: Role, target: &wire::Target) -> Result<Knob, Failure> 
         );
         Failure::new(exit::PLUGIN_FAILED, message)
     })?;
-    let mut knob = Knob::new(rule, &target.knob, &target.target, role, values);
+    let mut knob = Knob::new(rule, &target.knob, &target.target, role, values).touching(target.layers.clone());
     if !target.label.is_empty() {
         knob.label.clone_from(&target.label);
     }
