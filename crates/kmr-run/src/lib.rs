@@ -9,6 +9,7 @@ pub use digest::{Sha256, sha256};
 pub use folder::{RunError, RunFolder, replace_file};
 pub use journal::Journal;
 pub use report::{
-    ArtifactReport, BeforeAfter, BudgetReport, ChangeReport, FileReport, FloorTest, HoldoutReport, LayerReport,
-    Outcome, PluginReport, QualityReport, REPORT_SCHEMA, Report, SearchReport, StepReport, report_schema,
+    ArtifactReport, BeforeAfter, BudgetReport, ChangeReport, ContenderReport, FileReport, FloorTest, HoldoutReport,
+    LayerReport, Outcome, PluginReport, QualityReport, REPORT_SCHEMA, Report, SearchReport, SettingReport, StepReport,
+    report_schema,
 };

@@ -49,6 +49,9 @@ pub struct Report {
     pub quality: QualityReport,
     /// Every step that was tried, in order.
     pub steps: Vec<StepReport>,
+    /// The candidates that the policy chose from, where it names them.
+    #[serde(default)]
+    pub contenders: Vec<ContenderReport>,
     /// What was done to which layer.
     pub layers: Vec<LayerReport>,
     /// The plugins whose code ran.
@@ -201,6 +204,39 @@ pub struct StepReport {
     pub samples: Option<usize>,
     /// Every cost that was measured.
     pub costs: BTreeMap<String, f64>,
+}
+
+/// A candidate that the policy had a name for, as `uniform` or `knapsack`, and had measured.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct ContenderReport {
+    /// The stage.
+    pub stage: String,
+    /// What the policy calls it.
+    pub label: String,
+    /// The knobs that are not off.
+    pub assignment: Vec<SettingReport>,
+    /// Every cost that was measured.
+    pub costs: BTreeMap<String, f64>,
+    /// The quality on the search split; absent if it could not be measured.
+    pub quality: Option<f64>,
+    /// How many search samples stand behind it: not all of them where it was clearly too low before.
+    pub samples: Option<usize>,
+    /// The quality on the holdout, read after the choice was made; absent without a holdout, and for
+    /// candidates of stages before the last.
+    pub holdout: Option<f64>,
+}
+
+/// A knob and its value.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct SettingReport {
+    /// The rule.
+    pub rule: String,
+    /// The knob.
+    pub knob: String,
+    /// The target.
+    pub target: String,
+    /// The value.
+    pub value: serde_json::Value,
 }
 
 /// A layer before and after.

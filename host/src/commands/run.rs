@@ -14,8 +14,8 @@ use std::{
 
 use kmr_compute::{Engine, Interpreter};
 use kmr_core::{
-    Budget, Floor, KmrError, Limit, OnNoProgress, Options, Pipeline, Policy, PolicyError, Role, Stage, StageRule,
-    run_stages,
+    Budget, EarlyRejection, Floor, KmrError, Limit, OnNoProgress, Options, Pipeline, Policy, PolicyError, Role, Stage,
+    StageRule, run_stages,
 };
 use kmr_manifest as manifest;
 use kmr_model::{Model, shapes};
@@ -100,6 +100,7 @@ pub fn execute(arguments: &Run, common: &Common) -> Result<u8, Failure> {
             .policy
             .max_steps
             .map(|steps| usize::try_from(steps).unwrap_or(usize::MAX)),
+        early_rejection: pipeline.floor().map(|_| EarlyRejection::default()),
         ..Options::default()
     };
     let policies = prepare(&chosen, &subject, pipeline.stages().len())?;
@@ -392,5 +393,32 @@ fn tables(report: &Report) -> String {
             holdout.after,
         );
     }
-    format!("\n{}\n{}\n", layers.render(), meters.render())
+    let contenders = if report.contenders.is_empty() {
+        String::new()
+    } else {
+        format!("{}\n", contenders(report).render())
+    };
+    format!("\n{}\n{}\n{contenders}", layers.render(), meters.render())
+}
+
+/// What the policy chose from.
+fn contenders(report: &Report) -> Table {
+    let meter = &report.quality.meter;
+    let (search, holdout) = (format!("{meter} (search)"), format!("{meter} (holdout)"));
+    let mut table = Table::new(&["contender", &report.budget.meter, &search, &holdout]);
+    for contender in &report.contenders {
+        let cost = contender.costs.get(&report.budget.meter);
+        let partial = contender
+            .samples
+            .filter(|samples| *samples < report.quality.search.samples);
+        let partial = partial.map_or(String::new(), |samples| format!(" of {samples}"));
+        let reading = |value: Option<f64>| value.map_or("-".to_owned(), number);
+        table.row([
+            contender.label.clone(),
+            reading(cost.copied()),
+            reading(contender.quality) + &partial,
+            reading(contender.holdout),
+        ]);
+    }
+    table
 }

@@ -18,7 +18,7 @@ pub const COST_METERS: [(&str, &str); 5] = [
 ];
 
 /// The host's own policies.
-pub const POLICIES: [&str; 2] = ["greedy", "scheduled"];
+pub const POLICIES: [&str; 4] = ["evolve", "greedy", "knapsack", "scheduled"];
 
 /// Where plugins are looked for beside the paths of a manifest: the command line, `KMR_PLUGIN_PATH`,
 /// and the folder of this program with its `plugins` inside.

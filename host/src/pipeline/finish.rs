@@ -1,7 +1,7 @@
 //! The end of a run: the holdout's verdict, the artifact, its proof, and the report.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     fs::File,
     path::PathBuf,
     sync::{Arc, atomic::Ordering},
@@ -9,15 +9,15 @@ use std::{
 };
 
 use kmr_core::{
-    Conclusion, Outcome as Found, PipelineConclusion, SubjectError,
+    Assignment, Conclusion, Outcome as Found, PipelineConclusion, SubjectError,
     statistics::{Comparison, non_inferiority},
 };
 use kmr_manifest::Floor;
 use kmr_model::{Model, codec::ModelFiles, cost, shapes::Shapes};
 use kmr_platform::Content;
 use kmr_run::{
-    ArtifactReport, BeforeAfter, BudgetReport, ChangeReport, FileReport, FloorTest, HoldoutReport, LayerReport,
-    Outcome, PluginReport, QualityReport, REPORT_SCHEMA, Report, RunFolder, SearchReport, sha256,
+    ArtifactReport, BeforeAfter, BudgetReport, ChangeReport, ContenderReport, FileReport, FloorTest, HoldoutReport,
+    LayerReport, Outcome, PluginReport, QualityReport, REPORT_SCHEMA, Report, RunFolder, SearchReport, sha256,
 };
 
 use super::{
@@ -114,6 +114,7 @@ pub fn finish(mut run: Finish<'_>) -> Result<Report, Failure> {
         meters: run.meters(&original, &result, &before, &after, &quality)?,
         quality,
         steps: std::mem::take(&mut run.recorder.steps),
+        contenders: run.contenders()?,
         layers: layers(&run.context, &result),
         plugins: run
             .subject
@@ -330,6 +331,31 @@ impl Finish<'_> {
 
     fn costs(&mut self, candidate: &Candidate) -> Result<kmr_core::Costs, Failure> {
         measured(self.subject.costs(candidate))
+    }
+
+    /// The policy's contenders; those of the last stage made again, and judged on the holdout as well.
+    fn contenders(&mut self) -> Result<Vec<ContenderReport>, Failure> {
+        let meter = self.plan.resolved.quality.meter.clone();
+        let last = self.plan.resolved.stages.last().map(|stage| stage.name.clone());
+        let interrupted = self.conclusion.outcome == Found::Interrupted;
+        let holdout = self.context.splits.holdout.clone().filter(|_| !interrupted);
+        let mut judged: HashMap<Assignment, f64> = HashMap::new();
+        let mut contenders = Vec::new();
+        for (assignment, mut contender) in std::mem::take(&mut self.recorder.contenders) {
+            if let Some(data) = holdout.as_ref().filter(|_| last.as_ref() == Some(&contender.stage)) {
+                let quality = match judged.get(&assignment) {
+                    Some(known) => *known,
+                    None => {
+                        let candidate = measured(self.subject.again(&assignment))?;
+                        measured(self.subject.read(&meter, &candidate, data, None))?.value
+                    }
+                };
+                judged.insert(assignment, quality);
+                contender.holdout = Some(quality);
+            }
+            contenders.push(contender);
+        }
+        Ok(contenders)
     }
 
     /// Every meter of the run, and the host's own, before and after.

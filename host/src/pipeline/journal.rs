@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use kmr_core::{Action, Event, Knobs, Observer, Trial};
-use kmr_run::{Journal, StepReport};
+use kmr_core::{Action, Assignment, Event, Fidelity, Knobs, Measurement, Observer, Probe, Trial};
+use kmr_run::{ContenderReport, Journal, SettingReport, StepReport};
 use serde_json::Value;
 
 use super::{context::Context, subject::SubjectFailure};
@@ -23,6 +23,8 @@ pub struct Recorder {
     trials: usize,
     /// Every step that was tried.
     pub steps: Vec<StepReport>,
+    /// Every candidate that the policy named and had measured in full, not yet on the holdout.
+    pub contenders: Vec<(Assignment, ContenderReport)>,
 }
 
 impl Recorder {
@@ -39,6 +41,7 @@ impl Recorder {
             probes: 0,
             trials: 0,
             steps: Vec::new(),
+            contenders: Vec::new(),
         }
     }
 
@@ -50,20 +53,58 @@ impl Recorder {
         } else {
             ("dropped", format!(": {}", step.reason))
         };
-        let cost = step
-            .cost
-            .map(|cost| format!("  {} {}", self.budget_meter, number(cost)));
-        let quality = step
-            .quality
-            .map(|quality| format!("  {} {quality:.4}", self.quality_meter));
         self.context.progress.line(&format!(
-            "{:>4}  {}{}{}  {verdict}{reason}",
+            "{:>4}  {}{}  {verdict}{reason}",
             self.trials,
             trial.changes.describe(&self.knobs),
-            cost.unwrap_or_default(),
-            quality.unwrap_or_default(),
+            self.readings(trial.measurement.as_ref()),
         ));
         self.steps.push(step);
+    }
+
+    /// A candidate that the policy has a name for.
+    fn named(&mut self, label: &str, probe: &Probe) {
+        let Some(measured) = &probe.measurement else {
+            return;
+        };
+        let quality = measured.quality.as_ref();
+        let readings = self.readings(Some(measured));
+        let rejection = probe.rejection.as_ref().map(|rejection| format!("  {rejection}"));
+        self.context
+            .progress
+            .line(&format!("      {label}{readings}{}", rejection.unwrap_or_default()));
+        let contender = ContenderReport {
+            stage: self.stage.clone(),
+            label: label.to_owned(),
+            assignment: self.settings(&probe.assignment),
+            costs: measured.costs.clone(),
+            quality: quality.map(|quality| self.sign * quality.value),
+            samples: quality.map(|quality| quality.samples),
+            holdout: None,
+        };
+        self.contenders.push((probe.assignment.clone(), contender));
+    }
+
+    /// The readings of the budget's first meter and of the quality meter.
+    fn readings(&self, measured: Option<&Measurement>) -> String {
+        let cost = measured.and_then(|measured| measured.costs.get(&self.budget_meter));
+        let cost = cost.map(|cost| format!("  {} {}", self.budget_meter, number(*cost)));
+        let quality = measured.and_then(Measurement::quality_value);
+        let quality = quality.map(|quality| format!("  {} {:.4}", self.quality_meter, self.sign * quality));
+        cost.unwrap_or_default() + &quality.unwrap_or_default()
+    }
+
+    /// The knobs that are not off.
+    fn settings(&self, assignment: &Assignment) -> Vec<SettingReport> {
+        let knobs = self.knobs.iter().zip(assignment.as_slice());
+        let on = knobs.filter(|(_, value)| **value > 0);
+        let setting = on.map(|(knob, &value)| SettingReport {
+            rule: knob.rule.clone(),
+            knob: knob.name.clone(),
+            target: knob.target.clone(),
+            value: serde_json::to_value(knob.values.get(value)).unwrap_or(Value::Null),
+        });
+        setting.collect()
     }
 
     fn step(&self, trial: &Trial) -> StepReport {
@@ -138,8 +179,11 @@ impl Observer<SubjectFailure> for Recorder {
                 let plural = if knobs == 1 { "" } else { "s" };
                 self.context.progress.line(&format!("      {knobs} knob{plural}"));
             }
-            Event::Probed { .. } => {
+            Event::Probed { probe } => {
                 self.probes += 1;
+                if let (Some(label), Fidelity::FULL) = (&probe.label, probe.fidelity) {
+                    self.named(label, probe);
+                }
                 self.context.progress.now(format!(
                     "{} candidates compared, {} steps tried",
                     self.probes, self.trials

@@ -1,6 +1,9 @@
 //! Who chooses: the host's policies and those of plugins.
 
-use kmr_core::{Ask, Greedy, History, Policy, PolicyError, Scheduled};
+use kmr_core::{
+    Ask, Evolve, EvolveSettings, Greedy, History, Knapsack, KnapsackSettings, Policy, PolicyError, Refinement,
+    Scheduled,
+};
 use kmr_loader::{Plugin, PolicyInstance};
 use kmr_manifest::Resolved;
 use kmr_sdk::wire::PolicyConfiguration;
@@ -62,6 +65,42 @@ impl Default for ProxyConfig {
     }
 }
 
+/// Of `knapsack` and `evolve`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PlanConfig {
+    #[serde(default)]
+    proxy: ProxyConfig,
+    #[serde(default = "cost_probes")]
+    cost_probes: usize,
+    #[serde(default)]
+    refine: RefineConfig,
+}
+
+fn cost_probes() -> usize {
+    KnapsackSettings::default().cost_probes
+}
+
+/// What is left out has the policy's own default.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RefineConfig {
+    /// 0 refines nothing.
+    generations: Option<usize>,
+    lambda: Option<usize>,
+    by_proxy: Option<bool>,
+}
+
+impl RefineConfig {
+    fn or(&self, default: Refinement) -> Refinement {
+        Refinement {
+            generations: self.generations.unwrap_or(default.generations),
+            lambda: self.lambda.unwrap_or(default.lambda),
+            by_proxy: self.by_proxy.unwrap_or(default.by_proxy),
+        }
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct NoConfig {}
@@ -84,6 +123,33 @@ pub fn choose(resolved: &Resolved) -> Result<Chosen, Failure> {
             Ok(Chosen {
                 proxy_meter: None,
                 make: Box::new(|_| Ok(Box::new(Scheduled::Lockstep))),
+            })
+        }
+        (None, "knapsack") => {
+            let config: PlanConfig = serde_json::from_value(config).map_err(invalid)?;
+            let refine = config.refine.or(Refinement::default());
+            let settings = KnapsackSettings {
+                proxy_samples: config.proxy.samples,
+                cost_probes: config.cost_probes,
+                refine: Some(refine).filter(|refine| refine.generations > 0),
+                seed: policy.seed,
+            };
+            Ok(Chosen {
+                proxy_meter: config.proxy.meter,
+                make: Box::new(move |_| Ok(Box::new(Knapsack::new(settings.clone())))),
+            })
+        }
+        (None, "evolve") => {
+            let config: PlanConfig = serde_json::from_value(config).map_err(invalid)?;
+            let settings = EvolveSettings {
+                proxy_samples: config.proxy.samples,
+                cost_probes: config.cost_probes,
+                refine: config.refine.or(EvolveSettings::default().refine),
+                seed: policy.seed,
+            };
+            Ok(Chosen {
+                proxy_meter: config.proxy.meter,
+                make: Box::new(move |_| Ok(Box::new(Evolve::new(settings.clone())))),
             })
         }
         (None, _) => {

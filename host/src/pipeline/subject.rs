@@ -79,6 +79,8 @@ pub struct Subject {
     knobs: Vec<Knob>,
     made: HashMap<Assignment, Arc<Candidate>>,
     current: Arc<Candidate>,
+    /// Base and rules of the stage that was closed last.
+    closed: (Arc<Candidate>, Vec<StageRule>),
 }
 
 /// Candidates kept at hand, and the bytes of their tensors; making one again is cheap beside measuring it.
@@ -128,6 +130,7 @@ impl Subject {
             meters,
             foreign_costs,
             current: base.clone(),
+            closed: (base.clone(), Vec::new()),
             base,
             rules: Vec::new(),
             knobs: Vec::new(),
@@ -231,6 +234,20 @@ impl Subject {
     /// -1 for meters of which less is better, else 1.
     pub fn sign(&self, id: &str) -> f64 {
         self.meters.get(id).map_or(1.0, |meter| meter.sign)
+    }
+
+    /// A candidate of the stage that was closed last.
+    pub fn again(&mut self, assignment: &Assignment) -> Result<Arc<Candidate>, SubjectError<SubjectFailure>> {
+        self.swap_closed();
+        let made = self.make(assignment);
+        self.swap_closed();
+        made
+    }
+
+    fn swap_closed(&mut self) {
+        std::mem::swap(&mut self.base, &mut self.closed.0);
+        std::mem::swap(&mut self.rules, &mut self.closed.1);
+        self.made.clear();
     }
 
     /// The candidate at `assignment`.
@@ -419,8 +436,8 @@ impl StagedSubject for Subject {
     }
 
     fn barrier(&mut self) -> Result<(), Self::Error> {
-        self.base = self.current.clone();
-        self.rules.clear();
+        let base = std::mem::replace(&mut self.base, self.current.clone());
+        self.closed = (base, std::mem::take(&mut self.rules));
         self.knobs.clear();
         self.made.clear();
         Ok(())
@@ -464,7 +481,7 @@ fn knob(rule: &str, role: Role, target: &wire::Target) -> Result<Knob, Failure> 
         );
         Failure::new(exit::PLUGIN_FAILED, message)
     })?;
-    let mut knob = Knob::new(rule, &target.knob, &target.target, role, values);
+    let mut knob = Knob::new(rule, &target.knob, &target.target, role, values).touching(target.layers.clone());
     if !target.label.is_empty() {
         knob.label.clone_from(&target.label);
     }
