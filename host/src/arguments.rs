@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use kmr_manifest::Amount;
+
 use crate::{engine::EngineChoice, terminal::ColorChoice};
 
 /// Makes a trained model fit a budget.
@@ -46,6 +48,8 @@ pub struct Common {
 pub enum Command {
     /// Bring a model within a budget, as a manifest says
     Run(Run),
+    /// Solve for many budgets with one search
+    Frontier(Frontier),
     /// Print every cost of a model
     Measure(Measure),
     /// Run a model on arrays
@@ -77,6 +81,30 @@ pub struct Run {
     /// Leave out the latency of the report
     #[arg(long)]
     pub no_latency: bool,
+}
+
+/// `kmr frontier`
+#[derive(Debug, Args)]
+pub struct Frontier {
+    /// The manifest; its budget's limit gives way to `--budgets`, and its policy to the knapsack
+    pub manifest: PathBuf,
+    /// The folder for the models and `frontier.json`
+    #[arg(long, value_name = "DIR", default_value = "frontier")]
+    pub out: PathBuf,
+    /// Limits of the budget's meter, as `50%,30%,120000`
+    #[arg(long, value_name = "AMOUNT,...", value_delimiter = ',', required = true, value_parser = amount)]
+    pub budgets: Vec<(String, Amount)>,
+    /// Leave out the rule with this id; repeatable
+    #[arg(long, value_name = "ID")]
+    pub disable: Vec<String>,
+    /// What quality is judged in
+    #[arg(long, env = "KMR_ENGINE", value_name = "ENGINE", default_value = "auto")]
+    pub engine: EngineChoice,
+}
+
+/// An amount, with what was written.
+fn amount(text: &str) -> Result<(String, Amount), String> {
+    Ok((text.trim().to_owned(), text.parse()?))
 }
 
 /// `kmr measure`

@@ -1,6 +1,7 @@
 //! The commands, one module each.
 
 mod convert;
+mod frontier;
 mod infer;
 mod manifest;
 mod measure;
@@ -17,6 +18,7 @@ pub fn execute(arguments: &Arguments) -> Result<u8, Failure> {
     let common = &arguments.common;
     match &arguments.command {
         Command::Run(run) => run::execute(run, common),
+        Command::Frontier(frontier) => frontier::execute(frontier, common),
         Command::Measure(measure) => measure::execute(measure, common),
         Command::Infer(infer) => infer::execute(infer, common),
         Command::Convert(convert) => convert::execute(convert, common),

@@ -56,7 +56,7 @@ pub use knob::{Knob, KnobError, Knobs, Role, Value};
 pub use measurement::{Costs, Fidelity, Measurement, Quality};
 pub use outcome::{Blocked, Conclusion, Exhaustion, Outcome, Reached};
 pub use policy::{
-    Ask, Evolve, EvolveSettings, Greedy, Knapsack, KnapsackSettings, Policy, PolicyError, Refinement, Scheduled,
+    Ask, Curve, Evolve, EvolveSettings, Greedy, Knapsack, KnapsackSettings, Policy, PolicyError, Refinement, Scheduled,
 };
 pub use stages::{Pipeline, PipelineConclusion, PipelineError, Stage, StageRule, run_stages};
 pub use subject::{Event, Observer, Silent, StagedSubject, Subject, SubjectError};

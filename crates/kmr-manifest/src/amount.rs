@@ -1,6 +1,6 @@
 //! Amounts of a cost and scales of pixel values, as they are written.
 
-use std::fmt;
+use std::{fmt, str::FromStr};
 
 /// How much of a cost is allowed.
 #[derive(Clone, Debug, PartialEq)]
@@ -68,6 +68,15 @@ impl Amount {
             }),
             _ => Err(FORMS.to_string()),
         }
+    }
+}
+
+impl FromStr for Amount {
+    type Err = String;
+
+    /// Reads an amount as manifests have it. The error is the way out, in words.
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::parse(text)
     }
 }
 

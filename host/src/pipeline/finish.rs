@@ -161,7 +161,8 @@ fn unverified(message: String) -> Failure {
         .help("this is a defect of kmr or of the disk; the journal in the run's folder has every step")
 }
 
-fn measured<T>(result: Result<T, SubjectError<SubjectFailure>>) -> Result<T, Failure> {
+/// What was measured, or why the run cannot go on.
+pub fn measured<T>(result: Result<T, SubjectError<SubjectFailure>>) -> Result<T, Failure> {
     result.map_err(|error| match error {
         SubjectError::Failed(SubjectFailure(failure)) => failure,
         SubjectError::Interrupted => Failure::new(exit::INTERRUPTED, "interrupted while the result was judged"),

@@ -18,6 +18,8 @@ type MakePolicy = Box<dyn Fn(&[Box<dyn Plugin>]) -> Result<Box<dyn Policy>, Fail
 pub struct Chosen {
     /// The meter of cheap comparisons; none means the quality meter.
     pub proxy_meter: Option<String>,
+    /// The settings of the knapsack, if it is that.
+    pub knapsack: Option<KnapsackSettings>,
     make: MakePolicy,
 }
 
@@ -122,6 +124,7 @@ pub fn choose(resolved: &Resolved) -> Result<Chosen, Failure> {
             let _: NoConfig = serde_json::from_value(config).map_err(invalid)?;
             Ok(Chosen {
                 proxy_meter: None,
+                knapsack: None,
                 make: Box::new(|_| Ok(Box::new(Scheduled::Lockstep))),
             })
         }
@@ -136,6 +139,7 @@ pub fn choose(resolved: &Resolved) -> Result<Chosen, Failure> {
             };
             Ok(Chosen {
                 proxy_meter: config.proxy.meter,
+                knapsack: Some(settings.clone()),
                 make: Box::new(move |_| Ok(Box::new(Knapsack::new(settings.clone())))),
             })
         }
@@ -149,6 +153,7 @@ pub fn choose(resolved: &Resolved) -> Result<Chosen, Failure> {
             };
             Ok(Chosen {
                 proxy_meter: config.proxy.meter,
+                knapsack: None,
                 make: Box::new(move |_| Ok(Box::new(Evolve::new(settings.clone())))),
             })
         }
@@ -162,6 +167,7 @@ pub fn choose(resolved: &Resolved) -> Result<Chosen, Failure> {
             };
             Ok(Chosen {
                 proxy_meter: config.proxy.meter,
+                knapsack: None,
                 make: Box::new(move |_| Ok(Box::new(greedy.clone()))),
             })
         }
@@ -173,6 +179,7 @@ pub fn choose(resolved: &Resolved) -> Result<Chosen, Failure> {
             let plugin = plugin.clone();
             Ok(Chosen {
                 proxy_meter: None,
+                knapsack: None,
                 make: Box::new(move |plugins| {
                     let made = plan::plugin(plugins, &plugin)?.policy(&id, &configuration);
                     Ok(Box::new(Foreign(made.map_err(|error| loader_failure(&error))?)))

@@ -10,7 +10,7 @@ use thiserror::Error;
 
 pub use evolve::{Evolve, EvolveSettings, Refinement};
 pub use greedy::Greedy;
-pub use knapsack::{Knapsack, KnapsackSettings};
+pub use knapsack::{Curve, Knapsack, KnapsackSettings};
 pub use scheduled::Scheduled;
 
 use crate::assignment::{Action, Assignment};

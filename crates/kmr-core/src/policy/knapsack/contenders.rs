@@ -45,7 +45,7 @@ impl Survey {
             };
             let off = self.offsets(known, &choices)?;
             let real = known.costs(&[self.assignment(&choices)])?[0];
-            if real.is_some_and(|real| known.meets(real)) {
+            if real.is_some_and(|real| self.excess_of(&self.limited(real), &vec![0.0; self.limits.len()]) == 0.0) {
                 if best.as_ref().is_none_or(|best| self.loss(&choices) < self.loss(best)) {
                     best = Some(choices);
                 }

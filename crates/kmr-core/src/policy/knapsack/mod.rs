@@ -1,6 +1,7 @@
 //! Knapsack: measure once, solve exactly, refine, and let the real meter choose.
 
 mod contenders;
+mod curve;
 mod known;
 mod settle;
 mod survey;
@@ -12,6 +13,8 @@ use super::{Ask, Greedy, Policy, PolicyError, untried_recovery};
 use crate::frontier::Table;
 use crate::history::History;
 use crate::measurement::Fidelity;
+
+pub use curve::Curve;
 
 pub(super) use contenders::{Choices, Weighted};
 pub(super) use known::{Answer, Known};

@@ -1,0 +1,176 @@
+//! `kmr frontier`: one search, many budgets.
+
+use std::path::Path;
+
+use kmr_core::{Assignment, Budget, Curve, Limit, Options, Pipeline, Policy, Stage, run_stages};
+use kmr_run::{ContenderReport, RunFolder};
+use serde_json::json;
+
+use crate::{
+    arguments::{Common, Frontier},
+    exit,
+    failure::Failure,
+    files,
+    pipeline::{Recorder, Setup, absolute, measured, search_failure, stages},
+    table::{Table, number},
+};
+
+pub fn execute(arguments: &Frontier, common: &Common) -> Result<u8, Failure> {
+    let mut setup = Setup::new(&arguments.manifest, &arguments.disable, arguments.engine, common)?;
+    let meter = single_limit(&setup)?;
+    let limits = arguments.budgets.iter();
+    let limits = limits.map(|(name, amount)| Ok((name.clone(), absolute(&meter, amount, &setup.before)?.1)));
+    let limits: Vec<(String, f64)> = limits.collect::<Result<_, Failure>>()?;
+    let folder = RunFolder::create(&arguments.out)?;
+    let quality_meter = setup.plan.resolved.quality.meter.clone();
+    let sign = setup.subject.sign(&quality_meter);
+    let mut recorder = Recorder::new(setup.context.clone(), folder.journal()?, &meter, &quality_meter, sign);
+    let least = limits.iter().map(|(_, limit)| *limit).fold(f64::INFINITY, f64::min);
+    let pipeline = pipeline(&setup, &meter, least)?;
+    let settings = setup.chosen.knapsack.clone().unwrap_or_default();
+    let curve = limits.clone();
+    let next_policy = move |_: &Stage| -> Box<dyn Policy> { Box::new(Curve::new(settings.clone(), curve.clone())) };
+    run_stages(
+        &mut setup.subject,
+        &pipeline,
+        next_policy,
+        &Options::default(),
+        &mut recorder,
+    )
+    .map_err(search_failure)?;
+    let mut points = Vec::new();
+    for (assignment, contender) in std::mem::take(&mut recorder.contenders) {
+        points.push(point(&mut setup, &arguments.out, &assignment, contender, &meter)?);
+    }
+    let missing: Vec<&str> = limits
+        .iter()
+        .map(|(name, _)| name.as_str())
+        .filter(|name| !points.iter().any(|point| point.reaches(name)))
+        .collect();
+    let document = json!({
+        "schema": 1,
+        "meter": meter,
+        "original": setup.before.get(&meter),
+        "quality_meter": quality_meter,
+        "model": setup.model,
+        "points": points.iter().map(|point| &point.json).collect::<Vec<_>>(),
+        "out_of_reach": missing,
+    });
+    let path = arguments.out.join("frontier.json");
+    let text = format!("{document:#}\n");
+    kmr_run::replace_file(&path, text.as_bytes())?;
+    setup.context.progress.clear();
+    if common.json {
+        crate::terminal::text!("{text}");
+    } else {
+        let mut table = Table::new(&["budget", &meter, &quality_meter, "holdout", "model"]);
+        points.iter().for_each(|point| table.row(point.row.clone()));
+        crate::terminal::text!("\n{}", table.render());
+    }
+    if missing.is_empty() {
+        return Ok(exit::SUCCESS);
+    }
+    let message = format!("no assignment of the knobs reaches {} of {meter}", missing.join(", "));
+    let help = format!(
+        "the points that were reached are in {}; give rules stronger values",
+        path.display()
+    );
+    Err(Failure::new(exit::BUDGET, message).help(help))
+}
+
+/// The meter of the budget's one limit.
+fn single_limit(setup: &Setup) -> Result<String, Failure> {
+    let resolved = &setup.plan.resolved;
+    let refuse = |message: &str, help: &str| {
+        let place = setup.plan.path.display().to_string();
+        Err(Failure::new(exit::MANIFEST, message).at(place).help(help))
+    };
+    match (resolved.limits.as_slice(), resolved.stages.as_slice()) {
+        ([limit], [_]) => Ok(limit.meter.clone()),
+        ([_], _) => refuse("a frontier is that of one stage", "put the rules into one stage"),
+        _ => refuse("a frontier is that of one limit", "leave one limit in [budget]"),
+    }
+}
+
+/// The one stage, down to the least limit, whatever the quality.
+fn pipeline(setup: &Setup, meter: &str, least: f64) -> Result<Pipeline, Failure> {
+    let limits = [(meter.to_owned(), least)];
+    let written = stages(&setup.plan, &limits, &setup.before, 1.0)?;
+    let open = |stage: &Stage| Stage {
+        until: None,
+        ..stage.clone()
+    };
+    let limit = Limit {
+        meter: meter.to_owned(),
+        at_most: least,
+    };
+    let pipeline =
+        Budget::new(vec![limit]).map(|budget| Pipeline::new(written.stages().iter().map(open).collect(), budget, None));
+    let invalid = |error: &dyn std::fmt::Display| Failure::new(exit::MANIFEST, error.to_string());
+    pipeline
+        .map_err(|error| invalid(&error))?
+        .map_err(|error| invalid(&error))
+}
+
+/// One budget's solution.
+struct Point {
+    names: Vec<String>,
+    json: serde_json::Value,
+    row: [String; 5],
+}
+
+impl Point {
+    fn reaches(&self, name: &str) -> bool {
+        self.names.iter().any(|own| own == name)
+    }
+}
+
+/// Makes a solution again, writes it, and reads its quality on the holdout.
+fn point(
+    setup: &mut Setup,
+    out: &Path,
+    assignment: &Assignment,
+    contender: ContenderReport,
+    meter: &str,
+) -> Result<Point, Failure> {
+    let candidate = measured(setup.subject.again(assignment))?;
+    let written = setup.context.written(&candidate.model);
+    let written = written.map_err(|error| Failure::new(exit::INTERNAL, error.to_string()))?;
+    let layout = written
+        .files()
+        .map_err(|error| Failure::new(exit::INTERNAL, format!("a model cannot be written: {error}")))?;
+    let cost = contender.costs.get(meter).copied();
+    let file = format!("{}.onnx", cost.map_or("model".to_owned(), |cost| format!("{cost}")));
+    files::write_model(&out.join(&file), &layout)?;
+    let quality = setup.plan.resolved.quality.meter.clone();
+    let holdout = match setup.context.splits.holdout.clone() {
+        None => None,
+        Some(data) => {
+            let context = setup.context.clone();
+            let judge = context.runtime.as_ref().unwrap_or(&context.builtin);
+            Some(measured(setup.subject.read_in(judge, &quality, &candidate, &data, None))?.value)
+        }
+    };
+    let shown = |value: Option<f64>| value.map_or("-".to_owned(), number);
+    let row = [
+        contender.label.clone(),
+        shown(cost),
+        shown(contender.quality),
+        shown(holdout),
+        file.clone(),
+    ];
+    let names: Vec<String> = contender.label.split(", ").map(str::to_owned).collect();
+    Ok(Point {
+        json: json!({
+            "budgets": names,
+            "file": file,
+            "costs": contender.costs,
+            "quality": contender.quality,
+            "samples": contender.samples,
+            "holdout": holdout,
+            "assignment": contender.assignment,
+        }),
+        names,
+        row,
+    })
+}
