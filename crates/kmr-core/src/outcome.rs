@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::assignment::{Action, Assignment};
 use crate::history::{History, Rejection, State};
+use crate::knob::Role;
 use crate::measurement::Costs;
 
 /// The verdict on a search.
@@ -86,6 +87,27 @@ impl Conclusion {
         self.history.step
     }
 
+    /// The knobs that have no value left.
+    fn spent(&self) -> String {
+        const NAMED: usize = 4;
+        let (knobs, at) = (&self.history.knobs, &self.best.assignment);
+        let reducing = knobs.with_role(Role::Reduce);
+        let spent: Vec<String> = reducing
+            .into_iter()
+            .filter(|&knob| at[knob] + 1 == knobs[knob].values.len())
+            .map(|knob| format!("{} = {}", knobs[knob], knobs[knob].values[at[knob]]))
+            .collect();
+        if spent.is_empty() {
+            return String::new();
+        }
+        let more = match spent.len().saturating_sub(NAMED) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let named = spent[..spent.len().min(NAMED)].join(", ");
+        format!("; at their last value: {named}{more}")
+    }
+
     /// What people should know beside the outcome, in one line.
     pub fn describe(&self) -> String {
         let knobs = &self.history.knobs;
@@ -106,6 +128,9 @@ impl Conclusion {
             })
             .collect();
         let mut text = reached.join(", ");
+        if self.blocked.is_none() && self.outcome != Outcome::Feasible {
+            text += &self.spent();
+        }
         if let Some(blocked) = &self.blocked {
             let what = blocked.changes.describe(knobs);
             text += &format!("; blocked at {what}: {}", blocked.rejection);

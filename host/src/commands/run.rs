@@ -141,7 +141,7 @@ fn tables(report: &Report) -> String {
     for layer in report
         .layers
         .iter()
-        .filter(|layer| layer.params.before != layer.params.after)
+        .filter(|layer| layer.params.before != layer.params.after || !layer.changes.is_empty())
     {
         let changed = layer.changes.iter();
         let changed: Vec<String> = changed

@@ -60,7 +60,7 @@ impl<'de> Deserialize<'de> for Choice {
         match Written::deserialize(deserializer) {
             Ok(Written::Flag(flag)) => Ok(Self::Always(flag)),
             Ok(Written::Text(text)) if text == "auto" => Ok(Self::Auto),
-            _ => Err(de::Error::custom("expected \"auto\", true or false")),
+            _ => Err(de::Error::custom("`reduce_range` takes \"auto\", true or false")),
         }
     }
 }
@@ -77,7 +77,7 @@ impl<'de> Deserialize<'de> for Sharing {
             Group(u64),
             Text(String),
         }
-        let expected = || de::Error::custom("expected \"tensor\", \"channel\", or the size of a group, 2 or more");
+        let expected = || de::Error::custom("`granularity` takes \"tensor\", \"channel\", or the size of a group, 2 or more");
         match Written::deserialize(deserializer) {
             Ok(Written::Text(text)) if text == "tensor" => Ok(Self(Granularity::Tensor)),
             Ok(Written::Text(text)) if text == "channel" => Ok(Self(Granularity::Channel)),
@@ -106,7 +106,6 @@ pub struct Config {
     pub reduce_range: Choice,
     pub fold_batch_norm: bool,
     pub bias_correction: bool,
-    pub bias_samples: usize,
     pub equalize: bool,
     pub smooth: f64,
     pub embeddings: bool,
@@ -130,7 +129,6 @@ impl Default for Config {
             reduce_range: Choice::default(),
             fold_batch_norm: true,
             bias_correction: true,
-            bias_samples: 256,
             equalize: false,
             smooth: 0.0,
             embeddings: true,
@@ -147,10 +145,8 @@ impl Config {
     pub fn check(&self) -> Result<()> {
         let refuse =
             |key: &str, message: String| Err(Error::invalid_configuration(message).at(format!("config.{key}")));
-        for (key, count) in [("samples", self.samples), ("bias_samples", self.bias_samples)] {
-            if count == 0 {
-                return refuse(key, "has to be 1 or more; got 0".into());
-            }
+        if self.samples == 0 {
+            return refuse("samples", "has to be 1 or more; got 0".into());
         }
         if !(0.0..=1.0).contains(&self.damping) {
             return refuse("damping", format!("has to be in [0, 1]; got {}", self.damping));

@@ -16,6 +16,8 @@ use crate::{
 const MOST_ROWS: usize = 16_384;
 /// Rows that are added at once, in float32, before they go into the sum in float64.
 const BLOCK: usize = 64;
+/// A variance below this part of the square is rounding of float32.
+const ROUNDING: f64 = 1e-10;
 /// Values that are asked for in one pass, and samples in a batch: what is held at once.
 const VALUES: usize = 24;
 const BATCH: usize = 16;
@@ -27,18 +29,8 @@ pub struct Inputs {
     pub means: Vec<f32>,
     /// XᵀX / n, columns × columns.
     pub gram: Vec<f64>,
-}
-
-impl Inputs {
-    /// The Gram matrix of what is left when the means are taken away.
-    pub fn covariance(&self) -> Vec<f64> {
-        let columns = self.means.len();
-        let mean = |at: usize| f64::from(self.means[at]);
-        let products = self.gram.iter().enumerate();
-        products
-            .map(|(at, product)| product - mean(at / columns) * mean(at % columns))
-            .collect()
-    }
+    /// The same of what is left when the means are taken away. Columns that hardly vary have zeros.
+    pub covariance: Vec<f64>,
 }
 
 /// [`Inputs`] while they are added up.
@@ -46,6 +38,9 @@ impl Inputs {
 struct Gram {
     columns: usize,
     rows: u64,
+    /// The first row. Products are those of differences from it: where a column hardly varies, products of the numbers
+    /// themselves would leave nothing but rounding of its variance.
+    origin: Vec<f32>,
     totals: Vec<f64>,
     /// `columns` × `columns`, the upper triangle until [`finished`](Self::finished).
     sums: Vec<f64>,
@@ -59,6 +54,7 @@ impl Gram {
         Self {
             columns,
             rows: 0,
+            origin: Vec::new(),
             totals: vec![0.0; columns],
             sums: vec![0.0; columns * columns],
             block: vec![0.0; columns * BLOCK],
@@ -67,9 +63,12 @@ impl Gram {
     }
 
     fn add(&mut self, row: &[f32]) {
-        for (column, &value) in row.iter().enumerate() {
-            self.block[column * BLOCK + self.held] = value;
-            self.totals[column] += f64::from(value);
+        if self.origin.is_empty() {
+            self.origin = row.to_vec();
+        }
+        for (column, (value, origin)) in row.iter().zip(&self.origin).enumerate() {
+            self.block[column * BLOCK + self.held] = value - origin;
+            self.totals[column] += f64::from(value - origin);
         }
         self.rows += 1;
         self.held += 1;
@@ -101,15 +100,32 @@ impl Gram {
 
     fn finished(mut self) -> Inputs {
         self.flush();
+        self.origin.resize(self.columns, 0.0);
         let count = self.rows.max(1) as f64;
         let columns = self.columns;
-        let entry = |at: usize| {
-            let (row, column) = (at / columns, at % columns);
-            self.sums[row.min(column) * columns + row.max(column)] / count
-        };
+        let product = |row: usize, column: usize| self.sums[row.min(column) * columns + row.max(column)] / count;
+        let shift = |at: usize| self.totals[at] / count;
+        let origin = |at: usize| f64::from(self.origin[at]);
+        let varies: Vec<bool> = (0..columns)
+            .map(|at| {
+                let square = product(at, at);
+                square - shift(at) * shift(at) > ROUNDING * (square + origin(at) * origin(at))
+            })
+            .collect();
+        let (mut gram, mut covariance) = (Vec::new(), Vec::new());
+        for row in 0..columns {
+            for column in 0..columns {
+                let product = product(row, column);
+                let crossed = origin(row) * shift(column) + shift(row) * origin(column);
+                gram.push(product + crossed + origin(row) * origin(column));
+                let both = varies[row] && varies[column];
+                covariance.push(if both { product - shift(row) * shift(column) } else { 0.0 });
+            }
+        }
         Inputs {
-            means: self.totals.iter().map(|total| (total / count) as f32).collect(),
-            gram: (0..columns * columns).map(entry).collect(),
+            means: (0..columns).map(|at| (origin(at) + shift(at)) as f32).collect(),
+            gram,
+            covariance,
         }
     }
 }
@@ -131,6 +147,8 @@ struct Watched<'l> {
     layer: usize,
     input: &'l str,
     reading: Reading,
+    /// The rank of what a convolution reads.
+    rank: Option<usize>,
     /// One row in so many is taken, by a fixed pattern without a period.
     stride: u64,
     seen: u64,
@@ -157,6 +175,7 @@ pub fn observe(host: &Host<'_>, graph: &Graph, layers: &[&Layer], samples: usize
                 layer: position,
                 input: &product.input,
                 reading: Reading::of(node, &layer.shape, product.groups)?,
+                rank: node.is("Conv").then_some(layer.shape.len()),
                 stride: 0,
                 seen: 0,
             });
@@ -201,7 +220,12 @@ impl Watched<'_> {
         if values.iter().any(|value| !value.is_finite()) {
             return Err(at(Error::unsupported("is not finite on the calibration data")));
         }
-        let rows = self.reading.rows(input, &values).map_err(at)?;
+        // A call of fixed batch size comes with an axis that counts calls.
+        let rows = match (self.rank, input.shape()) {
+            (Some(rank), [1, shape @ ..]) if shape.len() == rank => self.reading.rows(shape, &values),
+            (_, shape) => self.reading.rows(shape, &values),
+        };
+        let rows = rows.map_err(at)?;
         if grams.iter().any(|gram| gram.columns != rows.columns()) {
             return Err(at(Error::unsupported(
                 "does not fit the weights that it is multiplied with",

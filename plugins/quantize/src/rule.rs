@@ -6,7 +6,7 @@ use std::{
 };
 
 use kmr_sdk::{
-    Action, Applied, Error, Host, KnobSettings, Result, Rule, Target,
+    Action, Applied, Error, ErrorCode, Host, KnobSettings, Result, Rule, RunRequest, Target, log,
     model::{DType, Edit, Graph, Model, Patch, Tensor},
     wire::{Per, Platform},
 };
@@ -15,7 +15,7 @@ use crate::{
     activations::{self, Activation},
     bits::{Bits, KNOB, Setting},
     build::Build,
-    config::{Activations, Choice, Config},
+    config::{Activations, Choice, Config, Method},
     dynamic, equalize, fold,
     inputs::{self, Inputs},
     layers::{Layer, Use, layers},
@@ -84,6 +84,7 @@ impl Rule for Quantize {
         for layer in &layers {
             finite(&base.graph, &layer.tensor)?;
         }
+        self.needs_data(host, &layers)?;
         let target = |target: &str, label: &str, layers: &[&Layer]| {
             let values = self.values(layers);
             (values.len() > 1).then(|| Target {
@@ -133,6 +134,32 @@ impl Quantize {
         self.config
             .ignore
             .covers(names.into_iter().chain(layer.nodes.iter().map(String::as_str)))
+    }
+
+    /// Refuses settings that look at calibration data where there is none.
+    fn needs_data(&self, host: &Host<'_>, layers: &[Layer]) -> Result<()> {
+        let observed = layers.iter().any(|layer| matches!(layer.reads, Use::Products(_)));
+        let (key, value) = match (self.config.method, self.config.activations) {
+            (_, Activations::Static) => ("activations", "\"float\""),
+            (Method::Gptq, _) => ("method", "\"mse\""),
+            _ => return Ok(()),
+        };
+        let request = RunRequest {
+            batch: Some(1),
+            limit: Some(1),
+            ..Default::default()
+        };
+        if !observed || self.setting.values.len() < 2 {
+            return Ok(());
+        }
+        match host.run(&request) {
+            Err(error) if error.code == ErrorCode::NOT_FOUND => {
+                let message = format!("looks at calibration data, and there is none; give the manifest \
+                                       `data.calibration`, or write {value}");
+                Err(Error::invalid_configuration(message).at(format!("config.{key}")))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The values that make these layers smaller, each smaller than the one before.
@@ -190,6 +217,9 @@ impl Quantize {
         }
         if self.config.smooth > 0.0 {
             let patch = smooth::patch(host, &graph, self.config.smooth, self.config.samples)?;
+            if patch.edits.is_empty() {
+                log::warn!("`smooth` changes nothing: no layer normalization is read by matrix products alone");
+            }
             lay(&mut graph, patch)?;
         }
         if self.config.bias_correction {
@@ -398,7 +428,7 @@ impl Quantize {
         if let Some(known) = prepared.encoded.get(&(position, bits)) {
             return Ok(known.clone());
         }
-        let needed = self.config.method == crate::config::Method::Gptq;
+        let needed = self.config.method == Method::Gptq;
         if needed && prepared.inputs.is_none() {
             let all: Vec<&Layer> = layers.iter().collect();
             prepared.inputs = Some(inputs::observe(host, &graph, &all, self.config.samples)?);

@@ -1,7 +1,7 @@
 //! A layer's weights as integers, found once for each number of bits.
 
 use kmr_methods::{Granularity, Matrix, MethodError, Quantized, bias, gptq::gptq, quantize};
-use kmr_sdk::{Error, Result};
+use kmr_sdk::{Error, Result, log};
 
 use crate::{
     config::{Config, Method},
@@ -47,8 +47,15 @@ pub fn encode(
     let mut joined: Option<Encoded> = None;
     for (inputs, part) in inputs.iter().zip(matrix.chunks(matrix.len() / groups)) {
         let weights = Matrix::new(rows / groups, columns, part).map_err(at)?;
-        let metric = if centered { &inputs.covariance() } else { &inputs.gram };
-        let quantized = gptq(weights, metric, &scheme, &config.gptq()).map_err(at)?;
+        let metric = if centered { &inputs.covariance } else { &inputs.gram };
+        let quantized = match gptq(weights, metric, &scheme, &config.gptq()) {
+            Ok(quantized) => quantized,
+            // Inputs beyond what numbers can hold leave the nearest codes.
+            Err(error) => {
+                log::warn!("tensor `{}` is rounded to nearest: {error}", layer.tensor);
+                quantize(weights, &scheme, None).map_err(at)?
+            }
+        };
         let correction = bias::correction(weights, &quantized, &inputs.means).map_err(at)?;
         match &mut joined {
             None => {

@@ -2,7 +2,7 @@
 
 use kmr_sdk::{
     Error, Result,
-    model::{Node, Tensor},
+    model::Node,
 };
 
 /// How a node reads its input: rows of `columns` numbers for each of its groups.
@@ -82,12 +82,11 @@ impl Reading {
         Ok(Self::Windows(window))
     }
 
-    /// The rows of `input` as the node reads it.
+    /// The rows of an input of this shape as the node reads it.
     ///
     /// # Errors
-    /// If the input does not have a shape that the node can read.
-    pub fn rows<'v>(&self, input: &Tensor, values: &'v [f32]) -> Result<Rows<'v>> {
-        let shape = input.shape();
+    /// If the node cannot read such a shape.
+    pub fn rows<'v>(&self, shape: &[usize], values: &'v [f32]) -> Result<Rows<'v>> {
         let wrong = || Error::unsupported(format!("a value of shape {shape:?} cannot be observed here"));
         match self {
             Self::Last => {
