@@ -115,15 +115,17 @@ impl Survey {
         Ok(gentlest.map(|(_, _, choices)| choices))
     }
 
-    /// From the current state, one change after the other: the least loss for the excess that it
-    /// takes away, or, of those that take it all away, the least loss.
+    /// From the current state, one change to a knob's next value that helps after the other: the least
+    /// loss for the excess that it takes away, or, of those that take it all away, the least loss.
     pub fn greedy(&self, offsets: &[f64]) -> Option<Choices> {
         let mut choices = vec![0; self.variables.len()];
         let mut excess = self.excess(&choices, offsets);
         while excess > 0.0 {
-            let moves = self.moves(&choices, offsets, excess).into_iter();
+            let mut moves = self.moves(&choices, offsets, excess);
+            moves.retain(|change| change.item > choices[change.variable]);
+            moves.dedup_by_key(|change| change.variable);
             let first = |change: &Move| (change.excess > 0.0, change.price);
-            let change = moves.min_by(|one, other| {
+            let change = moves.into_iter().min_by(|one, other| {
                 let (one, other) = (first(one), first(other));
                 one.0.cmp(&other.0).then(one.1.total_cmp(&other.1))
             })?;
