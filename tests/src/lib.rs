@@ -44,7 +44,8 @@ pub fn build_folder() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| {
         let folder = profile_folder();
-        let mut arguments = vec!["build", "-p", "kmr", "-p", "kmr-prune", "-p", "kmr-meters"];
+        // The whole workspace: a part of it would have other features, and be built again from the ground up.
+        let mut arguments = vec!["build", "--workspace"];
         if folder.ends_with("release") {
             arguments.push("--release");
         }

@@ -1,6 +1,9 @@
 //! The model under reduction, as the formalism's loop sees it.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::Ordering},
+};
 
 use kmr_core::{Assignment, Costs, Fidelity, Knob, Quality, Role, Stage, StagedSubject, SubjectError};
 use kmr_formats::Dataset;
@@ -509,7 +512,11 @@ impl kmr_core::Subject for Subject {
     }
 
     fn adopt(&mut self, assignment: &Assignment) -> Result<(), Self::Error> {
-        self.current = self.make(assignment).map_err(|error| match error {
+        // What was accepted is made whole, whoever asks to stop meanwhile.
+        let interrupted = self.context.interrupted.swap(false, Ordering::Relaxed);
+        let made = self.make(assignment);
+        self.context.interrupted.fetch_or(interrupted, Ordering::Relaxed);
+        self.current = made.map_err(|error| match error {
             SubjectError::Failed(failure) => failure,
             other => SubjectFailure(Failure::new(
                 exit::PLUGIN_FAILED,

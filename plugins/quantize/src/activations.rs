@@ -19,12 +19,14 @@ use rayon::prelude::*;
 use crate::{build::Build, config::Config};
 
 /// A value that is quantized.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Activation {
     /// The value.
     pub value: String,
     /// Whether it is never negative, by what makes it.
     pub nonnegative: bool,
+    /// The most that it can be, by what makes it; infinite if nothing says so.
+    pub most: f32,
     /// The value whose scale it has, where a node only moves or selects numbers.
     pub like: Option<String>,
 }
@@ -61,6 +63,10 @@ pub fn plan(graph: &Graph, products: &HashSet<&str>) -> Vec<Activation> {
             None => planned.push(Activation {
                 value: value.to_owned(),
                 nonnegative: positive.contains(value),
+                most: graph
+                    .node(value)
+                    .and_then(|node| rectifier(graph, node))
+                    .unwrap_or(f32::INFINITY),
                 like,
             }),
         }
@@ -98,7 +104,7 @@ fn activations<'n>(graph: &'n Graph, node: &'n Node) -> impl Iterator<Item = (us
 fn follows(node: &Node) -> bool {
     let joins = matches!(
         node.op_type(),
-        "Add" | "Mul" | "Concat" | "AveragePool" | "GlobalAveragePool"
+        "Add" | "Mul" | "Concat" | "AveragePool" | "GlobalAveragePool" | "Sigmoid" | "LeakyRelu"
     );
     node.domain().is_empty() && (joins || moves(node))
 }
@@ -116,7 +122,7 @@ fn moves(node: &Node) -> bool {
 fn source(graph: &Graph, index: &GraphIndex<'_>, value: &str) -> Option<usize> {
     let producer = index.producer(value)?;
     let node = &graph.nodes[producer];
-    if node.is("Relu") && rectified(graph, index, node.input(0)?) == value {
+    if rectifier(graph, node).is_some() && rectified(graph, index, node.input(0)?) == value {
         return index.producer(node.input(0)?);
     }
     Some(producer)
@@ -126,8 +132,22 @@ fn source(graph: &Graph, index: &GraphIndex<'_>, value: &str) -> Option<usize> {
 fn rectified<'g>(graph: &'g Graph, index: &GraphIndex<'_>, value: &'g str) -> &'g str {
     let alone = !index.is_captured(value) && graph.outputs.iter().all(|output| output.name() != value);
     match index.consumers(value) {
-        &[(reader, 0)] if alone && graph.nodes[reader].is("Relu") => graph.nodes[reader].id(),
+        &[(reader, 0)] if alone && rectifier(graph, &graph.nodes[reader]).is_some() => graph.nodes[reader].id(),
         _ => value,
+    }
+}
+
+/// The most that `node` lets through, if it takes away what is negative: a Relu, or a Clip from 0 on.
+fn rectifier(graph: &Graph, node: &Node) -> Option<f32> {
+    let bound = |slot: usize| {
+        let bound = graph.tensor(node.input(slot)?)?.to_f32().ok()?;
+        bound.first().copied()
+    };
+    match node.op_type() {
+        _ if !node.domain().is_empty() => None,
+        "Relu" => Some(f32::INFINITY),
+        "Clip" if bound(1) == Some(0.0) && node.input(2).is_some() => bound(2).filter(|most| *most > 0.0),
+        _ => None,
     }
 }
 
@@ -137,7 +157,8 @@ fn nonnegative(graph: &Graph) -> HashSet<String> {
     for node in &graph.nodes {
         let mut inputs = node.inputs().iter();
         let positive = match node.op_type() {
-            "Relu" | "Sigmoid" | "Softmax" | "HardSigmoid" => true,
+            "Sigmoid" | "Softmax" | "HardSigmoid" => true,
+            "Relu" | "Clip" => rectifier(graph, node).is_some(),
             "Add" | "Mul" | "Concat" => inputs.all(|input| found.contains(input)),
             "AveragePool" | "GlobalAveragePool" => inputs.next().is_some_and(|input| found.contains(input)),
             _ => moves(node) && inputs.next().is_some_and(|input| found.contains(input)),
@@ -192,7 +213,7 @@ pub fn calibrate(host: &Host<'_>, activations: &[Activation], config: &Config) -
             };
             let (low, high) = histogram.range(config.range_method()?).map_err(at)?;
             let low = if activation.nonnegative { 0.0 } else { low };
-            let parameters = activation_parameters(low, high.max(low), grid).map_err(at)?;
+            let parameters = activation_parameters(low, high.min(activation.most).max(low), grid).map_err(at)?;
             found.insert(activation.value.clone(), parameters);
         }
     }
@@ -208,7 +229,7 @@ pub fn uncalibrated(activations: &[Activation]) -> Result<BTreeMap<String, Param
     let own = activations.iter().filter(|activation| activation.like.is_none());
     let found = own.map(|activation| {
         let low = if activation.nonnegative { 0.0 } else { -1.0 };
-        let parameters = activation_parameters(low, 1.0, grid);
+        let parameters = activation_parameters(low, activation.most.min(1.0), grid);
         let parameters = parameters.map_err(|error| Error::unsupported(error.to_string()))?;
         Ok((activation.value.clone(), parameters))
     });
@@ -234,7 +255,7 @@ pub fn quantized(graph: &Graph, activations: &[Activation], parameters: &BTreeMa
     let index = graph.index();
     let mut build = Build::on(graph);
     let mut rectifiers: HashMap<&str, &Node> = HashMap::new();
-    for node in graph.nodes.iter().filter(|node| node.is("Relu")) {
+    for node in graph.nodes.iter().filter(|node| rectifier(graph, node).is_some()) {
         let output = node.id();
         let hidden = !index.is_captured(output) && graph.outputs.iter().all(|value| value.name() != output);
         let input = node.input(0).unwrap_or_default();
@@ -251,7 +272,7 @@ pub fn quantized(graph: &Graph, activations: &[Activation], parameters: &BTreeMa
             continue;
         };
         build.place(Some(graph.nodes[first].id()));
-        // Unsigned codes from 0 on do what a rectifier does.
+        // Unsigned codes from 0 on do what a rectifier does; its upper bound is that of the scale.
         let rectifier = rectifiers.get(value).filter(|_| zero == 0);
         let read = rectifier.and_then(|node| node.input(0)).unwrap_or(value);
         let scale = build.tensor(&format!("{value}_scale"), Tensor::scalar(scale));

@@ -77,7 +77,8 @@ impl<'de> Deserialize<'de> for Sharing {
             Group(u64),
             Text(String),
         }
-        let expected = || de::Error::custom("`granularity` takes \"tensor\", \"channel\", or the size of a group, 2 or more");
+        let expected =
+            || de::Error::custom("`granularity` takes \"tensor\", \"channel\", or the size of a group, 2 or more");
         match Written::deserialize(deserializer) {
             Ok(Written::Text(text)) if text == "tensor" => Ok(Self(Granularity::Tensor)),
             Ok(Written::Text(text)) if text == "channel" => Ok(Self(Granularity::Channel)),
@@ -104,6 +105,7 @@ pub struct Config {
     pub calibration: Calibration,
     pub percentile: f64,
     pub reduce_range: Choice,
+    pub weight_kernels: bool,
     pub fold_batch_norm: bool,
     pub bias_correction: bool,
     pub equalize: bool,
@@ -127,6 +129,7 @@ impl Default for Config {
             calibration: Calibration::default(),
             percentile: 99.99,
             reduce_range: Choice::default(),
+            weight_kernels: false,
             fold_batch_norm: true,
             bias_correction: true,
             equalize: false,

@@ -119,7 +119,11 @@ impl Gram {
                 let crossed = origin(row) * shift(column) + shift(row) * origin(column);
                 gram.push(product + crossed + origin(row) * origin(column));
                 let both = varies[row] && varies[column];
-                covariance.push(if both { product - shift(row) * shift(column) } else { 0.0 });
+                covariance.push(if both {
+                    product - shift(row) * shift(column)
+                } else {
+                    0.0
+                });
             }
         }
         Inputs {

@@ -154,8 +154,10 @@ impl Quantize {
         }
         match host.run(&request) {
             Err(error) if error.code == ErrorCode::NOT_FOUND => {
-                let message = format!("looks at calibration data, and there is none; give the manifest \
-                                       `data.calibration`, or write {value}");
+                let message = format!(
+                    "looks at calibration data, and there is none; give the manifest \
+                                       `data.calibration`, or write {value}"
+                );
                 Err(Error::invalid_configuration(message).at(format!("config.{key}")))
             }
             _ => Ok(()),
@@ -454,9 +456,10 @@ impl Quantize {
         }
     }
 
-    /// Whether a runtime has a kernel for float activations and the integers of this layer, which are then kept.
+    /// Whether the integers of this layer are left to a runtime's kernel for float activations.
     fn keeps_integers(&self, graph: &Graph, layer: &Layer, quantized: &kmr_methods::Quantized) -> bool {
-        matches!(quantized.grid.bits(), 4 | 8)
+        self.config.weight_kernels
+            && matches!(quantized.grid.bits(), 4 | 8)
             && matches!(layer.reads, Use::Products(_))
             && reads(graph, layer, "MatMul")
     }

@@ -1,9 +1,6 @@
 //! What each place of a convolution or matrix product multiplies its weights with, as rows of a matrix.
 
-use kmr_sdk::{
-    Error, Result,
-    model::Node,
-};
+use kmr_sdk::{Error, Result, model::Node};
 
 /// How a node reads its input: rows of `columns` numbers for each of its groups.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::SHORT;
 
 /// Whether `kmr` finds the runtime, which only a machine that is not for tests may lack.
-fn runtime_is_there() -> bool {
+pub fn runtime_is_there() -> bool {
     let model = example().join("resnet20.onnx");
     let there = kmr(&["measure", model.to_str().unwrap(), "--latency"]).code == 0;
     if !there {

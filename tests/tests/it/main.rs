@@ -7,6 +7,7 @@ mod engines;
 mod main_job;
 mod networks;
 mod plugins;
+mod quantize;
 
 /// A short run of the example: few samples, few values, a budget that one or two steps reach.
 const SHORT: &str = r#"
