@@ -504,3 +504,60 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn weights_that_nodes_decode_count_in_place_of_what_they_are_made_from() {
+    let size = [Dimension::Named("batch".into()), Dimension::Fixed(4)];
+    let bytes = Tensor::new(
+        DType::INT8,
+        vec![4, 3],
+        vec![1_u8, 0, 255, 4, 0, 6, 7, 8, 9, 0, 11, 12].into(),
+    )
+    .unwrap();
+    let product = || Node::new("MatMul", "", &["x", "w"], &["y"]);
+    let plain = vec![
+        Node::new("Cast", "", &["codes"], &["real"]).with_int("to", 1),
+        Node::new("Mul", "", &["real", "scale"], &["w"]),
+        product(),
+    ];
+    let tensors = vec![("codes", bytes), ("scale", zeros(&[3]))];
+    let costs = Costs::of(&Model::new(graph(&size, plain, tensors), 10, 21), &BTreeMap::new()).unwrap();
+    assert_eq!((costs.params(), costs.nonzero_params()), (12, 9));
+    assert_eq!(
+        costs.peak_activation_bytes().unwrap(),
+        4 * 4 + 4 * 3,
+        "constants are no activations"
+    );
+    let layers: Vec<_> = costs
+        .layers
+        .iter()
+        .map(|layer| (layer.node.as_str(), layer.params))
+        .collect();
+    assert_eq!(layers, [("y", 12)]);
+
+    // Twelve codes of three bits in one word.
+    let packed = vec![
+        Node::new("BitShift", "", &["words", "shifts"], &["shifted"]).with_string("direction", "RIGHT"),
+        Node::new("BitwiseAnd", "", &["shifted", "mask"], &["masked"]),
+        Node::new("Cast", "", &["masked"], &["real"]).with_int("to", 1),
+        Node::new("Reshape", "", &["real", "shape"], &["level"]),
+        Node::new("Mul", "", &["level", "scale"], &["w"]),
+        product(),
+    ];
+    let tensors = vec![
+        ("words", Tensor::from_vec(vec![1, 1], vec![7_u64])),
+        (
+            "shifts",
+            Tensor::from_vec(vec![12], (0..12).map(|at| 3 * at).collect::<Vec<u64>>()),
+        ),
+        ("mask", Tensor::scalar(7_u64)),
+        ("shape", integers(&[4, 3])),
+        ("scale", zeros(&[3])),
+    ];
+    let costs = Costs::of(&Model::new(graph(&size, packed, tensors), 10, 21), &BTreeMap::new()).unwrap();
+    assert_eq!(
+        (costs.params(), costs.nonzero_params()),
+        (12, 12),
+        "packed ones all count"
+    );
+}

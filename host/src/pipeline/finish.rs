@@ -72,10 +72,13 @@ pub fn finish(mut run: Finish<'_>) -> Result<Report, Failure> {
         Outcome::Feasible => RunFolder::MODEL,
         _ => RunFolder::BEST_EFFORT,
     };
-    run.context.progress.now("writing and verifying the artifact");
-    let artifact = run.write(name, &result.model)?;
     let before = measured(run.subject.original_costs())?;
     let after = run.costs(&result)?;
+    let meters = run.meters(&original, &result, &before, &after, &quality)?;
+    let contenders = run.contenders()?;
+    // Only now: who interrupts the judging finds no artifact that looks judged.
+    run.context.progress.now("writing and verifying the artifact");
+    let artifact = run.write(name, &result.model)?;
     let limits: Vec<BudgetReport> = run
         .limits
         .iter()
@@ -115,11 +118,11 @@ pub fn finish(mut run: Finish<'_>) -> Result<Report, Failure> {
             .ok_or_else(|| Failure::new(exit::INTERNAL, "the budget has no limit"))?,
         limits,
         artifact,
-        meters: run.meters(&original, &result, &before, &after, &quality)?,
+        meters,
         quality,
         latency: run.latency(&result, outcome),
         steps: std::mem::take(&mut run.recorder.steps),
-        contenders: run.contenders()?,
+        contenders,
         layers: layers(&run.context, &result),
         plugins: run
             .subject
