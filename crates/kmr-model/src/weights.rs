@@ -55,6 +55,11 @@ impl Weight {
         self.shape.iter().product()
     }
 
+    /// Whether it has no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// The channel of a reader's input that the element at this row-major position multiplies.
     pub fn input_channel(&self, reader: &Reader, element: usize) -> usize {
         let within = self.coordinate(element, self.input_axis);

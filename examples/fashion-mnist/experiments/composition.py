@@ -61,7 +61,7 @@ seed = 7
 on_no_progress = "{'stop' if policy == 'scheduled' else 'skip'}"
 """
     if policy == "knapsack":
-        text += 'config = { proxy = { meter = "kl", samples = 256 }, refine = { generations = 4, lambda = 3 } }\n'
+        text += 'config = { proxy = { meter = "kl", samples = 256 }, refine = { generations = 2, lambda = 2 } }\n'
     for name, until, rules in stages:
         text += f'[[stage]]\nname = "{name}"\n'
         if until:

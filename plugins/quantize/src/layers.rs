@@ -68,7 +68,7 @@ impl Layer {
     }
 
     /// The elements in the order of the matrix.
-    pub fn to_matrix<'v, T: Copy>(&self, values: &'v [T]) -> Cow<'v, [T]> {
+    pub fn in_matrix_order<'v, T: Copy>(&self, values: &'v [T]) -> Cow<'v, [T]> {
         match self.moves() {
             None => Cow::Borrowed(values),
             Some((before, rows, after)) => {
@@ -83,7 +83,7 @@ impl Layer {
     }
 
     /// The elements of the matrix in the order of the tensor.
-    pub fn from_matrix<'v, T: Copy>(&self, matrix: &'v [T]) -> Cow<'v, [T]> {
+    pub fn in_tensor_order<'v, T: Copy>(&self, matrix: &'v [T]) -> Cow<'v, [T]> {
         match self.moves() {
             None => Cow::Borrowed(matrix),
             Some((before, rows, after)) => {
@@ -213,10 +213,10 @@ mod tests {
     #[test]
     fn a_matrix_has_a_row_for_each_output() {
         let product = layer(&[2, 3], 1);
-        assert_eq!(*product.to_matrix(&[0, 1, 2, 10, 11, 12]), [0, 10, 1, 11, 2, 12]);
+        assert_eq!(*product.in_matrix_order(&[0, 1, 2, 10, 11, 12]), [0, 10, 1, 11, 2, 12]);
         let transposed = layer(&[2, 2, 2], 1);
         assert_eq!(
-            *transposed.to_matrix(&[0, 1, 2, 3, 4, 5, 6, 7]),
+            *transposed.in_matrix_order(&[0, 1, 2, 3, 4, 5, 6, 7]),
             [0, 1, 4, 5, 2, 3, 6, 7]
         );
     }
@@ -226,8 +226,8 @@ mod tests {
         fn there_and_back(shape in prop::collection::vec(1_usize..5, 1..5), axis in 0_usize..5) {
             let layer = layer(&shape, axis % shape.len());
             let values: Vec<usize> = (0..layer.len()).collect();
-            let matrix = layer.to_matrix(&values).into_owned();
-            prop_assert_eq!(layer.from_matrix(&matrix), values);
+            let matrix = layer.in_matrix_order(&values).into_owned();
+            prop_assert_eq!(layer.in_tensor_order(&matrix), values);
         }
     }
 }

@@ -30,7 +30,7 @@ pub fn encode(
     config: &Config,
 ) -> Result<Encoded> {
     let at = |error: MethodError| Error::unsupported(error.to_string()).at(format!("tensor `{}`", layer.tensor));
-    let matrix = layer.to_matrix(values);
+    let matrix = layer.in_matrix_order(values);
     let (rows, columns, groups) = (layer.rows(), layer.columns(), layer.groups());
     let scheme = config.scheme(bits, sharing(layer, config))?;
     let whole = Matrix::new(rows, columns, &matrix).map_err(at)?;
