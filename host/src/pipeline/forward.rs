@@ -47,9 +47,12 @@ impl ForwardCache {
 }
 
 /// One model's answers, engine by engine and split by split.
+/// What an engine answered on a split.
+type Kept = (Arc<Executor>, Arc<Dataset>, Arc<ForwardCache>);
+
 #[derive(Default)]
 pub struct Answers {
-    splits: Mutex<Vec<(Arc<Executor>, Arc<Dataset>, Arc<ForwardCache>)>>,
+    splits: Mutex<Vec<Kept>>,
 }
 
 impl Answers {

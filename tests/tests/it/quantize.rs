@@ -47,8 +47,8 @@ fn answers(bench: &Bench, path: &Path, inputs: &Path, engine: &str) -> Vec<f32> 
     }
     kmr(&arguments).expect(0, &[]);
     let found = read_npz(&outputs).unwrap();
-    let answers = found.iter().next().unwrap().1.to_f32().unwrap().into_owned();
-    answers
+    let (_, answers) = found.iter().next().unwrap();
+    answers.to_f32().unwrap().into_owned()
 }
 
 /// What every artifact must be: as long as the report says, and the same to both engines but for rounding.
