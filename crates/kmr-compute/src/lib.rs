@@ -4,7 +4,7 @@
 //! so that an engine may live in another library or on another device. [`Interpreter`] is the one that
 //! is linked in: it walks the graph at run time over Burn's rank-erased tensors on the CPU.
 //!
-//! Two rules hold for every engine. Results are exact outputs of the asked values' nodes: asking for
+//! Two rules hold for the interpreter. Results are exact outputs of the asked values' nodes: asking for
 //! more inner values, or starting from fed ones, never changes a bit of the others. And results do not
 //! depend on the number of threads.
 
