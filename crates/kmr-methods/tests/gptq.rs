@@ -1,5 +1,8 @@
 //! GPTQ against its definition, and the laws of what it promises.
 
+mod common;
+
+use common::{granularities, grids};
 use kmr_methods::{
     Clipping, Granularity, Grid, Matrix, MethodError, Parameters, Quantized, Scheme, fit,
     gptq::{Options, gptq},
@@ -217,22 +220,6 @@ fn it_halves_the_error_of_rounding_to_nearest() {
             "{bits} bits: {totals:?}"
         );
     }
-}
-
-fn grids() -> impl Strategy<Value = Grid> {
-    prop_oneof![
-        (2_u8..=8).prop_map(|bits| Grid::symmetric(bits).unwrap()),
-        (2_u8..=8).prop_map(|bits| Grid::narrow(bits).unwrap()),
-        (1_u8..=8).prop_map(|bits| Grid::asymmetric(bits).unwrap()),
-    ]
-}
-
-fn granularities() -> impl Strategy<Value = Granularity> {
-    prop_oneof![
-        Just(Granularity::Tensor),
-        Just(Granularity::Channel),
-        (1_usize..9).prop_map(Granularity::Group)
-    ]
 }
 
 fn options() -> impl Strategy<Value = Options> {

@@ -1,5 +1,8 @@
 //! Rounding, dequantizing, fitting and packing against plain references.
 
+mod common;
+
+use common::{granularities, grids};
 use kmr_methods::{
     Clipping::{self, MinMax, Mse},
     Granularity::{self, Channel, Group, Tensor},
@@ -8,18 +11,6 @@ use kmr_methods::{
     quantize, round_to_nearest,
 };
 use proptest::prelude::*;
-
-fn grids() -> impl Strategy<Value = Grid> {
-    prop_oneof![
-        (2_u8..=8).prop_map(|bits| Grid::symmetric(bits).unwrap()),
-        (2_u8..=8).prop_map(|bits| Grid::narrow(bits).unwrap()),
-        (1_u8..=8).prop_map(|bits| Grid::asymmetric(bits).unwrap()),
-    ]
-}
-
-fn granularities() -> impl Strategy<Value = Granularity> {
-    prop_oneof![Just(Tensor), Just(Channel), (1_usize..9).prop_map(Group)]
-}
 
 fn clippings() -> impl Strategy<Value = Clipping> {
     prop_oneof![Just(MinMax), Just(Mse)]

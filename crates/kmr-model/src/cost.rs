@@ -5,7 +5,7 @@ mod macs;
 mod parameters;
 mod peak;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
 use crate::{
     ErrorKind, Model, ModelError, Node, Tensor, codec,
@@ -178,20 +178,16 @@ fn layers(level: &Level, parameters: &[Parameter], shapes: &Shapes) -> Vec<Layer
             }
         }
     }
-    let mut constants: HashSet<&str> = level.tensors.iter().map(|(name, _)| name.as_str()).collect();
+    let constants = level.constants();
     let mut layers = Vec::new();
     for (position, node) in level.nodes.iter().enumerate() {
         if node.is("Constant") {
-            constants.insert(node.id());
             continue;
         }
         let inputs: Vec<&str> = level.reads(position);
         let params: u64 = inputs.iter().filter_map(|input| carried.remove(input)).sum();
         let params = params + inner.remove(&position).unwrap_or(0);
-        let folded = !node.has_subgraph() && !inputs.is_empty() && inputs.iter().all(|input| constants.contains(input));
-        if folded {
-            let outputs = node.outputs().iter().filter(|output| !output.is_empty());
-            constants.extend(outputs.map(String::as_str));
+        if constants.contains(node.id()) {
             *carried.entry(node.id()).or_default() += params;
             continue;
         }

@@ -163,6 +163,7 @@ pub struct GraphIndex<'g> {
     producers: HashMap<&'g str, usize>,
     consumers: HashMap<&'g str, Vec<(usize, usize)>>,
     captured: HashSet<&'g str>,
+    outputs: HashSet<&'g str>,
 }
 
 impl<'g> GraphIndex<'g> {
@@ -171,6 +172,7 @@ impl<'g> GraphIndex<'g> {
             producers: HashMap::new(),
             consumers: HashMap::new(),
             captured: HashSet::new(),
+            outputs: graph.outputs.iter().map(ValueInfo::name).collect(),
         };
         for (position, node) in graph.nodes.iter().enumerate() {
             for output in node.outputs().iter().filter(|o| !o.is_empty()) {
@@ -197,5 +199,19 @@ impl<'g> GraphIndex<'g> {
     /// Whether a subgraph (of If, Loop, Scan) reads `value`.
     pub fn is_captured(&self, value: &str) -> bool {
         self.captured.contains(value)
+    }
+
+    /// Whether [`consumers`](Self::consumers) are all who read `value`: no subgraph does, and the graph does not put it
+    /// out.
+    pub fn is_inner(&self, value: &str) -> bool {
+        !self.is_captured(value) && !self.outputs.contains(value)
+    }
+
+    /// The one who reads `value`, as (node position, input slot); none if there are others of any kind.
+    pub fn sole_consumer(&self, value: &str) -> Option<(usize, usize)> {
+        match self.consumers(value) {
+            &[only] if self.is_inner(value) => Some(only),
+            _ => None,
+        }
     }
 }

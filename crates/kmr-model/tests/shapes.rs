@@ -535,6 +535,23 @@ fn weights_that_nodes_decode_count_in_place_of_what_they_are_made_from() {
         .collect();
     assert_eq!(layers, [("y", 12)]);
 
+    // A Constant node of numbers is one, too.
+    let mut scale = Node::new("Constant", "", &[], &["scale"]);
+    scale.set_attribute(kmr_model::proto::AttributeProto {
+        name: Some("value_floats".into()),
+        r#type: Some(6),
+        floats: vec![1.0; 3],
+        ..Default::default()
+    });
+    let scaled = vec![
+        scale,
+        Node::new("Mul", "", &["v", "scale"], &["w"]),
+        Node::new("MatMul", "", &["x", "w"], &["y"]),
+    ];
+    let model = Model::new(graph(&size, scaled, vec![("v", zeros(&[4, 3]))]), 10, 21);
+    let costs = Costs::of(&model, &BTreeMap::new()).unwrap();
+    assert_eq!(costs.peak_activation_bytes().unwrap(), 4 * 4 + 4 * 3);
+
     // Twelve codes of three bits in one word.
     let packed = vec![
         Node::new("BitShift", "", &["words", "shifts"], &["shifted"]).with_string("direction", "RIGHT"),

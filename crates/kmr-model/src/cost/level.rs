@@ -69,14 +69,14 @@ impl Level {
         self.inner.get(&position).map_or(&[], Vec::as_slice)
     }
 
-    /// The values that do not depend on what is fed: tensors, and what nodes make of these alone. Runtimes compute them
-    /// once.
+    /// The values that do not depend on what is fed: tensors, what Constant nodes hold, and what nodes make of these
+    /// alone. Runtimes compute them once.
     pub fn constants(&self) -> HashSet<&str> {
         let mut constants: HashSet<&str> = self.tensors.iter().map(|(name, _)| name.as_str()).collect();
         for node in &self.nodes {
             let inputs = || node.inputs().iter().filter(|input| !input.is_empty());
-            let fixed = inputs().next().is_some() && inputs().all(|input| constants.contains(input.as_str()));
-            if fixed && !node.has_subgraph() {
+            let made = inputs().next().is_some() && inputs().all(|input| constants.contains(input.as_str()));
+            if node.is("Constant") || (made && !node.has_subgraph()) {
                 constants.extend(node.outputs().iter().map(String::as_str));
             }
         }
