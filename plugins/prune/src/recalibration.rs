@@ -84,8 +84,8 @@ fn statistics(graph: &Graph, applied: &mut Applied) -> Vec<Statistics> {
         let own = |slot: usize| {
             let name = node.input(slot)?;
             let tensor = graph.tensor(name)?;
-            let alone = index.consumers(name).len() == 1 && !index.is_captured(name);
-            (alone && tensor.dtype() == DType::FLOAT).then(|| (name.to_owned(), tensor.len()))
+            (index.sole_consumer(name).is_some() && tensor.dtype() == DType::FLOAT)
+                .then(|| (name.to_owned(), tensor.len()))
         };
         match (node.input(0), own(3), own(4)) {
             (Some(input), Some((mean, channels)), Some((variance, _))) => found.push(Statistics {

@@ -11,12 +11,17 @@ use kmr_methods::{
     calibration::{Histogram, activation_parameters},
 };
 use kmr_sdk::{
-    Error, Host, Result, RunRequest,
-    model::{DType, Edit, Graph, GraphIndex, Node, Patch, Tensor},
+    Error, Host, Result,
+    model::{Edit, Graph, GraphIndex, Node, Patch, Tensor},
 };
 use rayon::prelude::*;
 
-use crate::{build::Build, config::Config};
+use crate::{
+    build::Build,
+    calibration::each_batch,
+    config::Config,
+    values::{is_unscaled, own},
+};
 
 /// A value that is quantized.
 #[derive(Clone, Debug, PartialEq)]
@@ -130,9 +135,8 @@ fn source(graph: &Graph, index: &GraphIndex<'_>, value: &str) -> Option<usize> {
 
 /// What is left of `value` for others to read: the rectifier's output where that alone reads it.
 fn rectified<'g>(graph: &'g Graph, index: &GraphIndex<'_>, value: &'g str) -> &'g str {
-    let alone = !index.is_captured(value) && graph.outputs.iter().all(|output| output.name() != value);
-    match index.consumers(value) {
-        &[(reader, 0)] if alone && rectifier(graph, &graph.nodes[reader]).is_some() => graph.nodes[reader].id(),
+    match index.sole_consumer(value) {
+        Some((reader, 0)) if rectifier(graph, &graph.nodes[reader]).is_some() => graph.nodes[reader].id(),
         _ => value,
     }
 }
@@ -170,70 +174,60 @@ fn nonnegative(graph: &Graph) -> HashSet<String> {
     found
 }
 
-/// Values observed in one pass, and samples in a batch.
-const VALUES: usize = 24;
-const BATCH: usize = 16;
-
-/// The scales and zero points of `activations`, from the candidate's values on the calibration data.
+/// The scales and zero points of `activations` that have some of their own, from the candidate's values on the
+/// calibration data.
 ///
 /// # Errors
 /// If there is no calibration data, the candidate cannot be run, or a value is not finite.
-pub fn calibrate(host: &Host<'_>, activations: &[Activation], config: &Config) -> Result<BTreeMap<String, Parameters>> {
+pub fn calibrate(
+    host: &Host<'_>,
+    activations: &[&Activation],
+    config: &Config,
+) -> Result<BTreeMap<String, Parameters>> {
     let grid = grid()?;
-    let own: Vec<&Activation> = activations
-        .iter()
-        .filter(|activation| activation.like.is_none())
-        .collect();
-    let mut found = BTreeMap::new();
-    for chunk in own.chunks(VALUES) {
-        let mut histograms = vec![Histogram::new(); chunk.len()];
-        let request = RunRequest {
-            outputs: chunk.iter().map(|activation| activation.value.clone()).collect(),
-            batch: Some(BATCH),
-            limit: Some(config.samples),
-            ..Default::default()
+    let values: Vec<&str> = activations.iter().map(|activation| activation.value.as_str()).collect();
+    let mut histograms = vec![Histogram::new(); values.len()];
+    each_batch(
+        host,
+        &values,
+        config.samples,
+        "observing activations",
+        |first, batch| {
+            let histograms = histograms[first..].par_iter_mut().zip(&batch.outputs);
+            let added = histograms.map(|(histogram, (value, tensor))| {
+                let at = |error: Error| error.at(format!("value `{value}`"));
+                let values = tensor.to_f32().map_err(|error| at(error.into()))?;
+                let added = histogram.add(&values);
+                added.map_err(|error| at(Error::unsupported(error.to_string())))
+            });
+            added.collect()
+        },
+    )?;
+    let parameters = activations.iter().zip(&histograms).map(|(activation, histogram)| {
+        let at = |error: kmr_methods::MethodError| {
+            Error::unsupported(error.to_string()).at(format!("value `{}`", activation.value))
         };
-        for batch in host.run(&request)? {
-            let batch = batch?;
-            host.progress(found.len() as f64 / own.len() as f64, "observing activations")?;
-            let added = histograms
-                .par_iter_mut()
-                .zip(&batch.outputs)
-                .map(|(histogram, (value, tensor))| {
-                    let at = |error: Error| error.at(format!("value `{value}`"));
-                    let values = tensor.to_f32().map_err(|error| at(error.into()))?;
-                    let added = histogram.add(&values);
-                    added.map_err(|error| at(Error::unsupported(error.to_string())))
-                });
-            added.collect::<Result<Vec<()>>>()?;
-        }
-        for (activation, histogram) in chunk.iter().zip(&histograms) {
-            let at = |error: kmr_methods::MethodError| {
-                Error::unsupported(error.to_string()).at(format!("value `{}`", activation.value))
-            };
-            let (low, high) = histogram.range(config.range_method()?).map_err(at)?;
-            let low = if activation.nonnegative { 0.0 } else { low };
-            let parameters = activation_parameters(low, high.min(activation.most).max(low), grid).map_err(at)?;
-            found.insert(activation.value.clone(), parameters);
-        }
-    }
-    Ok(with_likes(activations, found))
+        let (low, high) = histogram.range(config.range_method(grid)).map_err(at)?;
+        let low = if activation.nonnegative { 0.0 } else { low };
+        let parameters = activation_parameters(low, high.min(activation.most).max(low), grid).map_err(at)?;
+        Ok((activation.value.clone(), parameters))
+    });
+    parameters.collect()
 }
 
 /// Parameters of the right form without looking at data: what they cost is the same.
 ///
 /// # Errors
 /// Never: the grid of activations exists.
-pub fn uncalibrated(activations: &[Activation]) -> Result<BTreeMap<String, Parameters>> {
+pub fn uncalibrated(activations: &[&Activation]) -> Result<BTreeMap<String, Parameters>> {
     let grid = grid()?;
-    let own = activations.iter().filter(|activation| activation.like.is_none());
-    let found = own.map(|activation| {
+    let parameters = activations.iter().map(|activation| {
         let low = if activation.nonnegative { 0.0 } else { -1.0 };
         let parameters = activation_parameters(low, activation.most.min(1.0), grid);
         let parameters = parameters.map_err(|error| Error::unsupported(error.to_string()))?;
         Ok((activation.value.clone(), parameters))
     });
-    Ok(with_likes(activations, found.collect::<Result<_>>()?))
+    parameters.collect()
 }
 
 fn grid() -> Result<Grid> {
@@ -257,9 +251,8 @@ pub fn quantized(graph: &Graph, activations: &[Activation], parameters: &BTreeMa
     let mut rectifiers: HashMap<&str, &Node> = HashMap::new();
     for node in graph.nodes.iter().filter(|node| rectifier(graph, node).is_some()) {
         let output = node.id();
-        let hidden = !index.is_captured(output) && graph.outputs.iter().all(|value| value.name() != output);
         let input = node.input(0).unwrap_or_default();
-        if hidden && rectified(graph, &index, input) == output {
+        if index.is_inner(output) && rectified(graph, &index, input) == output {
             rectifiers.insert(output, node);
         }
     }
@@ -298,17 +291,18 @@ pub fn quantized(graph: &Graph, activations: &[Activation], parameters: &BTreeMa
 }
 
 /// Stores the bias of a Gemm as kernels on integers want it: int32, by the scale of the sums that it is added to.
-pub fn integer_bias(build: &mut Build, graph: &Graph, node: &Node, input_scale: f32, weight_scales: &[f32]) {
-    let Some((name, bias)) = node.input(2).and_then(|name| Some((name, graph.tensor(name)?))) else {
+pub fn integer_bias(
+    build: &mut Build,
+    (graph, index): (&Graph, &GraphIndex<'_>),
+    node: &Node,
+    input_scale: f32,
+    weight_scales: &[f32],
+) {
+    let bias = node.input(2).and_then(|name| Some((name, own(graph, index, name)?)));
+    let fitting = bias.filter(|(_, bias)| bias.shape() == [weight_scales.len()] && is_unscaled(node));
+    let Some((name, Ok(values))) = fitting.map(|(name, bias)| (name, bias.to_f32())) else {
         return;
     };
-    let fits = bias.dtype() == DType::FLOAT && bias.shape() == [weight_scales.len()];
-    let alone = graph.index().consumers(name).len() == 1;
-    let plain = node.float("alpha").unwrap_or(1.0) == 1.0 && node.float("beta").unwrap_or(1.0) == 1.0;
-    let Ok(values) = bias.to_f32() else { return };
-    if !(fits && alone && plain) {
-        return;
-    }
     let scales: Vec<f32> = weight_scales.iter().map(|scale| scale * input_scale).collect();
     let codes = values.iter().zip(&scales);
     let codes: Vec<i32> = codes

@@ -210,17 +210,13 @@ impl Config {
         }
     }
 
-    /// How the range of an activation is taken from its histogram.
-    ///
-    /// # Errors
-    /// Never: the grid of activations exists.
-    pub fn range_method(&self) -> Result<RangeMethod> {
-        let grid = Grid::asymmetric(8).map_err(|error| Error::invalid_configuration(error.to_string()))?;
-        Ok(match self.calibration {
+    /// How the range of an activation of this grid is taken from its histogram.
+    pub fn range_method(&self, grid: Grid) -> RangeMethod {
+        match self.calibration {
             Calibration::MinMax => RangeMethod::MinMax,
             Calibration::Percentile => RangeMethod::Percentile(self.percentile),
-            Calibration::Entropy => RangeMethod::Entropy { bits: 8 },
+            Calibration::Entropy => RangeMethod::Entropy { bits: grid.bits() },
             Calibration::Mse => RangeMethod::Mse { grid },
-        })
+        }
     }
 }

@@ -7,15 +7,14 @@ use kmr_sdk::{
     model::{DType, Edit, Graph, Node, Patch},
 };
 
-use crate::build::Build;
+use crate::{build::Build, values::is_unscaled};
 
 /// Whether `node` can be such a product: a MatMul, or a Gemm that is one with a bias.
 pub fn can_be(graph: &Graph, node: &Node) -> bool {
-    let unscaled = node.float("alpha").unwrap_or(1.0) == 1.0 && node.float("beta").unwrap_or(1.0) == 1.0;
     let vector = |name: &str| graph.tensor(name).is_some_and(|bias| bias.shape().len() == 1);
     match node.op_type() {
         "MatMul" => true,
-        "Gemm" => unscaled && node.int("transA").unwrap_or(0) == 0 && node.input(2).is_none_or(vector),
+        "Gemm" => is_unscaled(node) && node.int("transA").unwrap_or(0) == 0 && node.input(2).is_none_or(vector),
         _ => false,
     }
 }

@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 use kmr_methods::equalize::cross_layer;
 use kmr_sdk::{
     Error, Result,
-    model::{DType, Edit, Graph, GraphIndex, Node, Patch, Tensor},
+    model::{Graph, GraphIndex, Node, Patch},
 };
 
-use crate::values::finite;
+use crate::values::{finite, inner, own, raise_to_magnitudes, with_values};
 
 /// How often ranges go through all pairs: each pass takes them further along a row of convolutions.
 const PASSES: usize = 4;
@@ -42,20 +42,14 @@ pub fn patch(graph: &Graph) -> Result<Patch> {
             tensors.insert(name, finite(graph, name)?);
         }
     }
-    let largest = |values: &[f32]| values.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
     for _ in 0..PASSES {
         for pair in &pairs {
             let per_output = tensors[pair.producer.as_str()].len() / pair.channels;
-            let made: Vec<f32> = tensors[pair.producer.as_str()]
-                .chunks(per_output)
-                .map(largest)
-                .collect();
-            let taps = taps(graph, &pair.consumer);
+            let mut made = vec![0.0_f32; pair.channels];
+            raise_to_magnitudes(&mut made, &tensors[pair.producer.as_str()], per_output);
+            let taps = inner(graph, &pair.consumer, 1);
             let mut read = vec![0.0_f32; pair.channels];
-            for (at, value) in tensors[pair.consumer.as_str()].iter().enumerate() {
-                let most = &mut read[at / taps % pair.channels];
-                *most = most.max(value.abs());
-            }
+            raise_to_magnitudes(&mut read, &tensors[pair.consumer.as_str()], taps);
             let factors = cross_layer(&made, &read).map_err(|error| Error::unsupported(error.to_string()))?;
             let mut scale = |name: &str, by: &dyn Fn(usize) -> f32| {
                 if let Some(values) = tensors.get_mut(name) {
@@ -71,36 +65,17 @@ pub fn patch(graph: &Graph) -> Result<Patch> {
     }
     let mut patch = Patch::new();
     for (name, values) in tensors {
-        let shape = graph
-            .tensor(name)
-            .map_or_else(Vec::new, |tensor| tensor.shape().to_vec());
-        patch.push(Edit::StoreTensor {
-            name: name.to_owned(),
-            tensor: Tensor::from_vec(shape, values),
-        });
+        patch.push(with_values(graph, name, values));
     }
     Ok(patch)
 }
 
-/// Elements of a consumer's weight that one input channel has next to each other.
-fn taps(graph: &Graph, weight: &str) -> usize {
-    graph
-        .tensor(weight)
-        .map_or(1, |tensor| tensor.shape()[2..].iter().product::<usize>().max(1))
-}
-
 fn pair(graph: &Graph, index: &GraphIndex<'_>, producer: &Node) -> Option<Pair> {
-    let alone = |value: &str| {
-        let hidden = !index.is_captured(value) && graph.outputs.iter().all(|output| output.name() != value);
-        match index.consumers(value) {
-            &[(reader, 0)] if hidden => Some(&*graph.nodes[reader]),
-            _ => None,
-        }
+    let alone = |value: &str| match index.sole_consumer(value) {
+        Some((reader, 0)) => Some(&*graph.nodes[reader]),
+        _ => None,
     };
-    let own = |name: &str| {
-        let tensor = graph.tensor(name).filter(|tensor| tensor.dtype() == DType::FLOAT)?;
-        (index.consumers(name).len() == 1 && !index.is_captured(name)).then_some(tensor)
-    };
+    let own = |name: &str| own(graph, index, name);
     let mut next = alone(producer.id()).filter(|_| producer.is("Conv"))?;
     if next.is("Relu") {
         next = alone(next.id())?;

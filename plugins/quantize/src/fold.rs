@@ -3,10 +3,10 @@
 
 use kmr_sdk::{
     Result,
-    model::{DType, Edit, Graph, GraphIndex, Node, Patch, Tensor},
+    model::{Edit, Graph, GraphIndex, Node, Patch},
 };
 
-use crate::values::finite;
+use crate::values::{finite, own, with_values};
 
 /// A batch normalization that a convolution can take over.
 struct Foldable<'g> {
@@ -35,16 +35,12 @@ fn foldable<'g>(graph: &'g Graph, index: &GraphIndex<'_>, node: &'g Node) -> Opt
     let inference = node.int("training_mode").unwrap_or(0) == 0 && node.outputs().len() == 1;
     let convolution = &**graph.nodes.get(index.producer(node.input(0)?)?)?;
     let output = node.id();
-    let hidden = |value: &str| !index.is_captured(value) && graph.outputs.iter().all(|output| output.name() != value);
-    let own = |name: &str| {
-        let float = graph.tensor(name).is_some_and(|tensor| tensor.dtype() == DType::FLOAT);
-        float && index.consumers(name).len() == 1 && !index.is_captured(name)
-    };
-    let single = convolution.is("Conv") && index.consumers(convolution.id()).len() == 1;
+    let own = |name: &str| own(graph, index, name).is_some();
     let stored = (1..=4).all(|slot| node.input(slot).is_some_and(own))
         && convolution.input(1).is_some_and(own)
         && convolution.input(2).is_none_or(own);
-    if !(inference && single && stored && hidden(convolution.id()) && hidden(output)) {
+    let single = convolution.is("Conv") && index.sole_consumer(convolution.id()).is_some();
+    if !(inference && single && stored && index.is_inner(output)) {
         return None;
     }
     let readers = index.consumers(output).iter();
@@ -74,11 +70,11 @@ fn fold(graph: &Graph, foldable: &Foldable<'_>, patch: &mut Patch) -> Result<()>
         .collect();
     let weight_name = convolution.input(1).unwrap_or_default();
     let weight = values(convolution, 1)?;
-    let shape = graph
-        .tensor(weight_name)
-        .map_or_else(Vec::new, |tensor| tensor.shape().to_vec());
     let per_row = weight.len() / factors.len().max(1);
-    let fits = shape.first() == Some(&factors.len()) && [&beta, &mean].iter().all(|list| list.len() == factors.len());
+    let rows = graph
+        .tensor(weight_name)
+        .and_then(|tensor| tensor.shape().first().copied());
+    let fits = rows == Some(factors.len()) && [&beta, &mean].iter().all(|list| list.len() == factors.len());
     if !fits || per_row == 0 {
         return Ok(());
     }
@@ -95,17 +91,10 @@ fn fold(graph: &Graph, foldable: &Foldable<'_>, patch: &mut Patch) -> Result<()>
         let bias = f64::from(bias[channel]) - f64::from(mean[channel]);
         (f64::from(beta[channel]) + bias * factors[channel]) as f32
     });
-    let shifted = Tensor::from_vec(vec![factors.len()], shifted.collect::<Vec<f32>>());
-    let mut store = |name: &str, tensor: Tensor| {
-        patch.push(Edit::StoreTensor {
-            name: name.to_owned(),
-            tensor,
-        });
-    };
-    store(weight_name, Tensor::from_vec(shape, scaled.collect::<Vec<f32>>()));
+    patch.push(with_values(graph, weight_name, scaled.collect()));
     // The normalization's own shift becomes the bias where there is none.
     let kept = convolution.input(2).or(normalization.input(2)).unwrap_or_default();
-    store(kept, shifted);
+    patch.push(with_values(graph, kept, shifted.collect()));
     for (node, input) in readers {
         patch.push(Edit::Rewire {
             node: node.clone(),

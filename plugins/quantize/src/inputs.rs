@@ -1,12 +1,13 @@
 //! What layers multiply their weights with on calibration data: means, and the products of every two inputs.
 
 use kmr_sdk::{
-    Error, Host, Result, RunRequest,
+    Error, Host, Result,
     model::{Graph, Tensor},
 };
 use rayon::prelude::*;
 
 use crate::{
+    calibration::each_batch,
     layers::{Layer, Use},
     windows::Reading,
 };
@@ -18,19 +19,14 @@ const MOST_ROWS: usize = 16_384;
 const BLOCK: usize = 64;
 /// A variance below this part of the square is rounding of float32.
 const ROUNDING: f64 = 1e-10;
-/// Values that are asked for in one pass, and samples in a batch: what is held at once.
-const VALUES: usize = 24;
-const BATCH: usize = 16;
-
 /// The inputs of one group of a layer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Inputs {
     /// The mean of every column.
     pub means: Vec<f32>,
-    /// XᵀX / n, columns × columns.
-    pub gram: Vec<f64>,
-    /// The same of what is left when the means are taken away. Columns that hardly vary have zeros.
-    pub covariance: Vec<f64>,
+    /// The mean of xᵀx, columns × columns; where the inputs are centered, of what is left when the means are taken away,
+    /// with zeros for columns that hardly vary.
+    pub metric: Vec<f64>,
 }
 
 /// [`Inputs`] while they are added up.
@@ -98,7 +94,7 @@ impl Gram {
         *held = 0;
     }
 
-    fn finished(mut self) -> Inputs {
+    fn finished(mut self, centered: bool) -> Inputs {
         self.flush();
         self.origin.resize(self.columns, 0.0);
         let count = self.rows.max(1) as f64;
@@ -112,24 +108,19 @@ impl Gram {
                 square - shift(at) * shift(at) > ROUNDING * (square + origin(at) * origin(at))
             })
             .collect();
-        let (mut gram, mut covariance) = (Vec::new(), Vec::new());
-        for row in 0..columns {
-            for column in 0..columns {
-                let product = product(row, column);
+        let entry = |row: usize, column: usize| match centered {
+            true if varies[row] && varies[column] => product(row, column) - shift(row) * shift(column),
+            true => 0.0,
+            false => {
                 let crossed = origin(row) * shift(column) + shift(row) * origin(column);
-                gram.push(product + crossed + origin(row) * origin(column));
-                let both = varies[row] && varies[column];
-                covariance.push(if both {
-                    product - shift(row) * shift(column)
-                } else {
-                    0.0
-                });
+                product(row, column) + crossed + origin(row) * origin(column)
             }
-        }
+        };
         Inputs {
             means: (0..columns).map(|at| (origin(at) + shift(at)) as f32).collect(),
-            gram,
-            covariance,
+            metric: (0..columns * columns)
+                .map(|at| entry(at / columns, at % columns))
+                .collect(),
         }
     }
 }
@@ -158,11 +149,18 @@ struct Watched<'l> {
     seen: u64,
 }
 
-/// The inputs of `layers` on the calibration data, of each group; none for a layer whose inputs cannot be observed.
+/// The inputs of `layers` on the calibration data, of each group; none for a layer whose inputs cannot be observed. The
+/// layers that `centered` names by position have their means taken away.
 ///
 /// # Errors
 /// If there is no calibration data, the candidate cannot be run, or an input is not finite.
-pub fn observe(host: &Host<'_>, graph: &Graph, layers: &[&Layer], samples: usize) -> Result<Vec<Option<Vec<Inputs>>>> {
+pub fn observe(
+    host: &Host<'_>,
+    graph: &Graph,
+    layers: &[Layer],
+    centered: impl Fn(usize) -> bool + Sync,
+    samples: usize,
+) -> Result<Vec<Option<Vec<Inputs>>>> {
     let mut watched = Vec::new();
     let mut sums: Vec<Option<Vec<Gram>>> = Vec::new();
     for (position, layer) in layers.iter().enumerate() {
@@ -191,30 +189,21 @@ pub fn observe(host: &Host<'_>, graph: &Graph, layers: &[&Layer], samples: usize
             inputs.push(watch.input);
         }
     }
-    let passes = inputs.len().div_ceil(VALUES).max(1);
-    for (pass, values) in inputs.chunks(VALUES).enumerate() {
-        let request = RunRequest {
-            outputs: values.iter().map(|&value| value.to_owned()).collect(),
-            batch: Some(BATCH),
-            limit: Some(samples),
-            ..Default::default()
-        };
-        for batch in host.run(&request)? {
-            let batch = batch?;
-            host.progress(pass as f64 / passes as f64, "observing the inputs of layers")?;
-            for (value, tensor) in &batch.outputs {
-                for watch in watched.iter_mut().filter(|watch| watch.input == value) {
-                    if let Some(grams) = &mut sums[watch.layer] {
-                        watch.take(tensor, samples, batch.size, grams)?;
-                    }
+    each_batch(host, &inputs, samples, "observing the inputs of layers", |_, batch| {
+        for (value, tensor) in &batch.outputs {
+            for watch in watched.iter_mut().filter(|watch| watch.input == value) {
+                if let Some(grams) = &mut sums[watch.layer] {
+                    watch.take(tensor, samples, batch.size, grams)?;
                 }
             }
         }
-    }
-    Ok(sums
-        .into_par_iter()
-        .map(|grams| Some(grams?.into_iter().map(Gram::finished).collect()))
-        .collect())
+        Ok(())
+    })?;
+    let finished = |(layer, grams): (usize, Option<Vec<Gram>>)| {
+        let grams = grams?.into_iter();
+        Some(grams.map(|gram| gram.finished(centered(layer))).collect())
+    };
+    Ok(sums.into_par_iter().enumerate().map(finished).collect())
 }
 
 impl Watched<'_> {

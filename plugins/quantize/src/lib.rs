@@ -3,6 +3,7 @@
 mod activations;
 mod bits;
 mod build;
+mod calibration;
 mod config;
 mod dynamic;
 mod equalize;

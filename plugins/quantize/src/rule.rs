@@ -7,7 +7,7 @@ use std::{
 
 use kmr_sdk::{
     Action, Applied, Error, ErrorCode, Host, KnobSettings, Result, Rule, RunRequest, Target, log,
-    model::{DType, Edit, Graph, Model, Patch, Tensor},
+    model::{Graph, GraphIndex, Model, Patch, Tensor},
     wire::{Per, Platform},
 };
 
@@ -21,7 +21,7 @@ use crate::{
     layers::{Layer, Use, layers},
     smooth,
     storage::{self, Decode, Stored},
-    values::finite,
+    values::{finite, is_unscaled, own, with_values},
     weights::{self, Encoded},
 };
 
@@ -47,6 +47,8 @@ struct Prepared {
     groundwork: Vec<Patch>,
     graph: Arc<Graph>,
     layers: Arc<Vec<Layer>>,
+    /// The bias that keeps each layer's means, where there is one.
+    biases: Vec<Option<String>>,
     inputs: Option<Vec<Option<Vec<Inputs>>>>,
     encoded: HashMap<(usize, u8), Arc<Encoded>>,
     parameters: BTreeMap<String, activations::Parameters>,
@@ -155,8 +157,8 @@ impl Quantize {
         match host.run(&request) {
             Err(error) if error.code == ErrorCode::NOT_FOUND => {
                 let message = format!(
-                    "looks at calibration data, and there is none; give the manifest \
-                                       `data.calibration`, or write {value}"
+                    "looks at calibration data, and there is none; give the manifest `data.calibration`, or write \
+                     {value}"
                 );
                 Err(Error::invalid_configuration(message).at(format!("config.{key}")))
             }
@@ -228,9 +230,13 @@ impl Quantize {
             let patch = missing_biases(&graph);
             lay(&mut graph, patch)?;
         }
-        let layers = layers(&graph, self.config.embeddings);
+        let layers = layers(&graph, self.config.embeddings).into_iter();
+        let layers: Vec<Layer> = layers.filter(|layer| !self.ignored(layer)).collect();
+        let index = graph.index();
+        let bias = |layer: &Layer| bias_of(&graph, &index, layer).filter(|_| self.config.bias_correction);
         Ok(Prepared {
-            layers: Arc::new(layers.into_iter().filter(|layer| !self.ignored(layer)).collect()),
+            biases: layers.iter().map(bias).collect(),
+            layers: Arc::new(layers),
             graph: Arc::new(graph),
             base,
             groundwork,
@@ -287,8 +293,8 @@ impl Quantize {
         }
         let works_on_integers = |layer: &Layer| self.works_on_integers(&graph, layer);
         for (position, encoded) in &integers {
-            if let Some(correction) = &encoded.correction {
-                correct(&mut build, &graph, &layers[*position], correction)?;
+            if let (Some(correction), Some(bias)) = (&encoded.correction, &prepared.biases[*position]) {
+                correct(&mut build, &graph, bias, correction)?;
             }
         }
         let first = graph.nodes.first().map(|node| node.id().to_owned());
@@ -349,12 +355,15 @@ impl Quantize {
             .collect();
         let graph = prepared.graph.clone();
         let planned = activations::plan(&graph, &products);
+        let own: Vec<&Activation> = planned.iter().filter(|activation| activation.like.is_none()).collect();
         let parameters = if costs_only {
-            activations::uncalibrated(&planned)?
+            activations::uncalibrated(&own)?
         } else {
-            self.calibrated(host, prepared, &planned)?
+            self.calibrated(host, prepared, &own)?
         };
+        let parameters = activations::with_likes(&planned, parameters);
         let current = host.graph()?.graph;
+        let index = current.index();
         let mut build = Build::on(&current);
         for layer in layers {
             for id in &layer.nodes {
@@ -365,7 +374,7 @@ impl Quantize {
                     .and_then(|name| current.tensor(name));
                 let input = node.and_then(|node| parameters.get(node.input(0)?));
                 if let (Some(node), Some(scales), Some(&(scale, _))) = (node, scales, input) {
-                    activations::integer_bias(&mut build, &current, node, scale, &scales.to_f32()?);
+                    activations::integer_bias(&mut build, (&current, &index), node, scale, &scales.to_f32()?);
                 }
             }
         }
@@ -376,28 +385,23 @@ impl Quantize {
         Ok(())
     }
 
-    /// The parameters of `planned`: those already known of this model, and the others now.
+    /// The parameters of `own`: those already known of this model, and the others now.
     fn calibrated(
         &self,
         host: &Host<'_>,
         prepared: &mut Prepared,
-        planned: &[Activation],
+        own: &[&Activation],
     ) -> Result<BTreeMap<String, activations::Parameters>> {
-        let missing: Vec<Activation> = planned
-            .iter()
-            .filter(|activation| activation.like.is_none() && !prepared.parameters.contains_key(&activation.value))
-            .cloned()
-            .collect();
+        let unknown = |activation: &&&Activation| !prepared.parameters.contains_key(&activation.value);
+        let missing: Vec<&Activation> = own.iter().filter(unknown).copied().collect();
         if !missing.is_empty() {
             let found = activations::calibrate(host, &missing, &self.config)?;
             prepared.parameters.extend(found);
         }
-        let known = planned.iter().filter(|activation| activation.like.is_none());
-        let known = known.filter_map(|activation| {
-            let parameters = prepared.parameters.get(&activation.value)?;
-            Some((activation.value.clone(), *parameters))
-        });
-        Ok(activations::with_likes(planned, known.collect()))
+        let known = own
+            .iter()
+            .filter_map(|activation| prepared.parameters.get_key_value(&activation.value));
+        Ok(known.map(|(value, parameters)| (value.clone(), *parameters)).collect())
     }
 
     /// The integers of a layer.
@@ -432,11 +436,11 @@ impl Quantize {
         }
         let needed = self.config.method == Method::Gptq;
         if needed && prepared.inputs.is_none() {
-            let all: Vec<&Layer> = layers.iter().collect();
-            prepared.inputs = Some(inputs::observe(host, &graph, &all, self.config.samples)?);
+            let centered = |layer: usize| prepared.biases[layer].is_some();
+            prepared.inputs = Some(inputs::observe(host, &graph, &layers, centered, self.config.samples)?);
         }
         let inputs = prepared.inputs.as_ref().and_then(|inputs| inputs[position].as_deref());
-        let centered = self.config.bias_correction && bias_of(&graph, layer).is_some();
+        let centered = prepared.biases[position].is_some();
         let values = finite(&graph, &layer.tensor)?;
         let encoded = Arc::new(weights::encode(layer, &values, bits, inputs, centered, &self.config)?);
         prepared.encoded.insert((position, bits), encoded.clone());
@@ -491,25 +495,17 @@ fn missing_biases(graph: &Graph) -> Patch {
 
 /// The bias that is added to the outputs of `layer`: a float32 initializer that the one node that reads the layer, or
 /// an Add behind it, has to itself.
-fn bias_of(graph: &Graph, layer: &Layer) -> Option<String> {
+fn bias_of(graph: &Graph, index: &GraphIndex<'_>, layer: &Layer) -> Option<String> {
     let [id] = layer.nodes.as_slice() else {
         return None;
     };
-    let index = graph.index();
     let node = graph.node(id)?;
-    let own = |name: &&str| {
-        let fits = graph
-            .tensor(name)
-            .is_some_and(|bias| bias.dtype() == DType::FLOAT && bias.shape() == [layer.rows()]);
-        fits && index.consumers(name).len() == 1 && !index.is_captured(name)
-    };
+    let own = |name: &&str| own(graph, index, name).is_some_and(|bias| bias.shape() == [layer.rows()]);
     let name = match node.op_type() {
         "Conv" => node.input(2).filter(own),
-        "Gemm" if node.float("beta").unwrap_or(1.0) == 1.0 && node.float("alpha").unwrap_or(1.0) == 1.0 => {
-            node.input(2).filter(own)
-        }
-        "MatMul" => match index.consumers(id) {
-            &[(reader, _)] if graph.nodes[reader].is("Add") && !index.is_captured(id) => {
+        "Gemm" if is_unscaled(node) => node.input(2).filter(own),
+        "MatMul" => match index.sole_consumer(id) {
+            Some((reader, _)) if graph.nodes[reader].is("Add") => {
                 graph.nodes[reader].inputs().iter().map(String::as_str).find(own)
             }
             _ => None,
@@ -519,20 +515,11 @@ fn bias_of(graph: &Graph, layer: &Layer) -> Option<String> {
     name.map(str::to_owned)
 }
 
-/// Adds `correction` to the layer's bias.
-fn correct(build: &mut Build, graph: &Graph, layer: &Layer, correction: &[f32]) -> Result<()> {
-    let Some(name) = bias_of(graph, layer) else {
-        return Ok(());
-    };
-    let bias = finite(graph, &name)?;
-    let corrected: Vec<f32> = bias
-        .iter()
-        .zip(correction)
-        .map(|(bias, correction)| bias + correction)
-        .collect();
-    build.edit(Edit::StoreTensor {
-        name,
-        tensor: Tensor::from_vec(vec![corrected.len()], corrected),
-    });
+/// Adds `correction` to the initializer `bias`.
+fn correct(build: &mut Build, graph: &Graph, bias: &str, correction: &[f32]) -> Result<()> {
+    let corrected = finite(graph, bias)?;
+    let corrected = corrected.iter().zip(correction);
+    let corrected = corrected.map(|(bias, correction)| bias + correction).collect();
+    build.edit(with_values(graph, bias, corrected));
     Ok(())
 }

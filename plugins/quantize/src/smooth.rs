@@ -4,10 +4,10 @@
 use kmr_methods::equalize::smooth;
 use kmr_sdk::{
     Error, Host, ObserveRequest, Result, Statistic,
-    model::{DType, Edit, Graph, GraphIndex, Node, Patch, Tensor},
+    model::{Graph, GraphIndex, Node, Patch},
 };
 
-use crate::values::finite;
+use crate::values::{finite, inner, own, raise_to_magnitudes, with_values};
 
 /// A normalization with a factor and a shift for each channel, and the products that read what it makes.
 struct Site {
@@ -40,15 +40,6 @@ pub fn patch(host: &Host<'_>, graph: &Graph, alpha: f64, samples: usize) -> Resu
         samples: Some(samples),
         ..Default::default()
     })?;
-    let mut store = |name: &str, values: Vec<f32>| {
-        let shape = graph
-            .tensor(name)
-            .map_or_else(Vec::new, |tensor| tensor.shape().to_vec());
-        patch.push(Edit::StoreTensor {
-            name: name.to_owned(),
-            tensor: Tensor::from_vec(shape, values),
-        });
-    };
     for site in &sites {
         let least = observed.get(&site.value, Statistic::Min)?.to_f32()?;
         let most = observed.get(&site.value, Statistic::Max)?.to_f32()?;
@@ -60,11 +51,7 @@ pub fn patch(host: &Host<'_>, graph: &Graph, alpha: f64, samples: usize) -> Resu
         let channels = activation.len();
         let mut weight = vec![0.0_f32; channels];
         for (name, axis) in &site.weights {
-            let after = inner(graph, name, *axis);
-            for (at, value) in finite(graph, name)?.iter().enumerate() {
-                let most = &mut weight[at / after % channels];
-                *most = most.max(value.abs());
-            }
+            raise_to_magnitudes(&mut weight, &finite(graph, name)?, inner(graph, name, *axis));
         }
         let factors = smooth(&activation, &weight, alpha).map_err(|error| Error::unsupported(error.to_string()))?;
         for name in [Some(&site.factor), site.shift.as_ref()].into_iter().flatten() {
@@ -73,37 +60,24 @@ pub fn patch(host: &Host<'_>, graph: &Graph, alpha: f64, samples: usize) -> Resu
                 .zip(&factors)
                 .map(|(value, factor)| value / factor)
                 .collect();
-            store(name, divided);
+            patch.push(with_values(graph, name, divided));
         }
         for (name, axis) in &site.weights {
             let after = inner(graph, name, *axis);
             let values = finite(graph, name)?;
             let scaled = values.iter().enumerate();
-            store(
-                name,
-                scaled
-                    .map(|(at, value)| value * factors[at / after % channels])
-                    .collect(),
-            );
+            let scaled = scaled.map(|(at, value)| value * factors[at / after % channels]);
+            patch.push(with_values(graph, name, scaled.collect()));
         }
     }
     Ok(patch)
 }
 
-/// Elements behind the axis.
-fn inner(graph: &Graph, name: &str, axis: usize) -> usize {
-    graph
-        .tensor(name)
-        .map_or(1, |tensor| tensor.shape()[axis + 1..].iter().product::<usize>().max(1))
-}
-
 /// A LayerNormalization, or an Add of a shift behind a Mul with a factor as exporters write one.
 fn site(graph: &Graph, index: &GraphIndex<'_>, node: &Node) -> Option<Site> {
     let vector = |name: &str| {
-        let tensor = graph
-            .tensor(name)
-            .filter(|tensor| tensor.dtype() == DType::FLOAT && tensor.shape().len() == 1)?;
-        (index.consumers(name).len() == 1 && !index.is_captured(name)).then(|| (name.to_owned(), tensor.len()))
+        let tensor = own(graph, index, name).filter(|tensor| tensor.shape().len() == 1)?;
+        Some((name.to_owned(), tensor.len()))
     };
     let operand = |node: &Node| node.inputs().iter().find_map(|name| vector(name));
     let ((factor, channels), shift) = match node.op_type() {
@@ -114,7 +88,7 @@ fn site(graph: &Graph, index: &GraphIndex<'_>, node: &Node) -> Option<Site> {
         "Add" => {
             let before = node.inputs().iter().find_map(|name| index.producer(name))?;
             let scaling = &graph.nodes[before];
-            let alone = index.consumers(scaling.id()).len() == 1 && !index.is_captured(scaling.id());
+            let alone = index.sole_consumer(scaling.id()).is_some();
             (
                 operand(scaling).filter(|_| scaling.is("Mul") && alone)?,
                 Some(operand(node).ok_or(())),
@@ -124,9 +98,8 @@ fn site(graph: &Graph, index: &GraphIndex<'_>, node: &Node) -> Option<Site> {
     };
     let shift = shift.transpose().ok()?.map(|(name, _)| name);
     let value = node.id();
-    let is_output = graph.outputs.iter().any(|output| output.name() == value);
     let readers = index.consumers(value);
-    if is_output || readers.is_empty() || index.is_captured(value) {
+    if readers.is_empty() || !index.is_inner(value) {
         return None;
     }
     let weights: Option<Vec<(String, usize)>> = readers
@@ -134,9 +107,7 @@ fn site(graph: &Graph, index: &GraphIndex<'_>, node: &Node) -> Option<Site> {
         .map(|&(reader, slot)| {
             let product = &graph.nodes[reader];
             let name = product.input(1).filter(|_| slot == 0)?;
-            let weight = graph
-                .tensor(name)
-                .filter(|weight| weight.dtype() == DType::FLOAT && weight.shape().len() == 2)?;
+            let weight = own(graph, index, name).filter(|weight| weight.shape().len() == 2)?;
             let axis = match product.op_type() {
                 "MatMul" => 0,
                 "Gemm" if product.int("transA").unwrap_or(0) == 0 => {
@@ -144,8 +115,7 @@ fn site(graph: &Graph, index: &GraphIndex<'_>, node: &Node) -> Option<Site> {
                 }
                 _ => return None,
             };
-            let alone = index.consumers(name).len() == 1 && !index.is_captured(name);
-            (alone && weight.shape()[axis] == channels).then(|| (name.to_owned(), axis))
+            (weight.shape()[axis] == channels).then(|| (name.to_owned(), axis))
         })
         .collect();
     Some(Site {

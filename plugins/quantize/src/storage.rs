@@ -5,6 +5,8 @@
 //! constant, and are computed once, when the model is loaded: it then runs as fast as the original. Ending in a
 //! DequantizeLinear they are kept, for kernels that work on integers.
 
+use std::collections::BTreeMap;
+
 use kmr_methods::{Granularity, Quantized, pack};
 use kmr_sdk::{
     Error, Result,
@@ -14,7 +16,7 @@ use kmr_sdk::{
 use crate::{bits::Bits, build::Build, layers::Layer};
 
 /// What the nodes end in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Decode {
     /// A Mul: computed once by a runtime.
     Constant,
@@ -82,36 +84,29 @@ pub fn store_half(build: &mut Build, layer: &Layer, values: &[f32], bits: Bits) 
 /// # Errors
 /// If a tensor cannot be made.
 pub fn store_integers(build: &mut Build, weights: &[Stored<'_>], first_node: Option<&str>) -> Result<()> {
-    for decode in [Decode::Constant, Decode::Kernel] {
-        for bits in 1..=8 {
-            let packed = weights.iter().filter(|weight| {
-                let count = weight.codes().len();
-                weight.decode == decode && weight.bits() == bits && stored_bytes(count, bits).1
-            });
-            let packed: Vec<_> = packed.collect();
-            if !packed.is_empty() {
-                build.place(first_node);
-                let unpacked = unpack(build, &packed, bits, decode)?;
-                for (weight, codes) in packed.iter().zip(unpacked) {
-                    weight.place(build);
-                    weight.decode(build, Codes::Flat(codes))?;
-                }
-            }
+    let (packed, plain): (Vec<_>, Vec<_>) = weights.iter().partition(|weight| weight.is_packed());
+    let mut chains: BTreeMap<(Decode, u8), Vec<&Stored<'_>>> = BTreeMap::new();
+    for weight in packed {
+        chains.entry((weight.decode, weight.bits())).or_default().push(weight);
+    }
+    for ((decode, bits), weights) in chains {
+        build.place(first_node);
+        let unpacked = unpack(build, &weights, bits, decode)?;
+        for (weight, codes) in weights.iter().zip(unpacked) {
+            weight.place(build);
+            weight.decode(build, Codes::Flat(codes))?;
         }
     }
-    for weight in weights {
-        let codes = weight.codes();
-        if !stored_bytes(codes.len(), weight.bits()).1 {
-            weight.place(build);
-            let tensor = narrow(
-                &codes,
-                weight.quantized.grid.is_symmetric(),
-                weight.bits(),
-                weight.shape(),
-            )?;
-            let stored = build.tensor(&format!("{}_codes", weight.layer.tensor), tensor);
-            weight.decode(build, Codes::Typed(stored))?;
-        }
+    for weight in plain {
+        weight.place(build);
+        let tensor = narrow(
+            &weight.codes(),
+            weight.quantized.grid.is_symmetric(),
+            weight.bits(),
+            weight.shape(),
+        )?;
+        let stored = build.tensor(&format!("{}_codes", weight.layer.tensor), tensor);
+        weight.decode(build, Codes::Typed(stored))?;
     }
     Ok(())
 }
@@ -148,6 +143,11 @@ impl Stored<'_> {
             Some(size) => vec![self.quantized.rows, self.quantized.columns.div_ceil(size), size],
             None => self.layer.shape.clone(),
         }
+    }
+
+    /// Whether the codes lie in words.
+    fn is_packed(&self) -> bool {
+        stored_bytes(self.shape().iter().product(), self.bits()).1
     }
 
     /// The codes in the order of [`shape`](Self::shape).
@@ -418,8 +418,6 @@ fn to(dtype: DType) -> impl FnOnce(Node) -> Node {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use kmr_compute::{Engine, Interpreter, Mode};
     use kmr_methods::{Clipping, Grid, Matrix, Scheme, quantize};
     use kmr_sdk::model::{Graph, Model, ValueInfo};

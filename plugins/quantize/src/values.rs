@@ -1,6 +1,47 @@
 //! The numbers in initializers.
 
-use kmr_sdk::{Error, Result, model::Graph};
+use kmr_sdk::{
+    Error, Result,
+    model::{DType, Edit, Graph, GraphIndex, Node, Tensor},
+};
+
+/// The float32 initializer `name`, if one node alone reads it.
+pub fn own<'g>(graph: &'g Graph, index: &GraphIndex<'_>, name: &str) -> Option<&'g Tensor> {
+    let tensor = graph.tensor(name).filter(|tensor| tensor.dtype() == DType::FLOAT)?;
+    index.sole_consumer(name).map(|_| &**tensor)
+}
+
+/// The edit that gives initializer `name` other values of the same shape.
+pub fn with_values(graph: &Graph, name: &str, values: Vec<f32>) -> Edit {
+    let shape = graph
+        .tensor(name)
+        .map_or_else(|| vec![values.len()], |tensor| tensor.shape().to_vec());
+    Edit::StoreTensor {
+        name: name.to_owned(),
+        tensor: Tensor::from_vec(shape, values),
+    }
+}
+
+/// Elements of initializer `name` behind `axis`: so many with one position on it lie next to each other.
+pub fn inner(graph: &Graph, name: &str, axis: usize) -> usize {
+    graph
+        .tensor(name)
+        .map_or(1, |tensor| tensor.shape()[axis + 1..].iter().product::<usize>().max(1))
+}
+
+/// Raises `most` to the largest magnitude of `values` at each position on an axis with `inner` elements behind it.
+pub fn raise_to_magnitudes(most: &mut [f32], values: &[f32], inner: usize) {
+    let positions = most.len();
+    for (at, value) in values.iter().enumerate() {
+        let most = &mut most[at / inner % positions];
+        *most = most.max(value.abs());
+    }
+}
+
+/// Whether a Gemm scales neither its product nor its bias.
+pub fn is_unscaled(gemm: &Node) -> bool {
+    gemm.float("alpha").unwrap_or(1.0) == 1.0 && gemm.float("beta").unwrap_or(1.0) == 1.0
+}
 
 /// The values of initializer `name` as float32, all of them finite.
 ///

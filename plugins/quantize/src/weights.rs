@@ -17,7 +17,7 @@ pub struct Encoded {
 }
 
 /// Quantizes `values`, the weights of `layer`, by `config`. `inputs` holds what each group multiplies them with, where
-/// that was observed; `centered` says that a bias will keep the means, so that only what varies counts.
+/// that was observed; `centered` says that their means are taken away, which a bias then has to keep.
 ///
 /// # Errors
 /// If a weight or an input is not finite.
@@ -47,8 +47,7 @@ pub fn encode(
     let mut joined: Option<Encoded> = None;
     for (inputs, part) in inputs.iter().zip(matrix.chunks(matrix.len() / groups)) {
         let weights = Matrix::new(rows / groups, columns, part).map_err(at)?;
-        let metric = if centered { &inputs.covariance } else { &inputs.gram };
-        let quantized = match gptq(weights, metric, &scheme, &config.gptq()) {
+        let quantized = match gptq(weights, &inputs.metric, &scheme, &config.gptq()) {
             Ok(quantized) => quantized,
             // Inputs beyond what numbers can hold leave the nearest codes.
             Err(error) => {
