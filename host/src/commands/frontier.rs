@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use kmr_core::{Assignment, Budget, Curve, Limit, Options, Pipeline, Policy, Stage, run_stages};
+use kmr_core::{Assignment, Curve, Options, Outcome, Pipeline, Policy, Stage, run_stages};
 use kmr_run::{ContenderReport, RunFolder};
 use serde_json::json;
 
@@ -30,14 +30,19 @@ pub fn execute(arguments: &Frontier, common: &Common) -> Result<u8, Failure> {
     let settings = setup.chosen.knapsack.clone().unwrap_or_default();
     let curve = limits.clone();
     let next_policy = move |_: &Stage| -> Box<dyn Policy> { Box::new(Curve::new(settings.clone(), curve.clone())) };
-    run_stages(
+    let searched = run_stages(
         &mut setup.subject,
         &pipeline,
         next_policy,
         &Options::default(),
         &mut recorder,
-    )
-    .map_err(search_failure)?;
+    );
+    if searched.map_err(search_failure)?.outcome == Outcome::Interrupted {
+        return Err(Failure::new(
+            exit::INTERRUPTED,
+            "interrupted; a frontier is written when it is whole",
+        ));
+    }
     let mut points = Vec::new();
     for (assignment, contender) in std::mem::take(&mut recorder.contenders) {
         points.push(point(&mut setup, &arguments.out, &assignment, contender, &meter)?);
@@ -70,12 +75,15 @@ pub fn execute(arguments: &Frontier, common: &Common) -> Result<u8, Failure> {
     if missing.is_empty() {
         return Ok(exit::SUCCESS);
     }
-    let message = format!("no assignment of the knobs reaches {} of {meter}", missing.join(", "));
-    let help = format!(
-        "the points that were reached are in {}; give rules stronger values",
-        path.display()
-    );
-    Err(Failure::new(exit::BUDGET, message).help(help))
+    if !common.json {
+        let message = format!("no assignment of the knobs reaches {} of {meter}", missing.join(", "));
+        let failure = Failure::new(exit::BUDGET, message).help(format!(
+            "the points that were reached are in {}; give rules stronger values",
+            path.display()
+        ));
+        eprint!("{}", failure.render(crate::terminal::color()));
+    }
+    Ok(exit::BUDGET)
 }
 
 /// The meter of the budget's one limit.
@@ -96,20 +104,12 @@ fn single_limit(setup: &Setup) -> Result<String, Failure> {
 fn pipeline(setup: &Setup, meter: &str, least: f64) -> Result<Pipeline, Failure> {
     let limits = [(meter.to_owned(), least)];
     let written = stages(&setup.plan, &limits, &setup.before, 1.0)?;
-    let open = |stage: &Stage| Stage {
+    let open = written.stages().iter().map(|stage| Stage {
         until: None,
         ..stage.clone()
-    };
-    let limit = Limit {
-        meter: meter.to_owned(),
-        at_most: least,
-    };
-    let pipeline =
-        Budget::new(vec![limit]).map(|budget| Pipeline::new(written.stages().iter().map(open).collect(), budget, None));
-    let invalid = |error: &dyn std::fmt::Display| Failure::new(exit::MANIFEST, error.to_string());
-    pipeline
-        .map_err(|error| invalid(&error))?
-        .map_err(|error| invalid(&error))
+    });
+    Pipeline::new(open.collect(), written.budget().clone(), None)
+        .map_err(|error| Failure::new(exit::MANIFEST, error.to_string()))
 }
 
 /// One budget's solution.
@@ -134,21 +134,22 @@ fn point(
     meter: &str,
 ) -> Result<Point, Failure> {
     let candidate = measured(setup.subject.again(assignment))?;
-    let written = setup.context.written(&candidate.model);
-    let written = written.map_err(|error| Failure::new(exit::INTERNAL, error.to_string()))?;
-    let layout = written
-        .files()
-        .map_err(|error| Failure::new(exit::INTERNAL, format!("a model cannot be written: {error}")))?;
     let cost = contender.costs.get(meter).copied();
     let file = format!("{}.onnx", cost.map_or("model".to_owned(), |cost| format!("{cost}")));
-    files::write_model(&out.join(&file), &layout)?;
+    files::write_model(&out.join(&file), &setup.context.files(&candidate.model)?)?;
     let quality = setup.plan.resolved.quality.meter.clone();
     let holdout = match setup.context.splits.holdout.clone() {
         None => None,
         Some(data) => {
             let context = setup.context.clone();
-            let judge = context.runtime.as_ref().unwrap_or(&context.builtin);
-            Some(measured(setup.subject.read_in(judge, &quality, &candidate, &data, None))?.value)
+            Some(
+                measured(
+                    setup
+                        .subject
+                        .read_in(context.judge(), &quality, &candidate, &data, None),
+                )?
+                .value,
+            )
         }
     };
     let shown = |value: Option<f64>| value.map_or("-".to_owned(), number);

@@ -9,10 +9,10 @@ use std::{
 };
 
 use kmr_compute::{ComputeError, Engine, Program};
-use kmr_model::{Model, ModelError, compact, shapes::Shapes};
+use kmr_model::{Model, ModelError, codec::ModelFiles, compact, shapes::Shapes};
 
 use super::{data::Splits, forward::Answers};
-use crate::terminal::Progress;
+use crate::{exit, failure::Failure, terminal::Progress};
 
 /// An engine, and the model that the run started from, ready to run in it.
 pub struct Executor {
@@ -78,6 +78,17 @@ impl Context {
             true => compact::short_names(candidate),
             false => Ok(candidate.clone()),
         }
+    }
+
+    /// The engine that holdouts are judged in.
+    pub fn judge(&self) -> &Arc<Executor> {
+        self.runtime.as_ref().unwrap_or(&self.builtin)
+    }
+
+    /// The files of a candidate.
+    pub fn files(&self, candidate: &Model) -> Result<ModelFiles, Failure> {
+        let files = self.written(candidate).and_then(|written| written.files());
+        files.map_err(|error| Failure::new(exit::INTERNAL, format!("the result cannot be written: {error}")))
     }
 
     /// Whether somebody asked to stop.

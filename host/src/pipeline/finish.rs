@@ -63,7 +63,7 @@ pub fn finish(mut run: Finish<'_>) -> Result<Report, Failure> {
     let original = run.subject.original();
     let result = run.subject.current().clone();
     // Whatever goes wrong from here on, the model that was found is on disk.
-    run.write_files(RunFolder::BEST_EFFORT, &layout(&run.context, &result.model)?)?;
+    run.write_files(RunFolder::BEST_EFFORT, &run.context.files(&result.model)?)?;
     // Stopping ended the search; what it found is still judged.
     run.context.interrupted.store(false, Ordering::Relaxed);
     let quality = run.quality(&original, &result)?;
@@ -152,11 +152,6 @@ fn exit_code(outcome: Outcome) -> u8 {
 fn engine(context: &Context) -> String {
     let identity = context.builtin.engine.identity();
     format!("{} {} {}", identity.name, identity.version, identity.instruction_set)
-}
-
-fn layout(context: &Context, model: &Model) -> Result<ModelFiles, Failure> {
-    let files = context.written(model).and_then(|written| written.files());
-    files.map_err(|error| Failure::new(exit::INTERNAL, format!("the result cannot be written: {error}")))
 }
 
 fn unverified(message: String) -> Failure {
@@ -358,7 +353,7 @@ impl Finish<'_> {
 
     /// Writes the model, reads it again, and proves that the files are the model in memory.
     fn write(&self, name: &str, model: &Model) -> Result<ArtifactReport, Failure> {
-        let files = layout(&self.context, model)?;
+        let files = self.context.files(model)?;
         let path = self.write_files(name, &files)?;
         let written = files::read_back(&path, &files, |damaged| {
             unverified(format!("{} is not what was written to it", damaged.display()))
@@ -426,8 +421,7 @@ impl Finish<'_> {
                     None => {
                         let candidate = measured(self.subject.again(&assignment))?;
                         let context = self.context.clone();
-                        let judge = context.runtime.as_ref().unwrap_or(&context.builtin);
-                        measured(self.subject.read_in(judge, &meter, &candidate, data, None))?.value
+                        measured(self.subject.read_in(context.judge(), &meter, &candidate, data, None))?.value
                     }
                 };
                 judged.insert(assignment, quality);

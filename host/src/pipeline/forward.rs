@@ -46,10 +46,10 @@ impl ForwardCache {
     }
 }
 
-/// One model's answers, engine by engine and split by split.
 /// What an engine answered on a split.
 type Kept = (Arc<Executor>, Arc<Dataset>, Arc<ForwardCache>);
 
+/// One model's answers, engine by engine and split by split.
 #[derive(Default)]
 pub struct Answers {
     splits: Mutex<Vec<Kept>>,

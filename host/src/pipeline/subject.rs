@@ -209,9 +209,11 @@ impl Subject {
                 Err(error) => log::debug!("{name} is not known: {error}"),
             }
         }
-        let refused = |error: kmr_model::ModelError| SubjectError::Refused(error.to_string());
-        let written = self.context.written(&candidate.model).map_err(refused)?;
-        costs.insert(SIZE.to_owned(), written.encoded_len() as f64);
+        if self.context.short_names {
+            let refused = |error: kmr_model::ModelError| SubjectError::Refused(error.to_string());
+            let written = self.context.written(&candidate.model).map_err(refused)?;
+            costs.insert(SIZE.to_owned(), written.encoded_len() as f64);
+        }
         for id in self.foreign_costs.clone() {
             let data = self.context.splits.search.clone();
             let reading = self.read(&id, candidate, &data, None)?;
