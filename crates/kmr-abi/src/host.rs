@@ -9,10 +9,10 @@
 use abi_stable::{
     StableAbi, sabi_trait,
     sabi_types::RRef,
-    std_types::{RBox, ROption, RSlice, RStr, RString, RVec},
+    std_types::{RBox, RErr, ROption, RSlice, RStr, RString, RVec},
 };
 
-use crate::{AbiResult, BorrowedTensor, OutputBufferBox, SharedTensorBox, TensorDescription};
+use crate::{AbiResult, BorrowedTensor, ErrorCode, OutputBufferBox, PluginError, SharedTensorBox, TensorDescription};
 
 /// Names the model that is being changed, as the edits of this call left it.
 pub const CANDIDATE: &str = "candidate";
@@ -69,7 +69,7 @@ pub trait Session: Send {
 
     /// Pulls cotangents of values of the last `forward` back to the trainable tensors: for each value under
     /// its name the derivative of the loss by it, float32 and shaped as the value. Gradients add up over
-    /// calls of `backward` and begin at zero with each `forward`.
+    /// calls of `backward` until `step` or `clear`.
     ///
     /// # Errors
     /// [`ErrorCode::INVALID_REQUEST`](crate::ErrorCode::INVALID_REQUEST) without a `forward`,
@@ -87,8 +87,100 @@ pub trait Session: Send {
     ///
     /// # Errors
     /// [`ErrorCode::NOT_FOUND`](crate::ErrorCode::NOT_FOUND) if the model has no such tensor.
-    #[sabi(last_prefix_field)]
     fn parameter(&self, name: RStr<'_>) -> AbiResult<SharedTensorBox>;
+
+    /// Gives a tensor of the session's model other values, of the same type and shape.
+    ///
+    /// # Errors
+    /// [`ErrorCode::NOT_FOUND`](crate::ErrorCode::NOT_FOUND) if the model has no such tensor,
+    /// [`ErrorCode::SHAPE`](crate::ErrorCode::SHAPE) if type or shape differ.
+    fn assign(&mut self, tensor: BorrowedTensor<'_>) -> AbiResult<()> {
+        let _ = tensor;
+        not_offered()
+    }
+
+    /// Forgets the gradients that have added up.
+    ///
+    /// # Errors
+    /// If the host is gone.
+    fn clear(&mut self) -> AbiResult<()> {
+        not_offered()
+    }
+
+    /// Whether the model is being trained: batch normalization then uses each batch's own statistics and
+    /// moves its running ones, and dropout drops. Off at first.
+    ///
+    /// # Errors
+    /// If the host is gone.
+    fn train(&mut self, on: bool) -> AbiResult<()> {
+        let _ = on;
+        not_offered()
+    }
+
+    /// Moves the trainable tensors along the gradients that have added up, by the optimizer of the request,
+    /// and forgets these: JSON `{"learning_rate"}`. Gives JSON `{"gradient_norm"}`, the norm of the whole
+    /// gradient before it was clipped.
+    ///
+    /// # Errors
+    /// [`ErrorCode::INVALID_REQUEST`](crate::ErrorCode::INVALID_REQUEST) without a `backward`, or if a
+    /// gradient is not finite: then nothing moves.
+    fn step(&mut self, update: RStr<'_>) -> AbiResult<RString> {
+        let _ = update;
+        not_offered()
+    }
+
+    /// Remembers the tensors and the optimizer's state, in place of what was remembered before.
+    ///
+    /// # Errors
+    /// If the host is gone.
+    fn save(&mut self) -> AbiResult<()> {
+        not_offered()
+    }
+
+    /// Goes back to what was saved last; at first, to the beginning.
+    ///
+    /// # Errors
+    /// If the host is gone.
+    fn restore(&mut self) -> AbiResult<()> {
+        not_offered()
+    }
+
+    /// Writes tensors, optimizer state and the place in the data where a run that is started again finds
+    /// them, with a note of the plugin's own. Meant for the end of a pass over the data.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    fn checkpoint(&mut self, note: RStr<'_>) -> AbiResult<()> {
+        let _ = note;
+        not_offered()
+    }
+
+    /// Goes on from the checkpoint that the same session of an interrupted run wrote last, if there is one,
+    /// and gives its note.
+    ///
+    /// # Errors
+    /// If there is one that cannot be read.
+    fn resume(&mut self) -> AbiResult<ROption<RString>> {
+        not_offered()
+    }
+
+    /// Stores tensors of the session in the candidate, as an edit does (none named: every one that the
+    /// candidate has and training may have changed, running statistics included).
+    ///
+    /// # Errors
+    /// As [`Host::edit`].
+    #[sabi(last_prefix_field)]
+    fn store(&mut self, names: RSlice<'_, RString>) -> AbiResult<()> {
+        let _ = names;
+        not_offered()
+    }
+}
+
+fn not_offered<T>() -> AbiResult<T> {
+    RErr(PluginError::new(
+        ErrorCode::UNSUPPORTED,
+        "sessions of this host do not offer this",
+    ))
 }
 
 /// An owned [`Session`], bounded by the host that lent it.
@@ -147,11 +239,13 @@ pub trait Host: Send + Sync {
     /// As [`run`](Host::run).
     fn observe(&self, request: RStr<'_>) -> AbiResult<RVec<SharedTensorBox>>;
 
-    /// Opens a session: JSON `{"model", "split", "trainable", "batch", "seed"}`.
+    /// Opens a session: JSON `{"model", "split", "trainable", "batch", "seed", "samples", "whole_batches",
+    /// "augment", "straight_through", "optimizer", "edits"}`. The edits are the session's alone, with
+    /// attachments as for [`edit`](Host::edit).
     ///
     /// # Errors
-    /// As [`run`](Host::run).
-    fn open_session<'a>(&'a self, request: RStr<'_>) -> AbiResult<SessionBox<'a>>;
+    /// As [`run`](Host::run), and as [`edit`](Host::edit) for the edits.
+    fn open_session<'a>(&'a self, request: RStr<'_>, attachments: RSlice<'_, RVec<u8>>) -> AbiResult<SessionBox<'a>>;
 
     /// Says how much of the call is done, from 0 to 1, and what is being done.
     ///

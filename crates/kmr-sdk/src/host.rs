@@ -16,7 +16,7 @@ use serde::Serialize;
 use crate::{
     Error, ErrorCode, Result,
     tensors::{describe, from_handle, received},
-    wire::{EditRequest, ObserveRequest, Operation, RunRequest, SessionRequest, Statistic},
+    wire::{EditRequest, ObserveRequest, Operation, RunRequest, SessionRequest, Statistic, Update, Updated},
 };
 
 /// The host, lent for one call. It may be used from several threads.
@@ -75,12 +75,17 @@ impl<'a> Host<'a> {
     /// [`ErrorCode::NOT_FOUND`] if an edit names what does not exist, [`ErrorCode::DENIED`] outside of a
     /// rule's `apply`.
     pub fn edit(&self, patch: &Patch) -> Result<()> {
-        let (request, attachments) = EditRequest::from_patch(patch, |name, tensor| {
+        let (request, attachments) = self.cross(patch)?;
+        self.send(&request, attachments)
+    }
+
+    /// A patch as it crosses, its tensors committed.
+    fn cross(&self, patch: &Patch) -> Result<(EditRequest, Vec<Vec<u8>>)> {
+        EditRequest::from_patch(patch, |name, tensor| {
             let mut output = self.buffer(name, tensor.dtype(), tensor.shape())?;
             received(output.bytes())?.copy_from_slice(tensor.bytes());
             received(output.commit())
-        })?;
-        self.send(&request, attachments)
+        })
     }
 
     /// Stores `tensor` as the candidate's initializer `name`, replacing or adding it. This copies the tensor
@@ -134,8 +139,28 @@ impl<'a> Host<'a> {
     /// # Errors
     /// As [`run`](Host::run).
     pub fn open_session(&self, request: &SessionRequest) -> Result<Session<'_>> {
-        let raw = received(self.raw.open_session(json(request)?.as_str().into()))?;
-        Ok(Session { raw })
+        let raw = self
+            .raw
+            .open_session(json(request)?.as_str().into(), RSlice::from_slice(&[]));
+        Ok(Session { raw: received(raw)? })
+    }
+
+    /// Opens a session on a model with the edits of `patch`, which this session alone sees: projections, adapters
+    /// and what else lives only while it trains.
+    ///
+    /// # Errors
+    /// As [`open_session`](Host::open_session) and [`edit`](Host::edit).
+    pub fn open_session_with(&self, request: &SessionRequest, patch: &Patch) -> Result<Session<'_>> {
+        let (edits, attachments) = self.cross(patch)?;
+        let request = SessionRequest {
+            edits: Some(edits),
+            ..request.clone()
+        };
+        let attachments: Vec<RVec<u8>> = attachments.into_iter().map(RVec::from).collect();
+        let raw = self
+            .raw
+            .open_session(json(&request)?.as_str().into(), RSlice::from_slice(&attachments));
+        Ok(Session { raw: received(raw)? })
     }
 
     /// Says how much of this call is done, from 0 to 1, and what is being done. Fails with
@@ -389,15 +414,13 @@ impl Session<'_> {
     }
 
     /// Pulls derivatives of the loss by values of the last forward, float32 and shaped as the values, back
-    /// to the trainable tensors. Gradients add up over calls and begin at zero with each forward.
+    /// to the trainable tensors. Gradients add up over calls until [`step`](Session::step) or
+    /// [`clear`](Session::clear).
     ///
     /// # Errors
     /// [`ErrorCode::INVALID_REQUEST`] without a forward, [`ErrorCode::SHAPE`] if one does not fit its value.
     pub fn backward(&mut self, cotangents: &[(&str, &Tensor)]) -> Result<()> {
-        let cotangents = cotangents.iter().map(|&(name, tensor)| BorrowedTensor {
-            description: describe(name, tensor.dtype(), tensor.shape()),
-            bytes: RSlice::from_slice(tensor.bytes()),
-        });
+        let cotangents = cotangents.iter().map(|&(name, tensor)| borrowed(name, tensor));
         received(self.raw.backward(cotangents.collect()))
     }
 
@@ -415,5 +438,93 @@ impl Session<'_> {
     /// [`ErrorCode::NOT_FOUND`] if the model has no such tensor.
     pub fn parameter(&self, name: &str) -> Result<Tensor> {
         Ok(from_handle(received(self.raw.parameter(name.into()))?)?.1)
+    }
+
+    /// Gives a tensor of the session's model other values, of the same type and shape.
+    ///
+    /// # Errors
+    /// [`ErrorCode::NOT_FOUND`] if the model has no such tensor, [`ErrorCode::SHAPE`] if type or shape differ.
+    pub fn assign(&mut self, name: &str, tensor: &Tensor) -> Result<()> {
+        received(self.raw.assign(borrowed(name, tensor)))
+    }
+
+    /// Forgets the gradients that have added up.
+    ///
+    /// # Errors
+    /// If the host is gone.
+    pub fn clear(&mut self) -> Result<()> {
+        received(self.raw.clear())
+    }
+
+    /// Whether the model is being trained: batch normalization then uses each batch's own statistics and moves its
+    /// running ones, and dropout drops. Off at first.
+    ///
+    /// # Errors
+    /// If the host is gone.
+    pub fn train(&mut self, on: bool) -> Result<()> {
+        received(self.raw.train(on))
+    }
+
+    /// Moves the trainable tensors along the gradients that have added up, by the request's optimizer, and forgets
+    /// these. Gives the norm of the whole gradient before it was clipped.
+    ///
+    /// # Errors
+    /// [`ErrorCode::INVALID_REQUEST`] without a backward pass, or if a gradient is not finite: then nothing moves.
+    pub fn step(&mut self, learning_rate: f64) -> Result<f64> {
+        let update = json(&Update { learning_rate })?;
+        let updated = received(self.raw.step(update.as_str().into()))?;
+        let updated: Updated = serde_json::from_str(updated.as_str())?;
+        Ok(updated.gradient_norm)
+    }
+
+    /// Remembers the tensors and the optimizer's state, in place of what was remembered before.
+    ///
+    /// # Errors
+    /// If the host is gone.
+    pub fn save(&mut self) -> Result<()> {
+        received(self.raw.save())
+    }
+
+    /// Goes back to what was saved last; at first, to the beginning.
+    ///
+    /// # Errors
+    /// If the host is gone.
+    pub fn restore(&mut self) -> Result<()> {
+        received(self.raw.restore())
+    }
+
+    /// Writes tensors, optimizer state and the place in the data where a run that is started again finds them, with a
+    /// note of the plugin's own. Meant for the end of a pass over the data.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn checkpoint(&mut self, note: &str) -> Result<()> {
+        received(self.raw.checkpoint(note.into()))
+    }
+
+    /// Goes on from the checkpoint that the same session of an interrupted run wrote last, if there is one, and gives
+    /// its note. Sessions are the same if model, data, request and the rule's settings are.
+    ///
+    /// # Errors
+    /// If there is one that cannot be read.
+    pub fn resume(&mut self) -> Result<Option<String>> {
+        Ok(received(self.raw.resume())?.into_option().map(RString::into_string))
+    }
+
+    /// Stores tensors of the session in the candidate, as an edit does; none named means every one that the candidate
+    /// has and training may have changed, running statistics included.
+    ///
+    /// # Errors
+    /// As [`Host::edit`].
+    pub fn store(&mut self, names: &[&str]) -> Result<()> {
+        let names: Vec<RString> = names.iter().map(|&name| name.into()).collect();
+        received(self.raw.store(RSlice::from_slice(&names)))
+    }
+}
+
+fn borrowed<'t>(name: &str, tensor: &'t Tensor) -> BorrowedTensor<'t> {
+    BorrowedTensor {
+        description: describe(name, tensor.dtype(), tensor.shape()),
+        bytes: RSlice::from_slice(tensor.bytes()),
     }
 }

@@ -22,8 +22,8 @@ pub use extension::{Meter, Policy, Reading, Rule};
 pub use host::{Batch, Batches, Host, Observation, Output, Session};
 pub use ignore::Ignore;
 pub use wire::{
-    Action, Applied, Assignment, Change, KnobSettings, MeasureRequest, NoConfig, ObserveRequest, RunRequest,
-    SessionRequest, Split, Statistic, Target,
+    Action, Applied, Assignment, Change, KnobSettings, MeasureRequest, Method, NoConfig, ObserveRequest, Optimizer,
+    RunRequest, SessionRequest, Split, Statistic, Target,
 };
 
 pub use kmr_abi::ErrorCode;

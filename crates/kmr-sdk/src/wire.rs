@@ -11,7 +11,10 @@ pub use edit::{EDIT_VERSION, EditRequest, Operation, Size};
 pub use metadata::{
     Domain, Extension, KnobInfo, Locality, Measures, Metadata, MeterInfo, Per, PluginInfo, PolicyInfo, Role, RuleInfo,
 };
-pub use request::{BatchNorm, MeasureRequest, ObserveRequest, RunRequest, SessionRequest, Split, Statistic};
+pub use request::{
+    BatchNorm, MeasureRequest, Method, ObserveRequest, Optimizer, RunRequest, SessionRequest, Split, Statistic, Update,
+    Updated,
+};
 pub use rule::{
     Action, Applied, Assignment, Change, KnobSetting, KnobSettings, MeterConfiguration, NoConfig, Platform,
     PolicyConfiguration, RuleConfiguration, Target,

@@ -156,7 +156,7 @@ impl kmr_abi::Host for ModelHost {
     fn observe(&self, _: RStr<'_>) -> AbiResult<RVec<SharedTensorBox>> {
         absent()
     }
-    fn open_session<'a>(&'a self, _: RStr<'_>) -> AbiResult<SessionBox<'a>> {
+    fn open_session<'a>(&'a self, _: RStr<'_>, _: RSlice<'_, RVec<u8>>) -> AbiResult<SessionBox<'a>> {
         absent()
     }
     fn progress(&self, _: f64, _: RStr<'_>) -> AbiResult<()> {

@@ -152,7 +152,7 @@ impl kmr_abi::Host for CannedHost {
         absent()
     }
 
-    fn open_session<'a>(&'a self, _: RStr<'_>) -> AbiResult<SessionBox<'a>> {
+    fn open_session<'a>(&'a self, _: RStr<'_>, _: RSlice<'_, RVec<u8>>) -> AbiResult<SessionBox<'a>> {
         absent()
     }
 

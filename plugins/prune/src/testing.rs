@@ -285,7 +285,7 @@ impl kmr_abi::Host for ModelHost {
         ROk(tensors.iter().map(|(name, tensor)| held(name, tensor)).collect())
     }
 
-    fn open_session<'a>(&'a self, request: RStr<'_>) -> AbiResult<SessionBox<'a>> {
+    fn open_session<'a>(&'a self, request: RStr<'_>, _: RSlice<'_, RVec<u8>>) -> AbiResult<SessionBox<'a>> {
         let request: SessionRequest = serde_json::from_str(request.as_str()).unwrap();
         self.sessions.fetch_add(1, Ordering::SeqCst);
         let session = CannedSession {
@@ -345,6 +345,11 @@ impl Session for CannedSession<'_> {
     fn backward(&mut self, cotangents: RVec<BorrowedTensor<'_>>) -> AbiResult<()> {
         let first = &cotangents[0].bytes.as_slice()[..4];
         self.pulled = f32::from_le_bytes(first.try_into().unwrap());
+        ROk(())
+    }
+
+    fn clear(&mut self) -> AbiResult<()> {
+        self.pulled = 0.0;
         ROk(())
     }
 

@@ -64,7 +64,7 @@ impl Host for RecordingHost {
         nothing("data")
     }
 
-    fn open_session<'a>(&'a self, _: RStr<'_>) -> AbiResult<SessionBox<'a>> {
+    fn open_session<'a>(&'a self, _: RStr<'_>, _: RSlice<'_, RVec<u8>>) -> AbiResult<SessionBox<'a>> {
         nothing("sessions")
     }
 

@@ -96,7 +96,7 @@ impl Host for ModelHost {
         no_data()
     }
 
-    fn open_session<'a>(&'a self, _: RStr<'_>) -> AbiResult<SessionBox<'a>> {
+    fn open_session<'a>(&'a self, _: RStr<'_>, _: RSlice<'_, RVec<u8>>) -> AbiResult<SessionBox<'a>> {
         no_data()
     }
 

@@ -3,6 +3,8 @@
 use kmr_abi::CANDIDATE;
 use serde::{Deserialize, Serialize};
 
+use super::EditRequest;
+
 /// Which part of the data.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -10,6 +12,8 @@ pub enum Split {
     /// What rules may see.
     #[default]
     Calibration,
+    /// What rules may train on: the manifest's `data.training`, or the calibration data where there is none.
+    Training,
     /// What the model is being judged on. Meters alone may see it.
     Evaluation,
 }
@@ -118,19 +122,32 @@ impl Default for ObserveRequest {
 }
 
 /// Opens a session.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SessionRequest {
     /// `candidate`, `reference`, or a model of the manifest.
     pub model: String,
     /// The data.
     pub split: Split,
-    /// The initializers to differentiate by.
+    /// The initializers to differentiate by, and to train.
     pub trainable: Vec<String>,
     /// Samples per batch; the host chooses if none is given.
     pub batch: Option<usize>,
-    /// The seed of the order of samples.
+    /// The seed of the order of samples, of augmentation and of dropout.
     pub seed: u64,
+    /// How many samples, from the beginning; all if none is given.
+    pub samples: Option<usize>,
+    /// Whether a last batch that is not full is left out.
+    pub whole_batches: bool,
+    /// Whether samples are augmented as the manifest's `data.augment` says.
+    pub augment: bool,
+    /// Whether rounding counts as the identity in derivatives, within its range: QuantizeLinear, Round and
+    /// the like.
+    pub straight_through: bool,
+    /// How [`step`](crate::Session::step) moves tensors.
+    pub optimizer: Optimizer,
+    /// Edits of the model that this session alone sees.
+    pub edits: Option<EditRequest>,
 }
 
 impl Default for SessionRequest {
@@ -141,8 +158,101 @@ impl Default for SessionRequest {
             trainable: Vec::new(),
             batch: None,
             seed: 0,
+            samples: None,
+            whole_batches: false,
+            augment: false,
+            straight_through: false,
+            optimizer: Optimizer::default(),
+            edits: None,
         }
     }
+}
+
+/// How gradients move tensors.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Optimizer {
+    /// The method.
+    pub method: Method,
+    /// How strongly tensors of two or more axes shrink. In [`Method::Sgd`] it is added to the gradient; in
+    /// [`Method::AdamW`] it is apart from it ("Decoupled Weight Decay Regularization", arXiv 1711.05101).
+    pub weight_decay: f64,
+    /// The greatest norm of the whole gradient; a longer one is scaled down to it.
+    pub clip_norm: Option<f64>,
+}
+
+impl Default for Optimizer {
+    fn default() -> Self {
+        Self {
+            method: Method::default(),
+            weight_decay: 0.0,
+            clip_norm: None,
+        }
+    }
+}
+
+/// An optimizer's method.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Method {
+    /// Stochastic gradient descent; `v = momentum · v + g`, `w -= rate · v`, or `w -= rate · (g + momentum · v)`
+    /// after Nesterov.
+    Sgd {
+        /// The share of the last movement that goes on.
+        #[serde(default)]
+        momentum: f64,
+        /// Whether the gradient is looked up ahead.
+        #[serde(default)]
+        nesterov: bool,
+    },
+    /// Adam with decoupled weight decay.
+    #[serde(rename = "adamw")]
+    AdamW {
+        /// Decay of the mean of gradients.
+        #[serde(default = "first")]
+        beta1: f64,
+        /// Decay of the mean of their squares.
+        #[serde(default = "second")]
+        beta2: f64,
+        /// What is added to the root of the squares.
+        #[serde(default = "epsilon")]
+        epsilon: f64,
+    },
+}
+
+fn first() -> f64 {
+    0.9
+}
+
+fn second() -> f64 {
+    0.999
+}
+
+fn epsilon() -> f64 {
+    1e-8
+}
+
+impl Default for Method {
+    fn default() -> Self {
+        Self::Sgd {
+            momentum: 0.9,
+            nesterov: true,
+        }
+    }
+}
+
+/// One step of an optimizer.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Update {
+    /// How far.
+    pub learning_rate: f64,
+}
+
+/// What a step of an optimizer did.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Updated {
+    /// The norm of the whole gradient, before it was clipped.
+    pub gradient_norm: f64,
 }
 
 /// Asks a meter to measure the candidate.

@@ -40,6 +40,7 @@ pub fn scores(host: &Host<'_>, graph: &Graph, names: &[String], samples: usize) 
             break;
         };
         seen += batch.size;
+        session.clear()?;
         let outputs = session.forward(&[])?;
         let (name, output) = outputs
             .first()
