@@ -7,8 +7,10 @@ use rayon::prelude::*;
 use crate::{
     Affine, Geometry, GeometryError, InstructionSet,
     finish::Row,
-    layout::Layout,
+    layout::{Division, Layout, Piece},
+    output::Output,
     tile::{Block, WIDEST},
+    window::Window,
 };
 
 /// What is done to each output element on its way out, in this order.
@@ -40,11 +42,6 @@ struct Scratch {
 }
 
 thread_local!(static SCRATCH: RefCell<Scratch> = RefCell::default());
-
-/// The output, written by several threads in disjoint rows.
-struct Output(*mut f32);
-// SAFETY: tasks write disjoint rows, see `Convolution::run`.
-unsafe impl Sync for Output {}
 
 impl Convolution {
     /// Packs `weights` of shape `[out_channels, in_channels / groups, height, width]` for this processor.
@@ -82,11 +79,7 @@ impl Convolution {
                 bias.len()
             )));
         }
-        let instruction_set = if InstructionSet::available().contains(&instruction_set) {
-            instruction_set
-        } else {
-            InstructionSet::Portable
-        };
+        let instruction_set = instruction_set.or_portable();
         let taps = geometry.taps();
         let per_group = geometry.out_channels / geometry.groups;
         let mut packed = Vec::with_capacity(weights.len());
@@ -153,121 +146,114 @@ impl Convolution {
         if length == 0 {
             return Ok(Vec::new());
         }
-        let layout = Layout::new(geometry, batch, size, output)
+        let window = Window::new(geometry, size, output);
+        let work = geometry.weights() * output[0] * output[1];
+        let layout = Layout::new(&window, Division::for_threads(&window, batch, work))
             .ok_or_else(|| GeometryError("the convolution is too large to address".into()))?;
-
-        let mut result: Vec<f32> = Vec::with_capacity(length);
-        let target = Output(result.as_mut_ptr());
-        let bands = output[0].div_ceil(layout.band);
-        let task = |task: usize| {
-            let (first_image, band) = (task / bands * layout.images, task % bands);
-            let images = layout.images.min(batch - first_image);
-            let first_row = band * layout.band;
-            let rows = layout.band.min(output[0] - first_row);
-            let piece = Piece {
-                first_image,
-                images,
-                first_row,
-                rows,
-                size,
-                output,
-                input,
-                finish,
-                instruction_set: self.instruction_set,
-            };
-            SCRATCH.with_borrow_mut(|scratch| self.piece(&layout, &piece, scratch, &target));
+        let run = Run {
+            convolution: self,
+            offsets: layout.offsets(window.channels),
+            layout,
+            input,
+            output,
+            finish,
         };
-        let tasks = batch.div_ceil(layout.images) * bands;
-        if tasks == 1 {
-            task(0);
-        } else {
-            (0..tasks).into_par_iter().for_each(task);
-        }
-        // SAFETY: the tasks cover every image and every row, and each wrote all channels of its rows.
-        unsafe { result.set_len(length) };
-        Ok(result)
+        let pieces = run.layout.pieces(batch);
+        let fill = |target: &Output| {
+            let task = |piece: usize| {
+                let piece = run.layout.piece(batch, piece);
+                SCRATCH.with_borrow_mut(|scratch| run.compute(&piece, scratch, target));
+            };
+            if pieces == 1 {
+                task(0);
+            } else {
+                (0..pieces).into_par_iter().for_each(task);
+            }
+        };
+        // SAFETY: the pieces cover every image and every row, and each writes all channels of its rows.
+        Ok(unsafe { Output::fill(length, fill) })
     }
+}
 
+/// A convolution with its operands.
+struct Run<'a> {
+    convolution: &'a Convolution,
+    layout: Layout,
+    offsets: Vec<u32>,
+    input: &'a [f32],
+    output: [usize; 2],
+    finish: Finish<'a>,
+}
+
+impl Run<'_> {
     /// Computes one piece of the output.
-    fn piece(&self, layout: &Layout, piece: &Piece<'_>, scratch: &mut Scratch, target: &Output) {
-        let geometry = &self.geometry;
+    fn compute(&self, piece: &Piece, scratch: &mut Scratch, target: &Output) {
+        let Self {
+            convolution, layout, ..
+        } = self;
+        let Convolution {
+            geometry,
+            instruction_set,
+            ..
+        } = convolution;
         let channels = geometry.in_channels / geometry.groups;
         let per_group = geometry.out_channels / geometry.groups;
         let taps = geometry.taps();
-        let plane = piece.size[0] * piece.size[1];
         let stride = layout.positions + WIDEST;
-        let tile = self.instruction_set.tile_channels();
         let Scratch { packed, sums } = scratch;
         packed.clear();
         packed.resize(layout.floats(channels), 0.0);
-        sums.resize(tile * stride, 0.0);
+        sums.resize(instruction_set.tile_channels() * stride, 0.0);
         let positions = layout.position(piece.images - 1, piece.rows);
         for group in 0..geometry.groups {
             // The next group's data covers the last one's exactly, so the zeros around it stay zeros.
-            for image in 0..piece.images {
-                let start = (piece.first_image + image) * geometry.in_channels + group * channels;
-                for channel in 0..channels {
-                    let source = &piece.input[(start + channel) * plane..][..plane];
-                    layout.pack(packed, channel, image, source, piece.first_row, piece.rows);
-                }
-            }
-            for (first, count) in self.instruction_set.blocks(per_group) {
+            layout.pack(
+                packed,
+                piece,
+                self.input,
+                geometry.in_channels,
+                group * channels,
+                channels,
+            );
+            for (first, count) in instruction_set.blocks(per_group) {
                 let first = group * per_group + first;
                 let block = Block {
                     channels: count,
                     input: packed,
-                    offsets: &layout.offsets,
-                    weights: &self.weights[first * taps..][..count * taps],
-                    bias: &self.bias[first..][..count],
+                    offsets: &self.offsets,
+                    weights: &convolution.weights[first * taps..][..count * taps],
+                    bias: &convolution.bias[first..][..count],
                     positions,
                     output_stride: stride,
                 };
-                self.instruction_set.compute(&block, sums);
+                instruction_set.compute(&block, sums);
                 for channel in 0..count {
-                    let sums = &sums[channel * stride..][..stride];
-                    piece.finish(layout, first + channel, geometry.out_channels, sums, target);
+                    self.finish(piece, first + channel, &sums[channel * stride..][..stride], target);
                 }
             }
         }
     }
-}
 
-/// A few whole images, or a band of rows of one.
-struct Piece<'a> {
-    first_image: usize,
-    images: usize,
-    first_row: usize,
-    rows: usize,
-    size: [usize; 2],
-    output: [usize; 2],
-    input: &'a [f32],
-    finish: Finish<'a>,
-    instruction_set: InstructionSet,
-}
-
-impl Piece<'_> {
     /// Moves the sums of one output channel to their place.
-    fn finish(&self, layout: &Layout, channel: usize, channels: usize, sums: &[f32], target: &Output) {
-        let width = self.output[1];
-        let (scale, shift) = match self.finish.affine {
-            Some(affine) => (affine.scale[channel], affine.shift[channel]),
-            None => (1.0, 0.0),
-        };
-        for image in 0..self.images {
-            let start = ((self.first_image + image) * channels + channel) * self.output[0] + self.first_row;
-            for row in 0..self.rows {
-                let sums = &sums[layout.position(image, row)..][..width];
-                let at = (start + row) * width;
-                // SAFETY: the rows of a piece lie inside the allocation of `batch * channels * height *
-                // width` floats, and no two pieces share one; floats need no initialization to be written.
-                let target = unsafe { std::slice::from_raw_parts_mut(target.0.add(at), width) };
+    fn finish(&self, piece: &Piece, channel: usize, sums: &[f32], target: &Output) {
+        let [height, width] = self.output;
+        let affine = self
+            .finish
+            .affine
+            .map(|affine| (affine.scale[channel], affine.shift[channel]));
+        for image in 0..piece.images {
+            let plane = (piece.first_image + image) * self.convolution.geometry.out_channels + channel;
+            for row in 0..piece.rows {
+                let at = (plane * height + piece.first_row + row) * width;
+                // SAFETY: no two pieces share a row, and a piece writes one row at a time.
+                let target = unsafe { target.part(at, width) };
                 let row = Row {
-                    sums,
-                    affine: self.finish.affine.map(|_| (scale, shift)),
+                    sums: &sums[self.layout.position(image, row)..][..width],
+                    affine,
                     add: self.finish.add.map(|add| &add[at..][..width]),
                     relu: self.finish.relu,
                 };
-                self.instruction_set.finish(&row, target);
+                self.convolution.instruction_set.finish(&row, target);
             }
         }
     }

@@ -12,13 +12,17 @@ mod convolution;
 mod error;
 mod finish;
 mod geometry;
+mod gradient;
 mod instruction_set;
 mod layout;
+mod output;
 mod tile;
 mod vector;
+mod window;
 
 pub use affine::{Affine, affine};
 pub use convolution::{Convolution, Finish};
 pub use error::GeometryError;
 pub use geometry::Geometry;
+pub use gradient::Gradient;
 pub use instruction_set::InstructionSet;
