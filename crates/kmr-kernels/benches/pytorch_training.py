@@ -1,0 +1,132 @@
+"""Times kmr's and PyTorch's training kernels on the shapes of a ResNet-20, in turn, and prints the ratios.
+
+Needs PyTorch. From the repository:
+
+    cargo bench -p kmr-kernels --no-run
+    python crates/kmr-kernels/benches/pytorch_training.py target/release/deps/training-*
+
+Every operation is timed in rounds, first in one program, then in the other; a round counts by its
+median, and a row by the median of its rounds. A ratio below 1 means that kmr is the faster one. The last
+lines add up one training step: each row as often as the network has it.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import time
+
+import torch
+
+# How often, in, out, size, kernel, stride.
+CONVOLUTIONS = [
+    (1, 1, 16, 28, 3, 1),
+    (6, 16, 16, 28, 3, 1),
+    (1, 16, 32, 28, 3, 2),
+    (1, 16, 32, 28, 1, 2),
+    (5, 32, 32, 14, 3, 1),
+    (1, 32, 64, 14, 3, 2),
+    (1, 32, 64, 14, 1, 2),
+    (5, 64, 64, 7, 3, 1),
+]
+# How often each operation on the output of a convolution is there, by the shape of that convolution.
+NORMALIZATIONS = [(7, 16, 16, 28, 3, 1), (7, 32, 32, 14, 3, 1), (7, 64, 64, 7, 3, 1)]
+SUMS = [(3, 16, 16, 28, 3, 1), (3, 32, 32, 14, 3, 1), (3, 64, 64, 7, 3, 1)]
+
+
+def rows():
+    for operation in ("forward", "input", "weights"):
+        for count, *shape in CONVOLUTIONS:
+            # Nobody asks for the gradient by the images.
+            if operation != "input" or shape[0] != 1:
+                yield operation, count, shape
+    for operation in ("normalize", "denormalize"):
+        for count, *shape in NORMALIZATIONS:
+            yield operation, count, shape
+    for operation in ("add_relu", "relu_gradient"):
+        for count, *shape in SUMS:
+            yield operation, count, shape
+
+
+def function(operation, batch, shape, memory_format):
+    """The operation in PyTorch, without arguments."""
+    ins, outs, size, kernel, stride = shape
+    pad = kernel // 2
+    make = lambda *sizes: torch.randn(sizes).contiguous(memory_format=memory_format)
+    x, w = make(batch, ins, size, size), make(outs, ins, kernel, kernel)
+    y = make(*torch.conv2d(x, w, None, stride, pad).shape)
+    dy = make(*y.shape)
+    scale, bias, mean, variance = torch.ones(outs), torch.zeros(outs), torch.zeros(outs), torch.ones(outs)
+    norm = lambda: torch.native_batch_norm(y, scale, bias, mean, variance, True, 0.1, 1e-5)
+    _, saved_mean, saved_inverse = norm()
+    backward = lambda mask: torch.ops.aten.convolution_backward(
+        dy, x, w, None, [stride] * 2, [pad] * 2, [1, 1], False, [0, 0], 1, mask
+    )
+    return {
+        "forward": lambda: torch.conv2d(x, w, None, stride, pad),
+        "input": lambda: backward([True, False, False]),
+        "weights": lambda: backward([False, True, False]),
+        "normalize": norm,
+        "denormalize": lambda: torch.ops.aten.native_batch_norm_backward(
+            dy, y, scale, mean, variance, saved_mean, saved_inverse, True, 1e-5, [True] * 3
+        ),
+        "add_relu": lambda: torch.relu_(y + dy),
+        "relu_gradient": lambda: torch.ops.aten.threshold_backward(dy, y, 0),
+    }[operation]
+
+
+def measure(run, runs):
+    times = []
+    for _ in range(runs):
+        start = time.perf_counter()
+        run()
+        times.append((time.perf_counter() - start) * 1e3)
+    return times
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("binary", nargs="+")
+    parser.add_argument("--batch", type=int, default=100)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--runs", type=int, default=7, help="runs in a round; two more come first, untimed")
+    parser.add_argument("--channels-last", action="store_true", help="PyTorch's other order of memory")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    torch.set_grad_enabled(False)
+    memory_format = torch.channels_last if arguments.channels_last else torch.contiguous_format
+    binary = max((path for path in arguments.binary if os.access(path, os.X_OK)), key=os.path.getmtime)
+    ours = subprocess.Popen(
+        [binary, "--serve", str(arguments.threads)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    totals = {}
+    for operation, count, shape in rows():
+        theirs = function(operation, arguments.batch, shape, memory_format)
+        rounds = []
+        for _ in range(arguments.rounds):
+            print(operation, arguments.batch, *shape, arguments.runs + 2, file=ours.stdin, flush=True)
+            times = [float(number) for number in ours.stdout.readline().split()]
+            rounds.append(
+                [statistics.median(times[2:]), statistics.median(measure(theirs, arguments.runs + 2)[2:])]
+            )
+        kmr, pytorch = (statistics.median(column) for column in zip(*rounds))
+        ratio = statistics.median(ours / theirs for ours, theirs in rounds)
+        ins, outs, size, kernel, stride = shape
+        print(
+            f"{operation:13} {count} x {ins:2} -> {outs:2} at {size:2}, {kernel}x{kernel} stride {stride}:"
+            f" kmr {kmr:7.3f} ms, PyTorch {pytorch:7.3f} ms, ratio {ratio:.2f}",
+            flush=True,
+        )
+        total = totals.setdefault(operation, [0.0, 0.0])
+        total[0] += count * kmr
+        total[1] += count * pytorch
+    ours.stdin.close()
+    ours.wait()
+    totals["all"] = [sum(column) for column in zip(*totals.values())]
+    for operation, (kmr, pytorch) in totals.items():
+        print(f"{operation:13} a step: kmr {kmr:7.2f} ms, PyTorch {pytorch:7.2f} ms, ratio {kmr / pytorch:.2f}")
+
+
+if __name__ == "__main__":
+    main()
