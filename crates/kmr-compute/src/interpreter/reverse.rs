@@ -13,7 +13,7 @@ use super::{
     B, Call, Datum, Float, Network, Value, ValueId,
     execution::{self, Values},
     plan::Key,
-    value::{canonical, from_vec, into_vec, is_tracked, plain, shape, upload},
+    value::{canonical, from_vec, into_vec, is_tracked, plain, reshape, shape, upload, with_slice},
     versions::BROADCASTING,
 };
 use crate::{BatchNorm, ComputeError, ErrorKind, Feeds, Mode, Pullback};
@@ -317,7 +317,10 @@ fn pull_tape(
         let (Some(cotangent), Some(recorded)) = (cotangent, recorded) else {
             continue;
         };
-        let product = B::float_sum(B::float_mul(recorded, cotangent));
+        // Burn's tape takes no product of tensors without axes.
+        let length = vec![shape(&recorded).iter().product()];
+        let product = B::float_mul(reshape(recorded, length.clone()), reshape(cotangent, length));
+        let product = reshape(B::float_sum(product), vec![1]);
         sum = Some(match sum {
             Some(sum) => B::float_add(sum, product),
             None => product,
@@ -405,7 +408,7 @@ fn add(sums: &mut HashMap<ValueId, Float>, id: ValueId, cotangent: Float) {
         Some(sum) => {
             let full = shape(&sum);
             let mut values = into_vec(sum);
-            super::value::with_slice(cotangent, |added| {
+            with_slice(cotangent, |added| {
                 for (value, added) in values.iter_mut().zip(added) {
                     *value += added;
                 }

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     ComputeError,
-    interpreter::{B, Call, Float, Outputs, Recorded, Value, from_vec, into_vec, kernel_error, reshape, shape, with_slice},
+    interpreter::{B, Call, Float, Outputs, Recorded, Value, from_vec, kernel_error, reshape, shape, with_slice},
 };
 
 pub const OPERATORS: &[Operator] = &[
@@ -128,9 +128,10 @@ fn rectified(call: &mut Call<'_>, _: &[bool]) -> Result<Option<Recorded>, Comput
     let kept = result.clone();
     Ok(Some(Recorded::one(result, move |cotangent| {
         let full = shape(&kept);
-        let mut values = into_vec(cotangent);
-        with_slice(kept, |result| kmr_kernels::relu_gradient(&mut values, result)).map_err(kernel_error)?;
-        Ok(vec![Some(from_vec(values, full))])
+        let masked = with_slice(kept, |result| {
+            with_slice(cotangent, |cotangent| kmr_kernels::relu_gradient(result, cotangent))
+        });
+        Ok(vec![Some(from_vec(masked.map_err(kernel_error)?, full))])
     })))
 }
 

@@ -24,7 +24,7 @@ pub const OPERATORS: &[Operator] = &[
             zip_numbers!(call, a, b, N, |x: N, y: N| Some(x.add(y)))
         })
     })
-    .recorded(sum),
+    .recorded(same_shapes_added),
     onnx("Sub", |call| {
         binary(call, B::float_sub, |call, a, b| {
             zip_numbers!(call, a, b, N, |x: N, y: N| Some(x.subtract(y)))
@@ -89,7 +89,7 @@ pub const OPERATORS: &[Operator] = &[
 ];
 
 /// The sum of two tensors of one shape.
-fn sum(call: &mut Call<'_>, needs: &[bool]) -> Result<Option<Recorded>, ComputeError> {
+fn same_shapes_added(call: &mut Call<'_>, needs: &[bool]) -> Result<Option<Recorded>, ComputeError> {
     let (a, b) = (call.float(0)?, call.float(1)?);
     if shape(&a) != shape(&b) {
         return Ok(None);

@@ -236,7 +236,10 @@ fn convolved(call: &mut Call<'_>, needs: &[bool]) -> Result<Option<Recorded>, Co
             let weights = needs[1].then(|| with_slice(x, |x| gradient.weights(x, cotangent, batch, size)));
             let bias = needs[2].then(|| gradient.bias(cotangent, batch, size));
             let whole = |values: Option<Result<Vec<f32>, _>>, shape: Vec<usize>| {
-                values.transpose().map(|values| values.map(|values| from_vec(values, shape))).map_err(kernel_error)
+                values
+                    .transpose()
+                    .map(|values| values.map(|values| from_vec(values, shape)))
+                    .map_err(kernel_error)
             };
             let channels = vec![ws[0]];
             Ok(vec![whole(input, xs)?, whole(weights, ws)?, whole(bias, channels)?])

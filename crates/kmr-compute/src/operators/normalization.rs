@@ -4,13 +4,14 @@ use burn::backend::{
     Slice,
     ops::{FloatTensorOps, ModuleOps, PadMode},
 };
-use kmr_kernels::{Affine, BatchNormalization, Statistics};
+use kmr_kernels::{Affine, BatchNormalization, NormalizationGradient, Statistics};
 
 use super::{Operator, activation::scalar, onnx};
 use crate::{
     ComputeError,
     interpreter::{
-        B, Call, Float, Outputs, Recorded, Value, from_vec, into_vec, is_tracked, kernel_error, mask, reshape, shape, with_slice,
+        B, Call, Float, Outputs, Recorded, Value, from_vec, into_vec, is_tracked, kernel_error, mask, reshape, shape,
+        with_slice,
     },
 };
 
@@ -119,7 +120,12 @@ fn batch_normalized(call: &mut Call<'_>, needs: &[bool]) -> Result<Option<Record
         return Ok(None);
     }
     let x = call.float(0)?;
-    let [scale, bias, mean, variance]: [Vec<f32>; 4] = [1, 2, 3, 4].map(|position| call.float(position).map(into_vec)).into_iter().collect::<Result<Vec<_>, _>>()?.try_into().map_err(|_| call.wrong("needs four parameters"))?;
+    let [scale, bias, mean, variance]: [Vec<f32>; 4] = [1, 2, 3, 4]
+        .map(|position| call.float(position).map(into_vec))
+        .into_iter()
+        .collect::<Result<Vec<_>, _>>()?
+        .try_into()
+        .map_err(|_| call.wrong("needs four parameters"))?;
     let plane: usize = full[2..].iter().product();
     let epsilon = call.float_attribute("epsilon", 1e-5);
     let batch = call.batch_statistics();
@@ -129,32 +135,58 @@ fn batch_normalized(call: &mut Call<'_>, needs: &[bool]) -> Result<Option<Record
     let needs = [needs[0], needs[1], needs[2]];
     let mut moved = Vec::new();
     let (result, statistics) = if batch {
-        let normalization = BatchNormalization { scale: &scale, bias: &bias, epsilon, relu: false };
-        let (values, statistics) = with_slice(x.clone(), |x| normalization.forward(x, None, plane)).map_err(kernel_error)?;
+        let normalization = BatchNormalization {
+            scale: &scale,
+            bias: &bias,
+            epsilon,
+            relu: false,
+        };
+        let (values, statistics) =
+            with_slice(x.clone(), |x| normalization.forward(x, None, plane)).map_err(kernel_error)?;
         let momentum = call.float_attribute("momentum", 0.9);
         let towards = |running: Vec<f32>, own: &[f32]| {
-            let values = running.iter().zip(own).map(|(running, own)| running * momentum + own * (1.0 - momentum));
+            let values = running
+                .iter()
+                .zip(own)
+                .map(|(running, own)| running * momentum + own * (1.0 - momentum));
             from_vec(values.collect(), vec![own.len()])
         };
         moved.push((3, towards(mean, &statistics.mean)));
         moved.push((4, towards(variance, &statistics.variance)));
         (from_vec(values, full.clone()), statistics)
     } else {
-        let inverse = variance.iter().map(|v| (1.0 / (f64::from(*v) + f64::from(epsilon)).sqrt()) as f32).collect();
+        let inverse = variance
+            .iter()
+            .map(|v| (1.0 / (f64::from(*v) + f64::from(epsilon)).sqrt()) as f32)
+            .collect();
         let parameters = [scale.clone(), bias.clone(), mean.clone(), variance.clone()];
-        let parameters = parameters.map(|values| { let length = values.len(); from_vec(values, vec![length]) });
-        let Some(affine) = running_affine(parameters.into(), epsilon) else { return Ok(None) };
+        let parameters = parameters.map(|values| {
+            let length = values.len();
+            from_vec(values, vec![length])
+        });
+        let Some(affine) = running_affine(parameters.into(), epsilon) else {
+            return Ok(None);
+        };
         let mut values = into_vec(x.clone());
         kmr_kernels::affine(&mut values, plane, &affine).map_err(kernel_error)?;
-        let statistics = Statistics { mean, variance, inverse_deviation: inverse };
+        let statistics = Statistics {
+            mean,
+            variance,
+            inverse_deviation: inverse,
+        };
         (from_vec(values, full.clone()), statistics)
     };
     let mut recorded = Recorded::one(result, move |cotangent| {
-        let normalization = BatchNormalization { scale: &scale, bias: &bias, epsilon, relu: false };
+        let normalization = BatchNormalization {
+            scale: &scale,
+            bias: &bias,
+            epsilon,
+            relu: false,
+        };
         let gradient = with_slice(x, |x| {
             with_slice(cotangent, |cotangent| match batch {
                 true => normalization.backward(&statistics, x, cotangent, plane),
-                false => normalization.backward_fixed(&statistics, x, cotangent, plane),
+                false => Ok(fixed_gradient(&scale, &statistics, x, cotangent, plane)),
             })
         });
         let gradient = gradient.map_err(kernel_error)?;
@@ -167,6 +199,36 @@ fn batch_normalized(call: &mut Call<'_>, needs: &[bool]) -> Result<Option<Record
     });
     recorded.moved = moved;
     Ok(Some(recorded))
+}
+
+/// The gradients of a normalization by statistics that stay as they are.
+fn fixed_gradient(
+    scale: &[f32],
+    statistics: &Statistics,
+    x: &[f32],
+    cotangent: &[f32],
+    plane: usize,
+) -> NormalizationGradient {
+    let channels = scale.len();
+    let mut sums = vec![[0.0_f64; 2]; channels];
+    let mut input = vec![0.0; x.len()];
+    let planes = x.chunks_exact(plane).zip(cotangent.chunks_exact(plane));
+    for (position, ((x, cotangent), target)) in planes.zip(input.chunks_exact_mut(plane)).enumerate() {
+        let channel = position % channels;
+        let (mean, inverse) = (statistics.mean[channel], statistics.inverse_deviation[channel]);
+        let factor = scale[channel] * inverse;
+        let [products, sum] = &mut sums[channel];
+        for ((x, slope), target) in x.iter().zip(cotangent).zip(target) {
+            *target = slope * factor;
+            *products += f64::from(slope * ((x - mean) * inverse));
+            *sum += f64::from(*slope);
+        }
+    }
+    NormalizationGradient {
+        input,
+        scale: sums.iter().map(|[products, _]| *products as f32).collect(),
+        bias: sums.iter().map(|[_, sum]| *sum as f32).collect(),
+    }
 }
 
 /// A matrix whose rows have mean 0 and variance 1, with the rows' means and the reciprocals of their deviations.
