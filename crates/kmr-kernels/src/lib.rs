@@ -20,6 +20,7 @@ mod moments;
 mod normalization;
 mod output;
 mod tile;
+mod transpose;
 mod vector;
 mod window;
 

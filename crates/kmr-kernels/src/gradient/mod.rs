@@ -1,7 +1,9 @@
 //! The gradients of a convolution.
 
+mod axis;
 mod bias;
 mod input;
+mod outer;
 mod products;
 mod weights;
 
