@@ -77,12 +77,12 @@ def function(operation, batch, shape, memory_format):
     }[operation]
 
 
-def measure(run, runs):
+def measure(run, runs, clock):
     times = []
     for _ in range(runs):
-        start = time.perf_counter()
+        start = clock()
         run()
-        times.append((time.perf_counter() - start) * 1e3)
+        times.append((clock() - start) * 1e3)
     return times
 
 
@@ -93,15 +93,16 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--runs", type=int, default=7, help="runs in a round; two more come first, untimed")
+    parser.add_argument("--processor-time", action="store_true", help="as in training.rs; with one thread")
     parser.add_argument("--channels-last", action="store_true", help="PyTorch's other order of memory")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.set_grad_enabled(False)
     memory_format = torch.channels_last if arguments.channels_last else torch.contiguous_format
     binary = max((path for path in arguments.binary if os.access(path, os.X_OK)), key=os.path.getmtime)
-    ours = subprocess.Popen(
-        [binary, "--serve", str(arguments.threads)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+    clock = time.process_time if arguments.processor_time else time.perf_counter
+    command = [binary, "--serve", str(arguments.threads)] + ["--processor-time"] * arguments.processor_time
+    ours = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     totals = {}
     for operation, count, shape in rows():
         theirs = function(operation, arguments.batch, shape, memory_format)
@@ -109,7 +110,7 @@ def main():
         for _ in range(arguments.rounds):
             print(operation, arguments.batch, *shape, arguments.runs + 2, file=ours.stdin, flush=True)
             kmr = [float(number) for number in ours.stdout.readline().split()][2:]
-            pytorch = measure(theirs, arguments.runs + 2)[2:]
+            pytorch = measure(theirs, arguments.runs + 2, clock)[2:]
             best = [min(best[0], *kmr), min(best[1], *pytorch)]
             ratios.append(statistics.median(kmr) / statistics.median(pytorch))
         ins, outs, size, kernel, stride = shape
