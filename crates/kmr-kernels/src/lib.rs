@@ -19,6 +19,8 @@ mod layout;
 mod moments;
 mod normalization;
 mod output;
+mod spread;
+mod tap;
 mod tile;
 mod transpose;
 mod vector;

@@ -1,6 +1,5 @@
 //! The gradients of a convolution.
 
-mod axis;
 mod bias;
 mod input;
 mod outer;

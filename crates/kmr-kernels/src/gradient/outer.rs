@@ -2,6 +2,7 @@
 
 use crate::{
     InstructionSet,
+    spread::parts,
     vector::{Portable, Vector},
 };
 
@@ -94,91 +95,52 @@ unsafe fn portable(outer: &Outer<'_>, sums: *mut f32) {
     unsafe { narrow::<Portable>(outer, sums) }
 }
 
-/// Runs tiles of at most 28 accumulators of the 32 registers.
+/// Runs the tiles: `$most` input channels by `$vectors` vectors, or fewer channels.
+macro_rules! tiles {
+    ($outer:ident, $first:ident, $sums:ident, $vector:ty, $vectors:literal, $most:literal: $($size:literal)*) => {
+        for (channel, count) in parts($outer.channels, $most) {
+            match count {
+                $($size => tile::<$vector, $size, $vectors>($outer, channel, $first, $sums),)*
+                _ => tile::<$vector, $most, $vectors>($outer, channel, $first, $sums),
+            }
+        }
+    };
+}
+
+/// At most 24 accumulators of the 32 registers.
 ///
 /// # Safety
 /// As [`InstructionSet::add_outer`] asserts, with the processor able to run `V`.
 #[inline(always)]
 unsafe fn wide<V: Vector>(outer: &Outer<'_>, sums: *mut f32) {
     for vector in (0..outer.vectors).step_by(2) {
-        let pair = outer.vectors - vector > 1;
-        for (first, count) in parts(outer.channels, if pair { 12 } else { 16 }) {
-            // SAFETY: passed on from the caller.
-            unsafe {
-                match (pair, count) {
-                    (true, 1) => tile::<V, 1, 2>(outer, first, vector, sums),
-                    (true, 2) => tile::<V, 2, 2>(outer, first, vector, sums),
-                    (true, 3) => tile::<V, 3, 2>(outer, first, vector, sums),
-                    (true, 4) => tile::<V, 4, 2>(outer, first, vector, sums),
-                    (true, 5) => tile::<V, 5, 2>(outer, first, vector, sums),
-                    (true, 6) => tile::<V, 6, 2>(outer, first, vector, sums),
-                    (true, 7) => tile::<V, 7, 2>(outer, first, vector, sums),
-                    (true, 8) => tile::<V, 8, 2>(outer, first, vector, sums),
-                    (true, 9) => tile::<V, 9, 2>(outer, first, vector, sums),
-                    (true, 10) => tile::<V, 10, 2>(outer, first, vector, sums),
-                    (true, 11) => tile::<V, 11, 2>(outer, first, vector, sums),
-                    (true, _) => tile::<V, 12, 2>(outer, first, vector, sums),
-                    (false, 1) => tile::<V, 1, 1>(outer, first, vector, sums),
-                    (false, 2) => tile::<V, 2, 1>(outer, first, vector, sums),
-                    (false, 3) => tile::<V, 3, 1>(outer, first, vector, sums),
-                    (false, 4) => tile::<V, 4, 1>(outer, first, vector, sums),
-                    (false, 5) => tile::<V, 5, 1>(outer, first, vector, sums),
-                    (false, 6) => tile::<V, 6, 1>(outer, first, vector, sums),
-                    (false, 7) => tile::<V, 7, 1>(outer, first, vector, sums),
-                    (false, 8) => tile::<V, 8, 1>(outer, first, vector, sums),
-                    (false, 9) => tile::<V, 9, 1>(outer, first, vector, sums),
-                    (false, 10) => tile::<V, 10, 1>(outer, first, vector, sums),
-                    (false, 11) => tile::<V, 11, 1>(outer, first, vector, sums),
-                    (false, 12) => tile::<V, 12, 1>(outer, first, vector, sums),
-                    (false, 13) => tile::<V, 13, 1>(outer, first, vector, sums),
-                    (false, 14) => tile::<V, 14, 1>(outer, first, vector, sums),
-                    (false, 15) => tile::<V, 15, 1>(outer, first, vector, sums),
-                    (false, _) => tile::<V, 16, 1>(outer, first, vector, sums),
-                }
+        // SAFETY: passed on from the caller.
+        unsafe {
+            if outer.vectors - vector > 1 {
+                tiles!(outer, vector, sums, V, 2, 12: 1 2 3 4 5 6 7 8 9 10 11);
+            } else {
+                tiles!(outer, vector, sums, V, 1, 16: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
             }
         }
     }
 }
 
-/// Runs tiles of at most 12 accumulators of the 16 registers.
+/// At most 12 accumulators of the 16 registers.
 ///
 /// # Safety
 /// As for [`wide`].
 #[inline(always)]
 unsafe fn narrow<V: Vector>(outer: &Outer<'_>, sums: *mut f32) {
     for vector in (0..outer.vectors).step_by(2) {
-        let pair = outer.vectors - vector > 1;
-        for (first, count) in parts(outer.channels, if pair { 6 } else { 8 }) {
-            // SAFETY: passed on from the caller.
-            unsafe {
-                match (pair, count) {
-                    (true, 1) => tile::<V, 1, 2>(outer, first, vector, sums),
-                    (true, 2) => tile::<V, 2, 2>(outer, first, vector, sums),
-                    (true, 3) => tile::<V, 3, 2>(outer, first, vector, sums),
-                    (true, 4) => tile::<V, 4, 2>(outer, first, vector, sums),
-                    (true, 5) => tile::<V, 5, 2>(outer, first, vector, sums),
-                    (true, _) => tile::<V, 6, 2>(outer, first, vector, sums),
-                    (false, 1) => tile::<V, 1, 1>(outer, first, vector, sums),
-                    (false, 2) => tile::<V, 2, 1>(outer, first, vector, sums),
-                    (false, 3) => tile::<V, 3, 1>(outer, first, vector, sums),
-                    (false, 4) => tile::<V, 4, 1>(outer, first, vector, sums),
-                    (false, 5) => tile::<V, 5, 1>(outer, first, vector, sums),
-                    (false, 6) => tile::<V, 6, 1>(outer, first, vector, sums),
-                    (false, 7) => tile::<V, 7, 1>(outer, first, vector, sums),
-                    (false, _) => tile::<V, 8, 1>(outer, first, vector, sums),
-                }
+        // SAFETY: passed on from the caller.
+        unsafe {
+            if outer.vectors - vector > 1 {
+                tiles!(outer, vector, sums, V, 2, 6: 1 2 3 4 5);
+            } else {
+                tiles!(outer, vector, sums, V, 1, 8: 1 2 3 4 5 6 7);
             }
         }
     }
-}
-
-/// Divides `count` into nearly equal parts of at most `most`, as (first, count).
-pub(crate) fn parts(count: usize, most: usize) -> impl Iterator<Item = (usize, usize)> {
-    let parts = count.div_ceil(most);
-    (0..parts).map(move |part| {
-        let (first, end) = (count * part / parts, count * (part + 1) / parts);
-        (first, end - first)
-    })
 }
 
 /// `CHANNELS` input channels from `channel` and `VECTORS` vectors from `vector`.

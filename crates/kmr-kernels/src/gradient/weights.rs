@@ -14,9 +14,7 @@ use std::cell::RefCell;
 use rayon::prelude::*;
 
 use super::{
-    Gradient,
-    axis::Tap,
-    expect,
+    Gradient, expect,
     outer::Outer,
     products::{Products, WIDEST_VECTOR},
     too_large,
@@ -24,6 +22,7 @@ use super::{
 use crate::{
     GeometryError,
     layout::{Division, Layout, Piece},
+    tap::Tap,
     transpose::{Matrix, transpose},
     window::Window,
 };
@@ -209,13 +208,10 @@ impl<'a> Turned<'a> {
             };
             transpose(source, &mut cotangent[index * out_plane * self.lanes..], self.lanes);
         }
-        let tap = |axis: usize, index: usize| Tap {
-            stride: geometry.stride[axis],
-            shift: (index * geometry.dilation[axis]) as isize - geometry.pads[axis] as isize,
-        };
+        let taps = [Tap::all(geometry, 0), Tap::all(geometry, 1)];
         for (index, sums) in sums.chunks_mut(self.channels * self.lanes).enumerate() {
-            let row = tap(0, index / geometry.kernel[1]);
-            let column = tap(1, index % geometry.kernel[1]);
+            let row = taps[0][index / geometry.kernel[1]];
+            let column = taps[1][index % geometry.kernel[1]];
             let rows = row.outputs(size[0], output[0]);
             let columns = column.outputs(size[1], output[1]);
             if rows.is_empty() || columns.is_empty() {

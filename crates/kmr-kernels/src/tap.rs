@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use crate::Geometry;
+
 /// One tap along one axis: it reads input `output * stride + shift`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tap {
@@ -10,6 +12,16 @@ pub(crate) struct Tap {
 }
 
 impl Tap {
+    /// The taps of a convolution along one axis.
+    pub fn all(geometry: &Geometry, axis: usize) -> Vec<Self> {
+        (0..geometry.kernel[axis])
+            .map(|index| Self {
+                stride: geometry.stride[axis],
+                shift: (index * geometry.dilation[axis]) as isize - geometry.pads[axis] as isize,
+            })
+            .collect()
+    }
+
     /// The outputs, of `outputs` in all, that read one of `inputs` inputs.
     pub fn outputs(self, inputs: usize, outputs: usize) -> Range<usize> {
         // The first output whose input is at or behind `input`.
@@ -22,7 +34,7 @@ impl Tap {
         first(0).min(end)..end
     }
 
-    /// The input that an output reads, where it reads one.
+    /// The input that an output reads; none where this is not below the number of inputs.
     pub fn input(self, output: usize) -> usize {
         (output * self.stride).wrapping_add_signed(self.shift)
     }
