@@ -181,16 +181,25 @@ impl Convolution {
     }
 }
 
+/// The taps of a kernel, column by column, as their indices in the kernel.
+fn by_columns(geometry: &Geometry) -> impl Iterator<Item = usize> + use<> {
+    let [height, width] = geometry.kernel;
+    (0..width).flat_map(move |column| (0..height).map(move |row| row * width + column))
+}
+
 /// Packs weights for [`Method::Positions`].
 fn pack(geometry: &Geometry, instruction_set: InstructionSet, weights: &[f32]) -> Vec<f32> {
     let taps = geometry.taps();
+    let channels = geometry.in_channels / geometry.groups;
     let per_group = geometry.out_channels / geometry.groups;
     let mut packed = Vec::with_capacity(weights.len());
     for group in weights.chunks(per_group * taps) {
         for (first, count) in instruction_set.blocks(per_group) {
             let block = &group[first * taps..][..count * taps];
-            for tap in 0..taps {
-                packed.extend(block.iter().skip(tap).step_by(taps));
+            for tap in by_columns(geometry) {
+                for channel in 0..channels {
+                    packed.extend(block.iter().skip(channel * (taps / channels) + tap).step_by(taps));
+                }
             }
         }
     }
@@ -221,7 +230,7 @@ impl Operands<'_> {
             .ok_or_else(|| GeometryError("the convolution is too large to address".into()))?;
         let run = Run {
             operands: *self,
-            offsets: layout.offsets(window.channels),
+            offsets: layout.offsets(by_columns(geometry), window.channels),
             layout,
             weights,
         };

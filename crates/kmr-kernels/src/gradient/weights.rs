@@ -78,7 +78,10 @@ impl Gradient {
         let layout = Layout::new(&window, division).ok_or_else(too_large)?;
         let run = Run {
             operands,
-            offsets: layout.offsets(window.channels),
+            offsets: (0..window.channels)
+                .flat_map(|channel| (0..window.taps.len()).map(move |tap| (channel, tap)))
+                .map(|(channel, tap)| layout.offset(channel, tap))
+                .collect(),
             layout,
         };
         Ok(chains(run.layout.pieces(batch), geometry.weights(), |piece, sums| {
