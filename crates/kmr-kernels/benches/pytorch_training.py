@@ -5,12 +5,14 @@ Needs PyTorch. From the repository:
     cargo bench -p kmr-kernels --no-run
     python crates/kmr-kernels/benches/pytorch_training.py target/release/deps/training-*
 
-Every operation is timed in rounds, first in one program, then in the other; a round counts by its
-median, and a row by the median of its rounds. A ratio below 1 means that kmr is the faster one. The last
-lines add up one training step: each row as often as the network has it.
+Every operation is timed in rounds, first in one program, then in the other. A row gives the best time of
+each program, their ratio, and the median over the rounds of the ratio of medians, which other work on the
+machine disturbs. A ratio below 1 means that kmr is the faster one. The last lines add up the best times
+of one training step: each row as often as the network has it.
 """
 
 import argparse
+import math
 import os
 import statistics
 import subprocess
@@ -75,12 +77,12 @@ def function(operation, batch, shape, memory_format):
     }[operation]
 
 
-def measure(run, runs):
+def measure(run, runs, clock):
     times = []
     for _ in range(runs):
-        start = time.perf_counter()
+        start = clock()
         run()
-        times.append((time.perf_counter() - start) * 1e3)
+        times.append((clock() - start) * 1e3)
     return times
 
 
@@ -91,36 +93,36 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--runs", type=int, default=7, help="runs in a round; two more come first, untimed")
+    parser.add_argument("--processor-time", action="store_true", help="as in training.rs; with one thread")
     parser.add_argument("--channels-last", action="store_true", help="PyTorch's other order of memory")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.set_grad_enabled(False)
     memory_format = torch.channels_last if arguments.channels_last else torch.contiguous_format
     binary = max((path for path in arguments.binary if os.access(path, os.X_OK)), key=os.path.getmtime)
-    ours = subprocess.Popen(
-        [binary, "--serve", str(arguments.threads)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+    clock = time.process_time if arguments.processor_time else time.perf_counter
+    command = [binary, "--serve", str(arguments.threads)] + ["--processor-time"] * arguments.processor_time
+    ours = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     totals = {}
     for operation, count, shape in rows():
         theirs = function(operation, arguments.batch, shape, memory_format)
-        rounds = []
+        best, ratios = [math.inf, math.inf], []
         for _ in range(arguments.rounds):
             print(operation, arguments.batch, *shape, arguments.runs + 2, file=ours.stdin, flush=True)
-            times = [float(number) for number in ours.stdout.readline().split()]
-            rounds.append(
-                [statistics.median(times[2:]), statistics.median(measure(theirs, arguments.runs + 2)[2:])]
-            )
-        kmr, pytorch = (statistics.median(column) for column in zip(*rounds))
-        ratio = statistics.median(ours / theirs for ours, theirs in rounds)
+            kmr = [float(number) for number in ours.stdout.readline().split()][2:]
+            pytorch = measure(theirs, arguments.runs + 2, clock)[2:]
+            best = [min(best[0], *kmr), min(best[1], *pytorch)]
+            ratios.append(statistics.median(kmr) / statistics.median(pytorch))
         ins, outs, size, kernel, stride = shape
         print(
             f"{operation:13} {count} x {ins:2} -> {outs:2} at {size:2}, {kernel}x{kernel} stride {stride}:"
-            f" kmr {kmr:7.3f} ms, PyTorch {pytorch:7.3f} ms, ratio {ratio:.2f}",
+            f" kmr {best[0]:7.3f} ms, PyTorch {best[1]:7.3f} ms, ratio {best[0] / best[1]:.2f},"
+            f" of medians {statistics.median(ratios):.2f}",
             flush=True,
         )
         total = totals.setdefault(operation, [0.0, 0.0])
-        total[0] += count * kmr
-        total[1] += count * pytorch
+        total[0] += count * best[0]
+        total[1] += count * best[1]
     ours.stdin.close()
     ours.wait()
     totals["all"] = [sum(column) for column in zip(*totals.values())]

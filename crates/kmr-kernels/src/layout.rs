@@ -180,16 +180,16 @@ impl Layout {
         })
     }
 
-    /// Where the tap `tap` of channel `channel` reads, relative to the position.
-    pub fn offset(&self, channel: usize, tap: usize) -> u32 {
-        (channel * self.phases.len() * self.plane + self.taps[tap]) as u32
+    /// Where some taps read, each in one channel after the other, relative to the position.
+    pub fn offsets(&self, taps: impl IntoIterator<Item = usize>, channels: usize) -> Vec<u32> {
+        taps.into_iter()
+            .flat_map(|tap| (0..channels).map(move |channel| self.offset(channel, tap)))
+            .collect()
     }
 
-    /// Where each tap reads, for one channel after the other.
-    pub fn offsets(&self, channels: usize) -> Vec<u32> {
-        (0..channels * self.taps.len())
-            .map(|tap| self.offset(tap / self.taps.len(), tap % self.taps.len()))
-            .collect()
+    /// Where a tap reads in a channel, relative to the position.
+    pub fn offset(&self, channel: usize, tap: usize) -> u32 {
+        (channel * self.phases.len() * self.plane + self.taps[tap]) as u32
     }
 
     /// Floats of the rearranged input.

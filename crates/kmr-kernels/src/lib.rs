@@ -19,7 +19,10 @@ mod layout;
 mod moments;
 mod normalization;
 mod output;
+mod spread;
+mod tap;
 mod tile;
+mod transpose;
 mod vector;
 mod window;
 

@@ -2,6 +2,7 @@
 
 mod bias;
 mod input;
+mod outer;
 mod products;
 mod weights;
 
