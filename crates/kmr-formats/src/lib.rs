@@ -5,6 +5,7 @@
 //! and the offset. Values are kept as they are stored; uint8 arrays become float32 batch by batch.
 
 mod atomic;
+mod augment;
 mod bounded;
 mod dataset;
 mod error;
@@ -15,6 +16,7 @@ mod overlap;
 mod shuffle;
 mod source;
 
+pub use augment::Augmentation;
 pub use dataset::{Dataset, ExpectedInput, Inputs, Sample, Scale};
 pub use error::{ErrorKind, FormatError};
 pub use idx::{read_idx, read_idx_from};
