@@ -180,7 +180,7 @@ pub fn train(host: &Host<'_>, config: &Config, epochs: f64) -> Result<Applied> {
     );
     applied.notes.push(format!(
         "trained for {epochs} epochs of {} samples, {} steps; mean loss {}",
-        data.batches * config.batch.min(data.samples),
+        data.samples,
         training.course.steps(),
         done.losses
             .iter()

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use kmr_sdk::{Error, ErrorCode, Host, Result, SessionRequest};
+use kmr_sdk::{Error, ErrorCode, Host, Result, SessionRequest, model::Tensor};
 
 /// The training data, as batches of the size asked for show it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Survey {
     /// Batches in a pass.
     pub batches: usize,
-    /// Samples in a pass.
+    /// Samples in these.
     pub samples: usize,
     /// Whether a last batch that is not full is left out.
     pub whole_batches: bool,
@@ -19,28 +19,16 @@ pub struct Survey {
     pub labels: Option<(i64, i64)>,
 }
 
-/// Draws every batch of a pass once, without running a model.
+/// Draws every batch of a pass once, without running a model. A last batch that is not full is left out, unless it is
+/// the only one.
 ///
 /// # Errors
 /// If there is no training data.
 pub fn survey(host: &Host<'_>, request: &SessionRequest) -> Result<Survey> {
-    let whole = draw(host, request, true)?;
-    let found = if whole.batches > 0 {
-        whole
-    } else {
-        draw(host, request, false)?
-    };
-    if found.samples == 0 {
-        return Err(no_data());
-    }
-    Ok(found)
-}
-
-fn draw(host: &Host<'_>, request: &SessionRequest, whole_batches: bool) -> Result<Survey> {
     let request = SessionRequest {
         trainable: Vec::new(),
         augment: false,
-        whole_batches,
+        whole_batches: false,
         edits: None,
         ..request.clone()
     };
@@ -51,14 +39,16 @@ fn draw(host: &Host<'_>, request: &SessionRequest, whole_batches: bool) -> Resul
     let mut found = Survey {
         batches: 0,
         samples: 0,
-        whole_batches,
+        whole_batches: false,
         feeds: BTreeMap::new(),
         labels: None,
     };
+    let (mut full, mut last) = (0, 0);
     while let Some(batch) = session.next_batch()? {
         if found.batches == 0 {
-            let shape = |(name, tensor): (String, kmr_sdk::model::Tensor)| (name, tensor.shape().to_vec());
+            let shape = |(name, tensor): (String, Tensor)| (name, tensor.shape().to_vec());
             found.feeds = batch.inputs.clone().into_iter().map(shape).collect();
+            full = batch.size;
         }
         if batch.labels.is_some() {
             for &label in batch.labels()?.iter() {
@@ -68,9 +58,18 @@ fn draw(host: &Host<'_>, request: &SessionRequest, whole_batches: bool) -> Resul
         }
         found.batches += 1;
         found.samples += batch.size;
+        last = batch.size;
         if host.cancelled()? {
             return Err(Error::cancelled());
         }
+    }
+    if found.samples == 0 {
+        return Err(no_data());
+    }
+    found.whole_batches = found.batches > 1 || full == request.batch.unwrap_or(full);
+    if last < full {
+        found.batches -= 1;
+        found.samples -= last;
     }
     Ok(found)
 }

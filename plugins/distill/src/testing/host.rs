@@ -202,6 +202,9 @@ impl kmr_abi::Host for ToyHost {
         if let Some(edits) = request.edits.take() {
             graph = self.patch(edits, &attachments).apply(&graph).unwrap();
         }
+        if request.whole_batches && self.samples.len() < request.batch.unwrap_or(1) {
+            return RErr(PluginError::new(ErrorCode::INVALID_REQUEST, "no batch is full"));
+        }
         for name in &request.trainable {
             assert!(
                 graph.tensor(name).is_some_and(|tensor| tensor.dtype().is_float()),
