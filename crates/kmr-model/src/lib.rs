@@ -16,6 +16,7 @@ mod lift;
 mod model;
 mod names;
 mod node;
+pub mod parameters;
 mod patch;
 pub mod shapes;
 mod subgraphs;
