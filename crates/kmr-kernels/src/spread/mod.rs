@@ -162,9 +162,13 @@ impl Spread {
         let lanes = block.vectors * self.instruction_set.lanes();
         let positions = rows.len() * image.width;
         sums.resize(positions * lanes, 0.0);
-        for sums in sums.chunks_mut(lanes) {
-            sums[..block.count].copy_from_slice(&bias[..block.count]);
-            sums[block.count..].fill(0.0);
+        sums[..block.count].copy_from_slice(&bias[..block.count]);
+        sums[block.count..lanes].fill(0.0);
+        let mut filled = lanes;
+        while filled < positions * lanes {
+            let more = filled.min(positions * lanes - filled);
+            sums.copy_within(..more, filled);
+            filled += more;
         }
         let mut taps = Vec::with_capacity(self.rows.len());
         let tap_floats = self.channels * lanes;
