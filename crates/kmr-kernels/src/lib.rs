@@ -24,6 +24,7 @@ mod tap;
 mod tile;
 mod transpose;
 mod vector;
+mod vectorized;
 mod window;
 
 pub use affine::{Affine, affine};

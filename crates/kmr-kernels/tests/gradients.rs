@@ -1,9 +1,13 @@
 //! The gradients of a convolution against their definition.
 
-mod common;
+#[path = "common/geometries.rs"]
+mod geometries;
+#[path = "common/noise.rs"]
+mod noise;
 
-use common::{geometries, noise};
+use geometries::geometries;
 use kmr_kernels::{Geometry, Gradient, InstructionSet};
+use noise::noise;
 use proptest::prelude::*;
 
 /// The gradients by input, weights and bias, in float64.

@@ -1,9 +1,13 @@
 //! The kernels against the definition of a convolution.
 
-mod common;
+#[path = "common/geometries.rs"]
+mod geometries;
+#[path = "common/noise.rs"]
+mod noise;
 
-use common::{geometries, noise};
+use geometries::geometries;
 use kmr_kernels::{Affine, Convolution, Finish, Geometry, InstructionSet, affine};
+use noise::noise;
 use proptest::prelude::*;
 
 /// The definition, in float64.
