@@ -304,6 +304,14 @@ impl ChannelRun<'_> {
             for channel in 0..count {
                 let plane = image * geometry.in_channels + group * channels + first + channel;
                 let first_line = channel * range.len();
+                if geometry.stride == [1, 1] {
+                    let [height, width] = self.operands.size;
+                    let start = (plane * height + range.start) * width;
+                    // SAFETY: no two tasks share a row, and a task writes one channel at a time.
+                    let target = unsafe { target.part(start, range.len() * width) };
+                    target.copy_from_slice(&packed[first_line * width..][..range.len() * width]);
+                    continue;
+                }
                 self.operands
                     .finish(plane, [row_phase, range.start, range.len()], target, |phase, row| {
                         &packed[phase * distance + (first_line + row) * column_phases[phase].count..]

@@ -75,7 +75,7 @@ pub(crate) struct Image<'a> {
 impl InstructionSet {
     /// Whether spreading output channels over lanes pays, for sizes of one group.
     pub(crate) fn spreads(self, channels: usize, outs: usize, column_stride: usize) -> bool {
-        channels >= MANY_CHANNELS && column_stride <= 2 && outs * 5 >= outs.next_multiple_of(self.lanes()) * 4
+        channels >= MANY_CHANNELS && column_stride <= 2 && outs * 4 >= outs.next_multiple_of(self.lanes()) * 3
     }
 }
 
