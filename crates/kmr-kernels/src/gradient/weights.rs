@@ -139,7 +139,7 @@ impl<'a> Turned<'a> {
         let geometry = &operands.gradient.geometry;
         let channels = geometry.in_channels / geometry.groups;
         let outs = geometry.out_channels / geometry.groups;
-        let lanes = outs.next_multiple_of(operands.gradient.instruction_set.lanes());
+        let lanes = operands.gradient.instruction_set.padded(outs);
         let floats = operands.size[0] * operands.size[1] * channels + operands.output[0] * operands.output[1] * lanes;
         Self {
             operands,
@@ -223,6 +223,7 @@ impl<'a> Turned<'a> {
             for image in 0..images.len() {
                 let from = (image * size[0] + row.input(rows.start)) * size[1] + column.input(columns.start);
                 let at = (image * output[0] + rows.start) * output[1] + columns.start;
+                let (vectors, rest) = instruction_set.vectors(self.outs);
                 let outer = Outer {
                     input: &input[from * self.channels..],
                     input_strides: [
@@ -233,10 +234,19 @@ impl<'a> Turned<'a> {
                     cotangent_strides: [self.lanes, output[1] * self.lanes],
                     positions: [columns.len(), rows.len()],
                     channels: self.channels,
-                    vectors: self.lanes / instruction_set.lanes(),
+                    vectors,
                     stride: self.lanes,
                 };
                 instruction_set.add_outer(&outer, sums);
+                if let Some(narrower) = rest {
+                    let first = vectors * instruction_set.lanes();
+                    let outer = Outer {
+                        cotangent: &outer.cotangent[first..],
+                        vectors: 1,
+                        ..outer
+                    };
+                    narrower.add_outer(&outer, &mut sums[first..]);
+                }
             }
         }
     }
