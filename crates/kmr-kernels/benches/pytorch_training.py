@@ -9,6 +9,10 @@ Every operation is timed in rounds, first in one program, then in the other. A r
 each program, their ratio, and the median over the rounds of the ratio of medians, which other work on the
 machine disturbs. A ratio below 1 means that kmr is the faster one. The last lines add up the best times
 of one training step: each row as often as the network has it.
+
+On a busy machine, take `--threads 1 --processor-time`: threads of two programs rarely get all cores at
+once. Without GLIBC_TUNABLES=glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=1073741824,
+what PyTorch takes is largely fresh memory.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-//! A convolution with its weights packed for the register tile.
+//! A convolution with its weights packed for this processor.
 
 mod channels;
 mod positions;
@@ -38,6 +38,7 @@ pub struct Convolution {
 #[derive(Clone, Debug)]
 enum Method {
     /// Positions are spread over the lanes of vectors.
+    ///
     /// For each group, for each block of output channels: `[tap][channel]`.
     Positions(Vec<f32>),
     /// Output channels are spread over the lanes of vectors, in each group.

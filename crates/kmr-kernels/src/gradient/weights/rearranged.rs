@@ -14,6 +14,7 @@ use crate::{
 
 /// What the rearranged input and cotangent of a piece may take: they should stay in the second-level cache.
 const TARGET_FLOATS: usize = 128 * 1024;
+
 /// A gradient with its input rearranged.
 pub struct Rearranged<'a> {
     operands: Operands<'a>,

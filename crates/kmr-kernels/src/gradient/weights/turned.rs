@@ -11,6 +11,7 @@ use crate::{
 
 /// What the turned input and cotangent of a piece may take: they should stay in the second-level cache.
 const TURNED_FLOATS: usize = 48 * 1024;
+
 /// A gradient with its operands turned around.
 pub struct Turned<'a> {
     operands: Operands<'a>,
