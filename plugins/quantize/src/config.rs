@@ -30,6 +30,16 @@ pub enum Activations {
     Dynamic,
 }
 
+/// Which layers work on integers where activations have static scales.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IntegerLayers {
+    /// Those that integers are estimated to make faster, what goes between them included.
+    #[default]
+    Faster,
+    All,
+}
+
 /// How the ranges of activations are found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -102,6 +112,7 @@ pub struct Config {
     pub passes: usize,
     pub samples: usize,
     pub activations: Activations,
+    pub integer_layers: IntegerLayers,
     pub calibration: Calibration,
     pub percentile: f64,
     pub reduce_range: Choice,
@@ -126,6 +137,7 @@ impl Default for Config {
             passes: gptq.passes,
             samples: 512,
             activations: Activations::default(),
+            integer_layers: IntegerLayers::default(),
             calibration: Calibration::default(),
             percentile: 99.99,
             reduce_range: Choice::default(),
