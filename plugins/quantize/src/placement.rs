@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// By how much the estimate has to favor integers.
-const MARGIN: f64 = 1.1;
+const MARGIN: f64 = 1.05;
 
 /// Which of `graph`'s nodes work on integers, by position, if the products that read `layers` may. The products of one
 /// layer stay together.

@@ -4,14 +4,18 @@
 use kmr_sdk::model::{Graph, Node, shapes::Shapes};
 
 /// What any node takes beside its work.
-const NODE: f64 = 1_000.0;
-/// What a convolution on integers takes more of that.
-const INTEGER_CONVOLUTION: f64 = 500.0;
+const NODE: f64 = 500.0;
+/// What a convolution on integers takes more of that, and one of each channel alone once more.
+const INTEGER_CONVOLUTION: f64 = 300.0;
 /// One multiplication with addition, by channels in full or each channel alone.
 const FLOAT_DENSE: f64 = 1.0 / 57.0;
 const FLOAT_DEPTHWISE: f64 = 1.0 / 36.0;
 const INTEGER_DENSE: f64 = 1.0 / 150.0;
 const INTEGER_DEPTHWISE: f64 = 1.0 / 16.0;
+/// Channels that convolutions in floating point work on at once.
+const BLOCK: usize = 16;
+/// Writing one sum as it is.
+const WRITE: f64 = 0.1;
 /// Rounding one sum to eight bits.
 const REQUANTIZE: f64 = 0.15;
 /// One number to eight bits or from them.
@@ -38,17 +42,7 @@ impl<'g> Times<'g> {
         let made = self.elements(node.id());
         let read = node.input(0).map_or(0.0, |value| self.elements(value));
         match node.op_type() {
-            "Conv" => {
-                let (products, depthwise) = self.convolution(node);
-                let extra = NODE + INTEGER_CONVOLUTION + REQUANTIZE * made;
-                match depthwise {
-                    true => (
-                        NODE + FLOAT_DEPTHWISE * products,
-                        extra + INTEGER_CONVOLUTION + INTEGER_DEPTHWISE * products,
-                    ),
-                    false => (NODE + FLOAT_DENSE * products, extra + INTEGER_DENSE * products),
-                }
-            }
+            "Conv" => self.convolution(node).unwrap_or_default(),
             "Gemm" | "MatMul" => {
                 let width = node.input(0).and_then(|value| self.shapes.shape(value)?.last());
                 let products = made * width.map_or(0.0, |&width| width as f64);
@@ -58,6 +52,10 @@ impl<'g> Times<'g> {
                 )
             }
             "Add" => (NODE + 0.1 * made, NODE + 0.19 * made),
+            // A factor for each channel leaves the layout of kernels in floating point and comes back to it.
+            "Mul" if self.is_image(node.id()) && self.broadcasts(node) => {
+                (3.0 * NODE + (0.39 + RELAYOUT) * made, NODE + 0.5 * made)
+            }
             "Mul" => (NODE + 0.25 * made, NODE + 0.3 * made),
             "Sigmoid" => (0.05 * made, NODE + 0.26 * made),
             "LeakyRelu" => (0.1 * made, NODE + 0.26 * made),
@@ -79,19 +77,47 @@ impl<'g> Times<'g> {
 
     /// From a node in floating point to readers on integers.
     pub fn to_integers(&self, value: &str) -> f64 {
-        let image = self.shapes.shape(value).is_some_and(|shape| shape.len() == 4);
-        NODE + (CONVERT + if image { RELAYOUT } else { 0.0 }) * self.elements(value)
+        let (nodes, each) = match self.is_image(value) {
+            true => (2.0, CONVERT + RELAYOUT),
+            false => (1.0, CONVERT),
+        };
+        nodes * NODE + each * self.elements(value)
     }
 
-    /// The multiplications of a convolution, and whether each channel is one alone.
-    fn convolution(&self, node: &Node) -> (f64, bool) {
-        let weight = node.input(1).and_then(|weight| self.shapes.shape(weight));
-        let Some([_, inputs, window @ ..]) = weight else {
-            return (0.0, false);
+    fn convolution(&self, node: &Node) -> Option<(f64, f64)> {
+        let [outputs, inputs, window @ ..] = self.shapes.shape(node.input(1)?)? else {
+            return None;
         };
-        let each = inputs * window.iter().product::<usize>();
-        let grouped = node.int("group").unwrap_or(1) > 1;
-        (self.elements(node.id()) * each as f64, grouped && *inputs == 1)
+        let made = self.elements(node.id());
+        let window = window.iter().product::<usize>() as f64;
+        let places = made / (*outputs).max(1) as f64;
+        let depthwise = node.int("group").unwrap_or(1) > 1 && *inputs == 1;
+        let products = made * *inputs as f64 * window;
+        let blocked = |channels: usize| match channels {
+            // Images of few channels are read as they are.
+            0..BLOCK => channels as f64,
+            _ => channels.next_multiple_of(BLOCK) as f64,
+        };
+        Some(if depthwise {
+            (
+                NODE + WRITE * made + FLOAT_DEPTHWISE * places * blocked(*outputs) * window,
+                NODE + 2.0 * INTEGER_CONVOLUTION + REQUANTIZE * made + INTEGER_DEPTHWISE * products,
+            )
+        } else {
+            (
+                NODE + WRITE * made + FLOAT_DENSE * places * blocked(*outputs) * blocked(*inputs) * window,
+                NODE + INTEGER_CONVOLUTION + REQUANTIZE * made + INTEGER_DENSE * products,
+            )
+        })
+    }
+
+    fn is_image(&self, value: &str) -> bool {
+        self.shapes.shape(value).is_some_and(|shape| shape.len() == 4)
+    }
+
+    fn broadcasts(&self, node: &Node) -> bool {
+        let shapes: Vec<_> = node.inputs().iter().map(|input| self.shapes.shape(input)).collect();
+        shapes.windows(2).any(|pair| pair[0] != pair[1])
     }
 
     fn elements(&self, value: &str) -> f64 {
