@@ -364,3 +364,65 @@ pub fn integer_bias(
         node.with_int("axis", 0)
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{answer, apart, graph, node, operators, tensor};
+
+    #[test]
+    fn saturations_become_part_of_quantization() {
+        let saturations = [
+            node("Relu", &["made"], "cut"),
+            node("Clip", &["made", "zero", "six"], "cut"),
+            node("HardSigmoid", &["made"], "cut"),
+        ];
+        for saturation in saturations {
+            let initializers = [
+                ("first", tensor(&[8, 6])),
+                ("second", tensor(&[6, 4])),
+                ("zero", Tensor::scalar(0.0_f32)),
+                ("six", Tensor::scalar(0.7_f32)),
+            ];
+            let nodes = vec![
+                node("MatMul", &["x", "first"], "made"),
+                saturation,
+                node("MatMul", &["cut", "second"], "y"),
+            ];
+            let before = graph(&[5, 8], &initializers, nodes);
+            let plan = plan(&before, &following(&before, &HashSet::from(["made", "y"])));
+            let planned = plan.iter().map(|activation| activation.value.as_str());
+            assert_eq!(planned.collect::<Vec<_>>(), ["x", "cut"]);
+            let most = |value: &str| match plan.iter().find(|a| a.value == value).and_then(|a| a.saturation) {
+                Some(saturation) if saturation.most.is_finite() => saturation.most,
+                _ => 4.0,
+            };
+            let parameters = BTreeMap::from([
+                ("x".to_owned(), (2.0 / 255.0, 128)),
+                ("cut".to_owned(), (most("cut") / 255.0, 0)),
+            ]);
+            let after = quantized(&before, &plan, &parameters).apply(&before).unwrap();
+            let pair = ["QuantizeLinear", "DequantizeLinear"];
+            assert_eq!(
+                operators(&after),
+                [&pair[..], &["MatMul"], &pair, &["MatMul"]].concat(),
+                "the saturation is gone"
+            );
+            let x = tensor(&[5, 8]);
+            let apart = apart(&answer(&before, &x), &answer(&after, &x));
+            assert!(apart < 0.06, "{apart}");
+        }
+    }
+
+    #[test]
+    fn nodes_that_read_stored_numbers_do_not_follow() {
+        let initializers = [("w", tensor(&[4, 4])), ("shift", tensor(&[4]))];
+        let nodes = vec![
+            node("MatMul", &["x", "w"], "made"),
+            node("Add", &["made", "shift"], "sum"),
+            node("MatMul", &["sum", "w"], "y"),
+        ];
+        let graph = graph(&[2, 4], &initializers, nodes);
+        assert_eq!(following(&graph, &HashSet::from(["made", "y"])), [true, false, true]);
+    }
+}

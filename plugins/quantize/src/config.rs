@@ -70,7 +70,7 @@ impl<'de> Deserialize<'de> for Choice {
         match Written::deserialize(deserializer) {
             Ok(Written::Flag(flag)) => Ok(Self::Always(flag)),
             Ok(Written::Text(text)) if text == "auto" => Ok(Self::Auto),
-            _ => Err(de::Error::custom("`reduce_range` takes \"auto\", true or false")),
+            _ => Err(de::Error::custom("takes \"auto\", true or false")),
         }
     }
 }
@@ -87,8 +87,7 @@ impl<'de> Deserialize<'de> for Sharing {
             Group(u64),
             Text(String),
         }
-        let expected =
-            || de::Error::custom("`granularity` takes \"tensor\", \"channel\", or the size of a group, 2 or more");
+        let expected = || de::Error::custom("takes \"tensor\", \"channel\", or the size of a group, 2 or more");
         match Written::deserialize(deserializer) {
             Ok(Written::Text(text)) if text == "tensor" => Ok(Self(Granularity::Tensor)),
             Ok(Written::Text(text)) if text == "channel" => Ok(Self(Granularity::Channel)),

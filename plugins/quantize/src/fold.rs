@@ -234,3 +234,56 @@ fn channel_numbers<'g>(
     unread.retain(|name| index.sole_consumer(name).is_some());
     Some(ChannelNumbers { values, shaped, unread })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{answer, apart, graph, node, operators, tensor};
+
+    #[test]
+    fn stored_factors_and_shifts_become_part_of_the_convolution() {
+        let initializers = [
+            ("weight", tensor(&[3, 2, 3, 3])),
+            ("factor", Tensor::from_vec(vec![1], vec![-1.5_f32])),
+            ("shift", tensor(&[1, 3, 1, 1])),
+            ("bias", tensor(&[3])),
+            ("sizes", Tensor::from_vec(vec![4], vec![1_i64, -1, 1, 1])),
+        ];
+        let nodes = vec![
+            node("Conv", &["x", "weight"], "convolved"),
+            node("Mul", &["convolved", "factor"], "scaled"),
+            node("Add", &["shift", "scaled"], "shifted"),
+            node("Reshape", &["bias", "sizes"], "shaped"),
+            node("Add", &["shifted", "shaped"], "summed"),
+            node("Relu", &["summed"], "y"),
+        ];
+        let before = graph(&[1, 2, 5, 5], &initializers, nodes);
+        let mut after = before.clone();
+        for _ in 0..3 {
+            let patch = affine(&after).unwrap();
+            assert!(!patch.edits.is_empty());
+            after = patch.apply(&after).unwrap();
+        }
+        assert!(affine(&after).unwrap().edits.is_empty());
+        assert_eq!(operators(&after), ["Conv", "Relu"]);
+        assert_eq!(after.initializers.len(), 2, "a weight and a bias");
+        let x = tensor(&[1, 2, 5, 5]);
+        assert!(apart(&answer(&before, &x), &answer(&after, &x)) < 1e-5);
+    }
+
+    #[test]
+    fn numbers_that_vary_over_places_stay() {
+        for shape in [&[5, 5][..], &[1, 5], &[3], &[2, 3, 1, 1]] {
+            let initializers = [("weight", tensor(&[3, 2, 1, 1])), ("numbers", tensor(shape))];
+            let nodes = vec![
+                node("Conv", &["x", "weight"], "convolved"),
+                node("Mul", &["convolved", "numbers"], "scaled"),
+                node("Relu", &["scaled"], "y"),
+            ];
+            // Three is the last axis, too.
+            let across = if shape == [3] { 3 } else { 5 };
+            let graph = graph(&[2, 2, 5, across], &initializers, nodes);
+            assert!(affine(&graph).unwrap().edits.is_empty(), "{shape:?}");
+        }
+    }
+}

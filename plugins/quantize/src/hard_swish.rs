@@ -185,3 +185,91 @@ impl<'g> Reader<'g, '_> {
 fn near(value: f32, wanted: f32) -> bool {
     (value - wanted).abs() <= TOLERANCE * wanted
 }
+
+#[cfg(test)]
+mod tests {
+    use kmr_sdk::model::Tensor;
+
+    use super::*;
+    use crate::testing::{answer, apart, graph, node, operators};
+
+    fn spelled(nodes: Vec<Node>) -> Graph {
+        let constants = [
+            ("three", 3.0),
+            ("zero", 0.0),
+            ("six", 6.0),
+            ("sixth", 1.0 / 6.0),
+            ("four", 4.0),
+        ];
+        let constants = constants.map(|(name, value)| (name, Tensor::scalar(value as f32)));
+        let mut nodes = nodes;
+        nodes.push(node("Identity", &["last"], "y"));
+        graph(&[1, 40], &constants, nodes)
+    }
+
+    fn clipped() -> Vec<Node> {
+        vec![
+            node("Add", &["x", "three"], "sum"),
+            node("Clip", &["sum", "zero", "six"], "clipped"),
+        ]
+    }
+
+    #[test]
+    fn every_spelling_becomes_one_node_that_answers_alike() {
+        let gate = || Node::new("HardSigmoid", "gate", &["x"], &["gate"]).with_float("alpha", 1.0 / 6.0);
+        let with = |nodes: Vec<Node>| [clipped(), nodes].concat();
+        let cases = [
+            (
+                with(vec![
+                    node("Mul", &["x", "clipped"], "product"),
+                    node("Div", &["product", "six"], "last"),
+                ]),
+                "HardSwish",
+            ),
+            (
+                with(vec![
+                    node("Mul", &["clipped", "x"], "product"),
+                    node("Mul", &["sixth", "product"], "last"),
+                ]),
+                "HardSwish",
+            ),
+            (
+                with(vec![
+                    node("Div", &["clipped", "six"], "gate"),
+                    node("Mul", &["gate", "x"], "last"),
+                ]),
+                "HardSwish",
+            ),
+            (vec![gate(), node("Mul", &["x", "gate"], "last")], "HardSwish"),
+            (with(vec![node("Div", &["clipped", "six"], "last")]), "HardSigmoid"),
+        ];
+        let x = Tensor::from_vec(vec![1, 40], (0..40).map(|at| at as f32 * 0.25 - 5.0).collect());
+        for (nodes, expected) in cases {
+            let before = spelled(nodes);
+            let after = patch(&before).unwrap().apply(&before).unwrap();
+            assert_eq!(operators(&after), [expected, "Identity"]);
+            assert!(apart(&answer(&before, &x), &answer(&after, &x)) < 1e-5);
+            assert!(!after.initializers.contains_key("three"), "what nobody reads goes");
+        }
+    }
+
+    #[test]
+    fn what_only_looks_like_one_stays() {
+        let others = [
+            [clipped(), vec![node("Div", &["clipped", "four"], "last")]].concat(),
+            [
+                clipped(),
+                vec![
+                    node("Mul", &["sum", "clipped"], "product"),
+                    node("Div", &["product", "six"], "last"),
+                ],
+            ]
+            .concat(),
+            vec![node("HardSigmoid", &["x"], "gate"), node("Mul", &["x", "gate"], "last")],
+        ];
+        for nodes in others {
+            let graph = spelled(nodes);
+            assert!(patch(&graph).unwrap().edits.is_empty(), "{:?}", operators(&graph));
+        }
+    }
+}

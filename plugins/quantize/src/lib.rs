@@ -16,6 +16,8 @@ mod placement;
 mod rule;
 mod smooth;
 mod storage;
+#[cfg(test)]
+mod testing;
 mod times;
 mod values;
 mod weights;

@@ -112,3 +112,76 @@ fn convert(
         network.connect(converted, from, times.to_integers(value) as u64);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use kmr_sdk::model::{Node, Tensor};
+
+    use super::*;
+    use crate::{
+        layers,
+        testing::{graph, node, sizes, tensor},
+    };
+
+    /// Convolutions of so many channels in a row, with an activation behind each.
+    fn network(channels: usize, depthwise: bool, activation: &str) -> Graph {
+        let mut nodes: Vec<Node> = Vec::new();
+        let mut initializers = Vec::new();
+        let mut read = "x".to_owned();
+        for layer in 0..4 {
+            let alone = depthwise && layer % 2 == 1;
+            let [weight, made, active] = ["w", "c", "a"].map(|name| format!("{name}{layer}"));
+            let shape = if alone {
+                [channels, 1, 3, 3]
+            } else {
+                [channels, channels, 1, 1]
+            };
+            let convolution = node("Conv", &[&read, &weight], &made)
+                .with_int("group", if alone { channels as i64 } else { 1 })
+                .with_ints("pads", &[i64::from(alone); 4]);
+            nodes.extend([convolution, node(activation, &[&made], &active)]);
+            initializers.push((weight, tensor(&shape)));
+            read = active;
+        }
+        nodes.push(node("Identity", &[&read], "y"));
+        let initializers: Vec<_> = initializers
+            .iter()
+            .map(|(name, tensor)| (name.as_str(), tensor.clone()))
+            .collect();
+        graph(&[1, channels, 14, 14], &initializers, nodes)
+    }
+
+    fn chosen(graph: &Graph) -> Vec<&str> {
+        let layers = layers::layers(graph, false);
+        let integer = fastest(graph, &layers.iter().collect::<Vec<_>>(), &sizes(graph));
+        let nodes = graph.nodes.iter().zip(integer).filter(|(_, integer)| *integer);
+        nodes.map(|(node, _)| node.id()).collect()
+    }
+
+    #[test]
+    fn wide_convolutions_in_a_row_work_on_integers() {
+        assert_eq!(chosen(&network(128, false, "Relu")), ["c0", "c1", "c2", "c3"]);
+        assert_eq!(chosen(&network(128, true, "Relu")), ["c0", "c1", "c2"]);
+    }
+
+    #[test]
+    fn narrow_convolutions_between_other_activations_do_not() {
+        assert!(chosen(&network(16, true, "HardSwish")).is_empty());
+        assert!(chosen(&network(16, false, "Erf")).is_empty());
+    }
+
+    #[test]
+    fn the_products_of_one_layer_stay_together() {
+        let axes = Tensor::from_vec(vec![1], vec![0_i64]);
+        let initializers = [("w", tensor(&[64, 64])), ("axes", axes)];
+        let nodes = || {
+            vec![
+                node("MatMul", &["x", "w"], "many"),
+                node("ReduceMax", &["many", "axes"], "one"),
+                node("MatMul", &["one", "w"], "y"),
+            ]
+        };
+        assert!(chosen(&graph(&[4, 64], &initializers, nodes())).is_empty());
+        assert_eq!(chosen(&graph(&[4096, 64], &initializers, nodes())), ["many", "y"]);
+    }
+}
