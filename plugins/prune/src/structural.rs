@@ -502,7 +502,17 @@ mod tests {
             ("wide.conv", "wide", 10),
         ];
         assert_eq!(told, expected);
-        assert_eq!(targets[0].layers, ["stem.conv"], "what makes the channels comes first");
+        let layers: Vec<&str> = targets[0].layers.iter().map(String::as_str).collect();
+        assert_eq!(
+            layers[..2],
+            ["stem.conv", "block.second.conv"],
+            "what makes the channels comes first"
+        );
+        assert!(
+            layers.contains(&"wide.conv") && layers.contains(&"block.first.conv"),
+            "{layers:?}"
+        );
+        assert!(!layers.contains(&"linear"), "{layers:?}");
     }
 
     #[test]
