@@ -116,7 +116,10 @@ fn a_third_partys_loss_trains_the_model() {
 fn training_that_is_asked_for_wrongly_is_refused_by_name() {
     let library = fixture("third-party", "third_party_extensions");
     for (mistake, texts) in [
-        ("integers", ["training needs a float32 tensor; this one is int64", "some_integers"]),
+        (
+            "integers",
+            ["training needs a float32 tensor; this one is int64", "some_integers"],
+        ),
         (
             "shape",
             [
