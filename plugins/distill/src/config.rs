@@ -41,6 +41,8 @@ pub struct Config {
     pub train: Option<Ignore>,
     /// What is not.
     pub ignore: Ignore,
+    /// Whether weights that are stored as integers, or in 16 bits, are trained.
+    pub quantization_aware: bool,
     /// Whether weights that are zero stay zero.
     pub keep_zeros: bool,
     /// Whether samples are augmented as the manifest says.
@@ -76,6 +78,7 @@ impl Default for Config {
             features: Vec::new(),
             train: None,
             ignore: Ignore::default(),
+            quantization_aware: true,
             keep_zeros: true,
             augment: true,
             batch_statistics: None,

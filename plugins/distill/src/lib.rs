@@ -5,6 +5,7 @@ mod config;
 mod course;
 mod epochs;
 mod features;
+mod latent;
 mod logits;
 mod objective;
 mod progress;

@@ -404,13 +404,11 @@ fn models_that_do_not_do_are_refused() {
 }
 
 #[test]
-fn a_model_of_integers_has_nothing_to_train() {
+fn integers_that_are_not_understood_are_named() {
+    let codes = Tensor::from_vec(vec![4, 3], vec![1_i32; 12]);
     let integers = model(
         4,
-        vec![
-            ("w", Tensor::from_vec(vec![4, 3], vec![1_i8; 12])),
-            ("s", Tensor::scalar(0.1_f32)),
-        ],
+        vec![("w", codes), ("s", Tensor::scalar(0.1_f32))],
         vec![
             Node::new("DequantizeLinear", "", &["w", "s"], &["d"]),
             Node::new("MatMul", "", &["x", "d"], &["logits"]),
@@ -419,7 +417,7 @@ fn a_model_of_integers_has_nothing_to_train() {
     let host = ToyHost::new(integers, network(8, 3), samples(60));
     let error = host.with(|host| rule(PLAIN).targets(host)).unwrap_err().to_string();
     assert!(
-        error.starts_with("tensor `w`: is int8, and the model has no float32 weight"),
+        error.starts_with("tensor `w`: is int32, and the model has no weight that can be trained"),
         "{error}"
     );
 }
@@ -443,3 +441,5 @@ proptest! {
         }
     }
 }
+
+mod quantized;
