@@ -53,6 +53,8 @@ pub struct Config {
     pub average: Option<f64>,
     /// The seed of the order of samples, of augmentation and of projections.
     pub seed: Option<u64>,
+    /// Passes over the data, where they are no knob.
+    pub epochs: Option<f64>,
 }
 
 impl Default for Config {
@@ -84,6 +86,7 @@ impl Default for Config {
             batch_statistics: None,
             average: None,
             seed: None,
+            epochs: None,
         }
     }
 }
@@ -314,7 +317,7 @@ mod tests {
             ),
             (r#"{"momentum": 0, "nesterov": true}"#, "config.nesterov"),
             (r#"{"schedule": "linear"}"#, "unknown variant `linear`"),
-            (r#"{"epochs": 3}"#, "unknown field `epochs`"),
+            (r#"{"momenta": 3}"#, "unknown field `momenta`"),
         ] {
             let error = read(config).unwrap_err().to_string();
             assert!(error.contains(key), "{config}: {error}");

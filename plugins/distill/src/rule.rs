@@ -34,6 +34,12 @@ impl Rule for Distill {
 
     fn new(config: Config, knobs: KnobSettings) -> Result<Self> {
         config.check()?;
+        if config.epochs.is_some() {
+            return Err(refused(
+                "epochs",
+                "is a knob of this rule: write knobs.epochs = { values = [0, 2] }",
+            ));
+        }
         Ok(Self {
             config,
             epochs: Epochs::read(&knobs)?,

@@ -337,6 +337,13 @@ fn the_knob_is_turned_for_the_nodes_that_are_trained() {
 }
 
 #[test]
+fn epochs_are_no_configuration() {
+    let config: Config = serde_json::from_str(r#"{"epochs": 2}"#).unwrap();
+    let error = Distill::new(config, KnobSettings::default()).err().unwrap().to_string();
+    assert!(error.starts_with("config.epochs: is a knob of this rule"), "{error}");
+}
+
+#[test]
 fn a_loss_that_is_no_number_ends_training() {
     let host = host();
     let error = refused(
