@@ -55,6 +55,6 @@ kmr_sdk::export_plugin! {
                 "default": [1, 0.75, 0.5, 0.25]
             }
         ],
-        "conflicts": ["prune"]
+        "conflicts": ["prune", "quantize"]
     }
 }
