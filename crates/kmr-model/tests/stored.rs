@@ -217,6 +217,31 @@ fn what_is_computed_is_no_stored_weight() {
 }
 
 proptest! {
+    /// A damaged tensor makes a weight be passed over or have no scales, never a panic.
+    #[test]
+    fn damage_never_panics(
+        bits in 2_u8..=8, kernel: bool, which in 0_usize..40, small in -3_i64..300, great in prop::sample::select(vec![None, Some(i64::MAX), Some(i64::MIN)]),
+        shape in prop::collection::vec(0_usize..4, 0..4),
+    ) {
+        let weights = [0, 1].map(|at| weight(&format!("w{at}"), &[16, 20], at, bits, false, Sharing::Channel));
+        let mut graph = stored(&weights, if kernel { Decode::Kernel } else { Decode::Constant });
+        let (name, stored) = graph.initializers.get_index(which % graph.initializers.len()).unwrap();
+        let (name, dtype, before) = (name.clone(), stored.tensor.dtype(), stored.tensor.shape().to_vec());
+        let value = great.unwrap_or(small);
+        for shape in [before, shape] {
+            let count: usize = shape.iter().product();
+            let bytes: Vec<u8> = match dtype.bits() {
+                Some(64) => (0..count).flat_map(|_| value.to_le_bytes()).collect(),
+                Some(32) => (0..count).flat_map(|_| (value as f32).to_le_bytes()).collect(),
+                _ => vec![value as u8; dtype.byte_len(count).unwrap()],
+            };
+            graph.initializers.insert(name.clone(), Tensor::new(dtype, shape, bytes.into()).unwrap().into());
+            for found in stored_weights(&graph).integers {
+                let _ = (found.scales(&graph), found.zero_points(&graph), found.typed_codes(&graph));
+            }
+        }
+    }
+
     #[test]
     fn any_group_is_found(
         rows in 1_usize..6, columns in 1_usize..40, group in 1_usize..50, bits in 2_u8..=8, symmetric: bool, turned: bool,

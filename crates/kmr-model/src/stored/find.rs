@@ -228,6 +228,13 @@ impl<'g> Finder<'g> {
         } else {
             self.packed(maker)?
         };
+        let known = [mul.input(1), zero.as_deref()].into_iter().flatten();
+        let broadcast = known
+            .filter_map(|name| self.graph.tensor(name))
+            .all(|tensor| reaches(tensor.shape(), &shape));
+        if !broadcast {
+            return None;
+        }
         Some(Integers {
             value: self.read_as(mul.id()),
             codes,
@@ -300,7 +307,11 @@ impl<'g> Finder<'g> {
         if let Some(split) = self.made_by(value, "Split") {
             let sizes = self.tensor(split, 1)?.to_i64().ok()?;
             let part = split.outputs().iter().position(|output| output == value)?;
-            first = usize::try_from(sizes.iter().take(part).sum::<i64>()).ok()?;
+            let before = sizes
+                .iter()
+                .take(part)
+                .try_fold(0_i64, |sum, &size| sum.checked_add(size))?;
+            first = usize::try_from(before).ok()?;
             value = split.input(0)?;
         }
         let mut low = 0;
@@ -323,16 +334,30 @@ impl<'g> Finder<'g> {
         };
         let mask = *self.tensor(masked, 1)?.values::<u64>().ok()?.first()?;
         let shift = self.made_by(masked.input(0)?, "BitShift")?;
-        self.tensor(shift, 0).filter(|words| words.dtype() == DType::UINT64)?;
+        let held = self
+            .tensor(shift, 0)
+            .filter(|words| words.dtype() == DType::UINT64)?
+            .len();
         let bits = mask.trailing_ones() as u8;
-        (mask == (1 << bits) - 1 && (1..=8).contains(&bits))
-            .then(|| Codes::Packed {
-                words: shift.inputs()[0].clone(),
+        if !(1..=8).contains(&bits) || mask != (1 << bits) - 1 || !(-256..=0).contains(&low) {
+            return None;
+        }
+        let shape = shape?;
+        let count = shape.iter().try_fold(1_usize, |count, &size| count.checked_mul(size))?;
+        // Shapes are only words; what is said to be there has to be there.
+        if count.checked_add(first)? > held.saturating_mul(usize::from(64 / bits)) {
+            return None;
+        }
+        let words = shift.inputs()[0].clone();
+        Some((
+            Codes::Packed {
+                words,
                 bits,
                 first,
                 low,
-            })
-            .zip(shape)
+            },
+            shape,
+        ))
     }
 
     /// The value that the network reads `value` as, once its blocks are put together.
@@ -354,6 +379,12 @@ impl<'g> Finder<'g> {
         }
         value
     }
+}
+
+/// Whether a tensor of the shape `from` is broadcast to `shape` and no further.
+fn reaches(from: &[usize], shape: &[usize]) -> bool {
+    let mut ends = from.iter().rev().zip(shape.iter().rev());
+    from.len() <= shape.len() && ends.all(|(&own, &size)| own == 1 || own == size)
 }
 
 fn casts_to(node: &Node, dtype: DType) -> bool {
