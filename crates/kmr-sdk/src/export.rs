@@ -100,8 +100,13 @@ fn configuration<T: DeserializeOwned>(json: RStr<'_>) -> Result<T> {
 }
 
 fn config<T: DeserializeOwned>(table: Map<String, Value>) -> Result<T> {
-    serde_json::from_value(Value::Object(table))
-        .map_err(|error| Error::invalid_configuration(error.to_string()).at("config"))
+    serde_path_to_error::deserialize(Value::Object(table)).map_err(|error| {
+        let place = match error.path().iter().len() {
+            0 => "config".to_owned(),
+            _ => format!("config.{}", error.path()),
+        };
+        Error::invalid_configuration(error.into_inner().to_string()).at(place)
+    })
 }
 
 /// Makes a rule behind the contract.

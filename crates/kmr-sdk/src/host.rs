@@ -8,7 +8,7 @@ use kmr_abi::{
     abi_stable::std_types::{ROption, RSlice, RString, RVec},
 };
 use kmr_model::{
-    Element, ErrorKind, Model, ModelError, Patch, Tensor,
+    Dimension, Element, ErrorKind, Model, ModelError, Patch, Tensor,
     codec::{DecodeOptions, ExternalData},
 };
 use serde::Serialize;
@@ -123,6 +123,35 @@ impl<'a> Host<'a> {
     pub fn run(&self, request: &RunRequest) -> Result<Batches<'_>> {
         let raw = received(self.raw.run(json(request)?.as_str().into()))?;
         Ok(Batches { raw, ended: false })
+    }
+
+    /// The shapes of `model`'s inputs where they are not as declared: those of a calibration sample, where only data
+    /// can tell.
+    pub fn feeds(&self, model: &Model) -> BTreeMap<String, Vec<usize>> {
+        let told = model.graph.feeds().all(|feed| {
+            let shape = feed.shape();
+            shape.is_some_and(|shape| shape.iter().skip(1).all(|size| matches!(size, Dimension::Fixed(_))))
+        });
+        if told {
+            return BTreeMap::new();
+        }
+        let request = RunRequest {
+            batch: Some(1),
+            limit: Some(1),
+            ..Default::default()
+        };
+        let sample = self.run(&request).and_then(|mut batches| batches.next().transpose());
+        match sample {
+            Ok(Some(sample)) => {
+                let inputs = sample.inputs.into_iter();
+                return inputs.map(|(name, tensor)| (name, tensor.shape().to_vec())).collect();
+            }
+            Ok(None) => {
+                log::warn!("there is no calibration sample; dimensions that the model leaves open are taken as 1");
+            }
+            Err(error) => log::warn!("dimensions that the model leaves open are taken as 1: {error}"),
+        }
+        BTreeMap::new()
     }
 
     /// Observes statistics of inner values of the candidate over the calibration data.

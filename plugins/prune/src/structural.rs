@@ -6,9 +6,9 @@ use std::{
 };
 
 use kmr_sdk::{
-    Action, Applied, Error, Host, Ignore, KnobSettings, Result, Rule, RunRequest, Target, log,
+    Action, Applied, Error, Host, Ignore, KnobSettings, Result, Rule, Target, log,
     model::{
-        Dimension, Graph, Model,
+        Graph, Model,
         channels::{self, ChannelAnalysis, ChannelGroup},
         shapes,
     },
@@ -279,7 +279,7 @@ impl Prune {
     }
 
     fn analyze(&self, host: &Host<'_>, base: Model, seed: u64) -> Result<Prepared> {
-        let shapes = shapes::infer(&base, &feeds(host, &base))?;
+        let shapes = shapes::infer(&base, &host.feeds(&base))?;
         let analysis = channels::analyze(&base, &shapes)?;
         let names: Vec<Vec<String>> = analysis.groups.iter().map(|group| names(&base, group)).collect();
         self.config.ignore.check(
@@ -369,37 +369,6 @@ fn nothing_to_cut(model: &Model, analysis: &ChannelAnalysis) -> String {
             "no channels can be removed: no convolution, matrix product or recurrent layer has a stored weight".into()
         }
     }
-}
-
-/// The shapes of the inputs: as declared, or those of a calibration sample where only data can tell.
-fn feeds(host: &Host<'_>, model: &Model) -> BTreeMap<String, Vec<usize>> {
-    let told = model.graph.feeds().all(|feed| {
-        let shape = feed.shape();
-        shape.is_some_and(|shape| shape.iter().skip(1).all(|size| matches!(size, Dimension::Fixed(_))))
-    });
-    let mut feeds = BTreeMap::new();
-    if told {
-        return feeds;
-    }
-    let request = RunRequest {
-        batch: Some(1),
-        limit: Some(1),
-        ..Default::default()
-    };
-    let sample = host.run(&request).and_then(|mut batches| batches.next().transpose());
-    match sample {
-        Ok(Some(sample)) => {
-            feeds.extend(
-                sample
-                    .inputs
-                    .into_iter()
-                    .map(|(name, tensor)| (name, tensor.shape().to_vec())),
-            );
-        }
-        Ok(None) => log::warn!("there is no calibration sample; dimensions that the model leaves open are taken as 1"),
-        Err(error) => log::warn!("dimensions that the model leaves open are taken as 1: {error}"),
-    }
-    feeds
 }
 
 /// The ids of the nodes that a cut changes: those that make the channels, and those that read them with weights.

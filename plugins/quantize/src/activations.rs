@@ -4,7 +4,7 @@
 //! takes both together with the node for one kernel. Activations are unsigned: with signed weights that is the one
 //! combination that is fast on x86.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
 use kmr_methods::{
     Grid,
@@ -30,35 +30,56 @@ pub struct Activation {
     pub value: String,
     /// Whether it is never negative, by what makes it.
     pub nonnegative: bool,
-    /// The most that it can be, by what makes it; infinite if nothing says so.
-    pub most: f32,
+    /// What its maker does that quantization does as well.
+    pub saturation: Option<Saturation>,
     /// The value whose scale it has, where a node only moves or selects numbers.
     pub like: Option<String>,
+}
+
+/// A straight line that is cut off at 0 and at a largest value, as codes are.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Saturation {
+    slope: f32,
+    offset: f32,
+    most: f32,
+}
+
+impl Saturation {
+    /// Whether it leaves what lies between its ends as it is.
+    fn is_rectifier(self) -> bool {
+        (self.slope, self.offset) == (1.0, 0.0)
+    }
 }
 
 /// A scale and a zero point.
 pub type Parameters = (f32, i32);
 
-/// The values to quantize when the products `products` (ids of Conv, Gemm and MatMul nodes) work on integers.
+/// The nodes that work on integers, by position, when the products `products` (ids of Conv, Gemm and MatMul nodes) do.
 ///
 /// Sums, products, concatenations, poolings and moves between them work on integers too, where all that they read
 /// comes from such nodes and one of them reads what they make.
-pub fn plan(graph: &Graph, products: &HashSet<&str>) -> Vec<Activation> {
+pub fn following(graph: &Graph, products: &HashSet<&str>) -> Vec<bool> {
     let index = graph.index();
     let mut integer: Vec<bool> = graph.nodes.iter().map(|node| products.contains(node.id())).collect();
     for (position, node) in graph.nodes.iter().enumerate() {
         let sources = || activations(graph, node);
         let from_integers = |value: &str| source(graph, &index, value).is_some_and(|source| integer[source]);
         integer[position] |=
-            follows(node) && sources().next().is_some() && sources().all(|(_, value)| from_integers(value));
+            follows(graph, node) && sources().next().is_some() && sources().all(|(_, value)| from_integers(value));
     }
     for position in (0..graph.nodes.len()).rev() {
         let node = &graph.nodes[position];
         if integer[position] && !products.contains(node.id()) {
-            let made = rectified(graph, &index, node.id());
+            let made = saturated(graph, &index, node.id());
             integer[position] = index.consumers(made).iter().any(|&(reader, _)| integer[reader]);
         }
     }
+    integer
+}
+
+/// The values to quantize when the nodes of these positions work on integers.
+pub fn plan(graph: &Graph, integer: &[bool]) -> Vec<Activation> {
+    let index = graph.index();
     let positive = nonnegative(graph);
     let mut planned: Vec<Activation> = Vec::new();
     let mut add = |value: &str, like: Option<String>| {
@@ -68,10 +89,7 @@ pub fn plan(graph: &Graph, products: &HashSet<&str>) -> Vec<Activation> {
             None => planned.push(Activation {
                 value: value.to_owned(),
                 nonnegative: positive.contains(value),
-                most: graph
-                    .node(value)
-                    .and_then(|node| rectifier(graph, node))
-                    .unwrap_or(f32::INFINITY),
+                saturation: graph.node(value).and_then(|node| saturation(graph, node)),
                 like,
             }),
         }
@@ -85,7 +103,7 @@ pub fn plan(graph: &Graph, products: &HashSet<&str>) -> Vec<Activation> {
         for (_, value) in activations(graph, node) {
             add(value, None);
         }
-        let made = rectified(graph, &index, node.id());
+        let made = saturated(graph, &index, node.id());
         let is_output = graph.outputs.iter().any(|output| output.name() == made);
         if !is_output && !matches!(node.op_type(), "Gemm" | "MatMul") {
             let like = moves(node).then(|| node.input(0).unwrap_or_default().to_owned());
@@ -96,7 +114,7 @@ pub fn plan(graph: &Graph, products: &HashSet<&str>) -> Vec<Activation> {
 }
 
 /// The inputs of `node` that are computed from data, with their positions.
-fn activations<'n>(graph: &'n Graph, node: &'n Node) -> impl Iterator<Item = (usize, &'n str)> {
+pub fn activations<'n>(graph: &'n Graph, node: &'n Node) -> impl Iterator<Item = (usize, &'n str)> {
     let first_alone = moves(node) || matches!(node.op_type(), "Conv" | "Gemm" | "MatMul" | "AveragePool");
     let inputs = node.inputs().iter().enumerate();
     inputs
@@ -105,13 +123,15 @@ fn activations<'n>(graph: &'n Graph, node: &'n Node) -> impl Iterator<Item = (us
         .map(|(slot, value)| (slot, value.as_str()))
 }
 
-/// Whether `node` can work on integers when what it reads does.
-fn follows(node: &Node) -> bool {
-    let joins = matches!(
-        node.op_type(),
-        "Add" | "Mul" | "Concat" | "AveragePool" | "GlobalAveragePool" | "Sigmoid" | "LeakyRelu"
-    );
-    node.domain().is_empty() && (joins || moves(node))
+/// Whether `node` can work on integers when what it reads does. Numbers that are stored would have to be stored as
+/// codes.
+pub fn follows(graph: &Graph, node: &Node) -> bool {
+    let follows = match node.op_type() {
+        "Add" | "Mul" | "Concat" => node.inputs().iter().all(|value| graph.tensor(value).is_none()),
+        "AveragePool" | "GlobalAveragePool" | "Sigmoid" | "LeakyRelu" => true,
+        _ => moves(node),
+    };
+    node.domain().is_empty() && follows
 }
 
 /// Whether `node` puts out nothing but numbers that it reads.
@@ -123,34 +143,54 @@ fn moves(node: &Node) -> bool {
     moving && node.domain().is_empty() && node.outputs().len() == 1
 }
 
-/// The position of the node that makes `value`, a rectifier apart.
+/// The position of the node that makes `value`, a saturation apart.
 fn source(graph: &Graph, index: &GraphIndex<'_>, value: &str) -> Option<usize> {
     let producer = index.producer(value)?;
     let node = &graph.nodes[producer];
-    if rectifier(graph, node).is_some() && rectified(graph, index, node.input(0)?) == value {
-        return index.producer(node.input(0)?);
+    match absorbed(graph, index, node) {
+        true => index.producer(node.input(0)?),
+        false => Some(producer),
     }
-    Some(producer)
 }
 
-/// What is left of `value` for others to read: the rectifier's output where that alone reads it.
-fn rectified<'g>(graph: &'g Graph, index: &GraphIndex<'_>, value: &'g str) -> &'g str {
+/// Whether `node` is a saturation that becomes part of quantizing what it alone reads.
+pub fn absorbed(graph: &Graph, index: &GraphIndex<'_>, node: &Node) -> bool {
+    saturation(graph, node).is_some()
+        && node
+            .input(0)
+            .is_some_and(|input| saturated(graph, index, input) == node.id())
+}
+
+/// What is left of `value` for others to read: the saturation's output where that alone reads it.
+pub fn saturated<'g>(graph: &'g Graph, index: &GraphIndex<'_>, value: &'g str) -> &'g str {
     match index.sole_consumer(value) {
-        Some((reader, 0)) if rectifier(graph, &graph.nodes[reader]).is_some() => graph.nodes[reader].id(),
+        Some((reader, 0)) if saturation(graph, &graph.nodes[reader]).is_some() => graph.nodes[reader].id(),
         _ => value,
     }
 }
 
-/// The most that `node` lets through, if it takes away what is negative: a Relu, or a Clip from 0 on.
-fn rectifier(graph: &Graph, node: &Node) -> Option<f32> {
+/// What `node` does, if that is to cut off a straight line: a Relu, a Clip from 0 on, a HardSigmoid.
+fn saturation(graph: &Graph, node: &Node) -> Option<Saturation> {
     let bound = |slot: usize| {
         let bound = graph.tensor(node.input(slot)?)?.to_f32().ok()?;
         bound.first().copied()
     };
+    let rectifier = |most| Saturation {
+        slope: 1.0,
+        offset: 0.0,
+        most,
+    };
     match node.op_type() {
         _ if !node.domain().is_empty() => None,
-        "Relu" => Some(f32::INFINITY),
-        "Clip" if bound(1) == Some(0.0) && node.input(2).is_some() => bound(2).filter(|most| *most > 0.0),
+        "Relu" => Some(rectifier(f32::INFINITY)),
+        "Clip" if bound(1) == Some(0.0) && node.input(2).is_some() => {
+            bound(2).filter(|most| *most > 0.0).map(rectifier)
+        }
+        "HardSigmoid" => {
+            let (slope, offset) = (node.float("alpha").unwrap_or(0.2), node.float("beta").unwrap_or(0.5));
+            let most = 1.0;
+            (slope > 0.0 && (0.0..=most).contains(&offset)).then_some(Saturation { slope, offset, most })
+        }
         _ => None,
     }
 }
@@ -162,7 +202,7 @@ fn nonnegative(graph: &Graph) -> HashSet<String> {
         let mut inputs = node.inputs().iter();
         let positive = match node.op_type() {
             "Sigmoid" | "Softmax" | "HardSigmoid" => true,
-            "Relu" | "Clip" => rectifier(graph, node).is_some(),
+            "Relu" | "Clip" => saturation(graph, node).is_some(),
             "Add" | "Mul" | "Concat" => inputs.all(|input| found.contains(input)),
             "AveragePool" | "GlobalAveragePool" => inputs.next().is_some_and(|input| found.contains(input)),
             _ => moves(node) && inputs.next().is_some_and(|input| found.contains(input)),
@@ -209,7 +249,13 @@ pub fn calibrate(
         };
         let (low, high) = histogram.range(config.range_method(grid)).map_err(at)?;
         let low = if activation.nonnegative { 0.0 } else { low };
-        let parameters = activation_parameters(low, high.min(activation.most).max(low), grid).map_err(at)?;
+        let high = match activation.saturation {
+            Some(saturation) if saturation.is_rectifier() => high.min(saturation.most),
+            // Its zero point has to be one of the codes.
+            Some(saturation) => saturation.most,
+            None => high,
+        };
+        let parameters = activation_parameters(low, high.max(low), grid).map_err(at)?;
         Ok((activation.value.clone(), parameters))
     });
     parameters.collect()
@@ -223,7 +269,7 @@ pub fn uncalibrated(activations: &[&Activation]) -> Result<BTreeMap<String, Para
     let grid = grid()?;
     let parameters = activations.iter().map(|activation| {
         let low = if activation.nonnegative { 0.0 } else { -1.0 };
-        let parameters = activation_parameters(low, activation.most.min(1.0), grid);
+        let parameters = activation_parameters(low, 1.0, grid);
         let parameters = parameters.map_err(|error| Error::unsupported(error.to_string()))?;
         Ok((activation.value.clone(), parameters))
     });
@@ -248,14 +294,6 @@ pub fn with_likes(activations: &[Activation], mut found: BTreeMap<String, Parame
 pub fn quantized(graph: &Graph, activations: &[Activation], parameters: &BTreeMap<String, Parameters>) -> Patch {
     let index = graph.index();
     let mut build = Build::on(graph);
-    let mut rectifiers: HashMap<&str, &Node> = HashMap::new();
-    for node in graph.nodes.iter().filter(|node| rectifier(graph, node).is_some()) {
-        let output = node.id();
-        let input = node.input(0).unwrap_or_default();
-        if index.is_inner(output) && rectified(graph, &index, input) == output {
-            rectifiers.insert(output, node);
-        }
-    }
     for activation in activations {
         let value = activation.value.as_str();
         let (Some(&(scale, zero)), readers) = (parameters.get(value), index.consumers(value)) else {
@@ -265,23 +303,32 @@ pub fn quantized(graph: &Graph, activations: &[Activation], parameters: &BTreeMa
             continue;
         };
         build.place(Some(graph.nodes[first].id()));
-        // Unsigned codes from 0 on do what a rectifier does; its upper bound is that of the scale.
-        let rectifier = rectifiers.get(value).filter(|_| zero == 0);
-        let read = rectifier.and_then(|node| node.input(0)).unwrap_or(value);
-        let scale = build.tensor(&format!("{value}_scale"), Tensor::scalar(scale));
-        let mut inputs = vec![read.to_owned(), scale];
-        if !activation.nonnegative {
-            inputs.push(build.tensor(&format!("{value}_zero"), Tensor::scalar(zero as u8)));
+        // Codes from 0 on are cut off at both ends; the line is one of scales and zero points.
+        let maker = graph
+            .node(value)
+            .filter(|node| zero == 0 && index.is_inner(value) && absorbed(graph, &index, node));
+        let line = activation.saturation.filter(|_| maker.is_some());
+        let read = maker.and_then(|node| node.input(0)).unwrap_or(value);
+        let scaled = build.tensor(&format!("{value}_scale"), Tensor::scalar(scale));
+        let mut inputs = vec![read.to_owned(), scaled.clone()];
+        let mut real = vec![String::new(), scaled];
+        if let Some(line) = line.filter(|line| !line.is_rectifier()) {
+            let zero = (line.offset / scale).round().clamp(0.0, 255.0) as u8;
+            inputs[1] = build.tensor(&format!("{value}_line_scale"), Tensor::scalar(scale / line.slope));
+            inputs.push(build.tensor(&format!("{value}_line_zero"), Tensor::scalar(zero)));
+        } else if !activation.nonnegative {
+            let zero = build.tensor(&format!("{value}_zero"), Tensor::scalar(zero as u8));
+            inputs.push(zero.clone());
+            real.push(zero);
         }
         let names: Vec<&str> = inputs.iter().map(String::as_str).collect();
-        let codes = build.node("QuantizeLinear", &names, &format!("{value}_codes"), |node| node);
-        inputs[0] = codes;
-        let names: Vec<&str> = inputs.iter().map(String::as_str).collect();
+        real[0] = build.node("QuantizeLinear", &names, &format!("{value}_codes"), |node| node);
+        let names: Vec<&str> = real.iter().map(String::as_str).collect();
         let real = build.node("DequantizeLinear", &names, &format!("{value}_real"), |node| node);
         for &(reader, slot) in readers {
             build.rewire(graph.nodes[reader].id(), slot, &real);
         }
-        if let Some(node) = rectifier {
+        if let Some(node) = maker {
             build.edit(Edit::RemoveNode {
                 node: node.id().to_owned(),
             });
@@ -316,4 +363,66 @@ pub fn integer_bias(
     build.node_into("DequantizeLinear", &[&codes, &scales], &[name], |node| {
         node.with_int("axis", 0)
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{answer, apart, graph, node, operators, tensor};
+
+    #[test]
+    fn saturations_become_part_of_quantization() {
+        let saturations = [
+            node("Relu", &["made"], "cut"),
+            node("Clip", &["made", "zero", "six"], "cut"),
+            node("HardSigmoid", &["made"], "cut"),
+        ];
+        for saturation in saturations {
+            let initializers = [
+                ("first", tensor(&[8, 6])),
+                ("second", tensor(&[6, 4])),
+                ("zero", Tensor::scalar(0.0_f32)),
+                ("six", Tensor::scalar(0.7_f32)),
+            ];
+            let nodes = vec![
+                node("MatMul", &["x", "first"], "made"),
+                saturation,
+                node("MatMul", &["cut", "second"], "y"),
+            ];
+            let before = graph(&[5, 8], &initializers, nodes);
+            let plan = plan(&before, &following(&before, &HashSet::from(["made", "y"])));
+            let planned = plan.iter().map(|activation| activation.value.as_str());
+            assert_eq!(planned.collect::<Vec<_>>(), ["x", "cut"]);
+            let most = |value: &str| match plan.iter().find(|a| a.value == value).and_then(|a| a.saturation) {
+                Some(saturation) if saturation.most.is_finite() => saturation.most,
+                _ => 4.0,
+            };
+            let parameters = BTreeMap::from([
+                ("x".to_owned(), (2.0 / 255.0, 128)),
+                ("cut".to_owned(), (most("cut") / 255.0, 0)),
+            ]);
+            let after = quantized(&before, &plan, &parameters).apply(&before).unwrap();
+            let pair = ["QuantizeLinear", "DequantizeLinear"];
+            assert_eq!(
+                operators(&after),
+                [&pair[..], &["MatMul"], &pair, &["MatMul"]].concat(),
+                "the saturation is gone"
+            );
+            let x = tensor(&[5, 8]);
+            let apart = apart(&answer(&before, &x), &answer(&after, &x));
+            assert!(apart < 0.06, "{apart}");
+        }
+    }
+
+    #[test]
+    fn nodes_that_read_stored_numbers_do_not_follow() {
+        let initializers = [("w", tensor(&[4, 4])), ("shift", tensor(&[4]))];
+        let nodes = vec![
+            node("MatMul", &["x", "w"], "made"),
+            node("Add", &["made", "shift"], "sum"),
+            node("MatMul", &["sum", "w"], "y"),
+        ];
+        let graph = graph(&[2, 4], &initializers, nodes);
+        assert_eq!(following(&graph, &HashSet::from(["made", "y"])), [true, false, true]);
+    }
 }

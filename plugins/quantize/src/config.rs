@@ -30,6 +30,16 @@ pub enum Activations {
     Dynamic,
 }
 
+/// Which layers work on integers where activations have static scales.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IntegerLayers {
+    /// Those that integers are estimated to make faster, what goes between them included.
+    #[default]
+    Faster,
+    All,
+}
+
 /// How the ranges of activations are found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -60,7 +70,7 @@ impl<'de> Deserialize<'de> for Choice {
         match Written::deserialize(deserializer) {
             Ok(Written::Flag(flag)) => Ok(Self::Always(flag)),
             Ok(Written::Text(text)) if text == "auto" => Ok(Self::Auto),
-            _ => Err(de::Error::custom("`reduce_range` takes \"auto\", true or false")),
+            _ => Err(de::Error::custom("takes \"auto\", true or false")),
         }
     }
 }
@@ -77,8 +87,7 @@ impl<'de> Deserialize<'de> for Sharing {
             Group(u64),
             Text(String),
         }
-        let expected =
-            || de::Error::custom("`granularity` takes \"tensor\", \"channel\", or the size of a group, 2 or more");
+        let expected = || de::Error::custom("takes \"tensor\", \"channel\", or the size of a group, 2 or more");
         match Written::deserialize(deserializer) {
             Ok(Written::Text(text)) if text == "tensor" => Ok(Self(Granularity::Tensor)),
             Ok(Written::Text(text)) if text == "channel" => Ok(Self(Granularity::Channel)),
@@ -102,6 +111,7 @@ pub struct Config {
     pub passes: usize,
     pub samples: usize,
     pub activations: Activations,
+    pub integer_layers: IntegerLayers,
     pub calibration: Calibration,
     pub percentile: f64,
     pub reduce_range: Choice,
@@ -126,6 +136,7 @@ impl Default for Config {
             passes: gptq.passes,
             samples: 512,
             activations: Activations::default(),
+            integer_layers: IntegerLayers::default(),
             calibration: Calibration::default(),
             percentile: 99.99,
             reduce_range: Choice::default(),

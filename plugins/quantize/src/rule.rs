@@ -7,7 +7,10 @@ use std::{
 
 use kmr_sdk::{
     Action, Applied, Error, ErrorCode, Host, KnobSettings, Result, Rule, RunRequest, Target, log,
-    model::{Graph, GraphIndex, Model, Patch, Tensor},
+    model::{
+        Graph, GraphIndex, Model, Patch, Tensor,
+        shapes::{self, Shapes},
+    },
     wire::{Per, Platform},
 };
 
@@ -15,11 +18,11 @@ use crate::{
     activations::{self, Activation},
     bits::{Bits, KNOB, Setting},
     build::Build,
-    config::{Activations, Choice, Config, Method},
-    dynamic, equalize, fold,
+    config::{Activations, Choice, Config, IntegerLayers, Method},
+    dynamic, equalize, fold, hard_swish,
     inputs::{self, Inputs},
     layers::{Layer, Use, layers},
-    smooth,
+    placement, smooth,
     storage::{self, Decode, Stored},
     values::{finite, is_unscaled, own, with_values},
     weights::{self, Encoded},
@@ -37,6 +40,8 @@ pub struct Quantize {
     config: Config,
     setting: Setting,
     reduced: bool,
+    /// The shapes of the inputs, which no rule changes.
+    feeds: Option<BTreeMap<String, Vec<usize>>>,
     prepared: Vec<Prepared>,
 }
 
@@ -49,6 +54,8 @@ struct Prepared {
     layers: Arc<Vec<Layer>>,
     /// The bias that keeps each layer's means, where there is one.
     biases: Vec<Option<String>>,
+    /// What is known of sizes, where nodes are placed by them.
+    shapes: Shapes,
     inputs: Option<Vec<Option<Vec<Inputs>>>>,
     encoded: HashMap<(usize, u8), Arc<Encoded>>,
     parameters: BTreeMap<String, activations::Parameters>,
@@ -63,6 +70,7 @@ impl Rule for Quantize {
             reduced: config.reduce_range != Choice::Always(false),
             setting: Setting::read(&knobs)?,
             config,
+            feeds: None,
             prepared: Vec::new(),
         })
     }
@@ -204,7 +212,7 @@ impl Quantize {
         }
         let mut graph = base.graph.clone();
         let mut groundwork = Vec::new();
-        let mut lay = |graph: &mut Graph, patch: Patch| -> Result<()> {
+        let lay = |graph: &mut Graph, patch: Patch, groundwork: &mut Vec<Patch>| -> Result<()> {
             if !patch.edits.is_empty() {
                 *graph = patch.apply(graph)?;
                 groundwork.push(patch);
@@ -212,29 +220,47 @@ impl Quantize {
             Ok(())
         };
         if self.config.fold_batch_norm {
-            let patch = fold::batch_norms(&graph)?;
-            lay(&mut graph, patch)?;
+            loop {
+                let known = groundwork.len();
+                for fold in [fold::batch_norms, fold::affine, hard_swish::patch] {
+                    let patch = fold(&graph)?;
+                    lay(&mut graph, patch, &mut groundwork)?;
+                }
+                if groundwork.len() == known {
+                    break;
+                }
+            }
         }
         if self.config.equalize {
             let patch = equalize::patch(&graph)?;
-            lay(&mut graph, patch)?;
+            lay(&mut graph, patch, &mut groundwork)?;
         }
         if self.config.smooth > 0.0 {
             let patch = smooth::patch(host, &graph, self.config.smooth, self.config.samples)?;
             if patch.edits.is_empty() {
                 log::warn!("`smooth` changes nothing: no layer normalization is read by matrix products alone");
             }
-            lay(&mut graph, patch)?;
+            lay(&mut graph, patch, &mut groundwork)?;
         }
         if self.config.bias_correction {
             let patch = missing_biases(&graph);
-            lay(&mut graph, patch)?;
+            lay(&mut graph, patch, &mut groundwork)?;
         }
         let layers = layers(&graph, self.config.embeddings).into_iter();
         let layers: Vec<Layer> = layers.filter(|layer| !self.ignored(layer)).collect();
         let index = graph.index();
         let bias = |layer: &Layer| bias_of(&graph, &index, layer).filter(|_| self.config.bias_correction);
+        let shapes = match self.config.activations {
+            Activations::Static => {
+                let mut model = base.clone();
+                model.graph = graph.clone();
+                let feeds = self.feeds.get_or_insert_with(|| host.feeds(&base));
+                shapes::infer(&model, feeds)?
+            }
+            _ => Shapes::default(),
+        };
         Ok(Prepared {
+            shapes,
             biases: layers.iter().map(bias).collect(),
             layers: Arc::new(layers),
             graph: Arc::new(graph),
@@ -270,12 +296,22 @@ impl Quantize {
                 "this model has no such target; targets have to be asked for again when the model has changed";
             return Err(Error::not_found(message).at(format!("target `{unknown}`")));
         }
+        let bits_of = |layer: &Layer| {
+            let offered = |bits: &Bits| self.setting.per == Per::Layer || self.values(&[layer]).contains(bits);
+            of(layer).copied().filter(offered)
+        };
+        let integer = self.integer_nodes(prepared, |layer| matches!(bits_of(layer), Some(Bits::Integer(_))));
+        let on_integers: HashSet<&str> = graph
+            .nodes
+            .iter()
+            .zip(&integer)
+            .filter_map(|(node, integer)| integer.then_some(node.id()))
+            .collect();
+        let works_on_integers = |layer: &Layer| layer.nodes.iter().any(|node| on_integers.contains(node.as_str()));
         let mut build = Build::on(&graph);
         let mut integers: Vec<(usize, Arc<Encoded>)> = Vec::new();
         for (position, layer) in layers.iter().enumerate() {
-            let Some(&bits) =
-                of(layer).filter(|&&bits| self.values(&[layer]).contains(&bits) || self.setting.per == Per::Layer)
-            else {
+            let Some(bits) = bits_of(layer) else {
                 continue;
             };
             applied.change(&layer.nodes[0], "weights", Bits::Off.name(), bits.name());
@@ -286,12 +322,12 @@ impl Quantize {
                     storage::store_half(&mut build, layer, &finite(&graph, &layer.tensor)?, bits)?;
                 }
                 Bits::Integer(bits) => {
+                    let bits = self.codes(bits, works_on_integers(layer));
                     let encoded = self.encoded(host, prepared, position, bits, costs_only)?;
                     integers.push((position, encoded));
                 }
             }
         }
-        let works_on_integers = |layer: &Layer| self.works_on_integers(&graph, layer);
         for (position, encoded) in &integers {
             if let (Some(correction), Some(bias)) = (&encoded.correction, &prepared.biases[*position]) {
                 correct(&mut build, &graph, bias, correction)?;
@@ -337,7 +373,15 @@ impl Quantize {
                 ));
                 host.edit(&patch)
             }
-            Activations::Static => self.quantize_activations(host, prepared, &integer_layers, costs_only, applied),
+            Activations::Static => {
+                let left = stored.len() - integer_layers.len();
+                if left > 0 {
+                    applied.notes.push(format!(
+                        "{left} weights are left to floating point, which is faster there"
+                    ));
+                }
+                self.quantize_activations(host, prepared, (&integer_layers, &integer), costs_only, applied)
+            }
         }
     }
 
@@ -345,16 +389,12 @@ impl Quantize {
         &self,
         host: &Host<'_>,
         prepared: &mut Prepared,
-        layers: &[&Layer],
+        (layers, integer): (&[&Layer], &[bool]),
         costs_only: bool,
         applied: &mut Applied,
     ) -> Result<()> {
-        let products: HashSet<&str> = layers
-            .iter()
-            .flat_map(|layer| layer.nodes.iter().map(String::as_str))
-            .collect();
         let graph = prepared.graph.clone();
-        let planned = activations::plan(&graph, &products);
+        let planned = activations::plan(&graph, integer);
         let own: Vec<&Activation> = planned.iter().filter(|activation| activation.like.is_none()).collect();
         let parameters = if costs_only {
             activations::uncalibrated(&own)?
@@ -415,16 +455,6 @@ impl Quantize {
     ) -> Result<Arc<Encoded>> {
         let (graph, layers) = (prepared.graph.clone(), prepared.layers.clone());
         let layer = &layers[position];
-        // Kernels without VNNI add pairs of products in 16 bits, which eight bits overflow.
-        let bits = if bits == 8
-            && self.reduced
-            && self.config.activations != Activations::Float
-            && self.works_on_integers(&graph, layer)
-        {
-            7
-        } else {
-            bits
-        };
         if costs_only {
             return Ok(Arc::new(Encoded {
                 quantized: weights::outline(layer, bits, &self.config)?,
@@ -447,16 +477,31 @@ impl Quantize {
         Ok(encoded)
     }
 
-    /// Whether the products that read `layer` are to work on integers.
-    fn works_on_integers(&self, graph: &Graph, layer: &Layer) -> bool {
-        let Use::Products(products) = &layer.reads else {
-            return false;
-        };
-        let mut nodes = products.iter().filter_map(|product| graph.node(&product.node));
-        match self.config.activations {
-            Activations::Float => false,
-            Activations::Static => true,
-            Activations::Dynamic => nodes.all(|node| dynamic::can_be(graph, node)),
+    /// The bits of the codes that are stored in `bits`.
+    fn codes(&self, bits: u8, on_integers: bool) -> u8 {
+        // Kernels without VNNI add pairs of products in 16 bits, which eight bits overflow.
+        if self.reduced && on_integers { bits.min(7) } else { bits }
+    }
+
+    /// The nodes that work on integers, by position, where the layers that `chosen` takes are integers.
+    fn integer_nodes(&self, prepared: &Prepared, chosen: impl Fn(&Layer) -> bool) -> Vec<bool> {
+        let graph = &*prepared.graph;
+        let layers: Vec<&Layer> = prepared
+            .layers
+            .iter()
+            .filter(|layer| matches!(layer.reads, Use::Products(_)) && chosen(layer))
+            .collect();
+        let products = layers.iter().flat_map(|layer| &layer.nodes).map(String::as_str);
+        match (self.config.activations, self.config.integer_layers) {
+            (Activations::Float, _) => vec![false; graph.nodes.len()],
+            (Activations::Dynamic, _) => {
+                let able = |node: &str| graph.node(node).is_some_and(|node| dynamic::can_be(graph, node));
+                let layers = layers.iter().filter(|layer| layer.nodes.iter().all(|node| able(node)));
+                let products: HashSet<&str> = layers.flat_map(|layer| &layer.nodes).map(String::as_str).collect();
+                graph.nodes.iter().map(|node| products.contains(node.id())).collect()
+            }
+            (Activations::Static, IntegerLayers::All) => activations::following(graph, &products.collect()),
+            (Activations::Static, IntegerLayers::Faster) => placement::fastest(graph, &layers, &prepared.shapes),
         }
     }
 

@@ -8,6 +8,7 @@ mod main_job;
 mod networks;
 mod plugins;
 mod quantize;
+mod training;
 
 /// A short run of the example: few samples, few values, a budget that one or two steps reach.
 const SHORT: &str = r#"

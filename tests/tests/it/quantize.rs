@@ -236,7 +236,7 @@ fn what_cannot_be_met_or_made_is_said_with_the_way_out() {
 
     for (values, config, told) in [
         ("[32, 9]", "", "9"),
-        ("[32, 4]", "granularity = 1", "`granularity` takes"),
+        ("[32, 4]", "granularity = 1", "config.granularity"),
         (
             "[32, 4]",
             "granularity = 32, activations = \"static\"",
@@ -292,7 +292,7 @@ fn awkward_weights_run_in_every_form() {
         "granularity = 5",
         "symmetric = false, granularity = 7",
         "granularity = \"tensor\", method = \"min_max\"",
-        "activations = \"static\", calibration = \"entropy\"",
+        "activations = \"static\", integer_layers = \"all\", calibration = \"entropy\"",
         "activations = \"dynamic\"",
         "weight_kernels = true",
     ] {

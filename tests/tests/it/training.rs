@@ -1,0 +1,171 @@
+//! Rules that train, on the example.
+
+use std::{fs, time::Duration};
+
+use kmr_tests::{Bench, fixture};
+
+use crate::SHORT;
+
+/// A stage that shrinks, and one that recovers with the rule in the place of `{rule}`.
+const RECOVER: &str = r#"
+[[stage]]
+name = "recover"
+[[stage.rule]]
+{rule}
+"#;
+
+/// A manifest with 400 images to train on, whose model has lost a lot before it recovers.
+fn manifest(rule: &str) -> String {
+    let short = SHORT
+        .replace(
+            "search = {",
+            "training = { path = \"{example}/train-10k.npz\", skip = 100, take = 400 }\n\
+             augment = { shift = 1, flip = true }\nsearch = {",
+        )
+        .replace("\"95%\"", "\"60%\"")
+        .replace("drop_at_most = 0.2", "drop_at_most = 0.5")
+        .replace("use = \"greedy\"", "use = \"scheduled\"")
+        .replace(
+            "values = [0.0, 0.25, 0.5], per = \"layer\"",
+            "values = [0.0, 0.4], per = \"model\"",
+        );
+    let kept: Vec<&str> = short.lines().filter(|line| !line.starts_with("config.")).collect();
+    format!("{}\n{}", kept.join("\n"), RECOVER.replace("{rule}", rule))
+}
+
+const DISTILL: &str = "use = \"distill\"\nknobs.epochs.values = [0, 2]\nconfig = { learning_rate = 0.02, batch = 40 }";
+
+#[test]
+fn distillation_wins_back_what_pruning_lost() {
+    let bench = Bench::new(&manifest(DISTILL));
+    bench.run(&[]).expect(0, &["distill.epochs"]);
+    let report = bench.report();
+    let steps = report["steps"].as_array().unwrap();
+    let recovery = steps.last().unwrap();
+    assert_eq!(recovery["rule"], "distill");
+    let quality = |step: &serde_json::Value| step["quality"].as_f64().unwrap();
+    assert!(quality(recovery) > quality(&steps[steps.len() - 2]) + 0.1, "{steps:?}");
+    let artifact = fs::read(bench.path("run/model.onnx")).unwrap();
+    assert_eq!(report["budget"]["reached"].as_f64().unwrap(), artifact.len() as f64);
+    assert!(
+        !bench.path("run/checkpoints").exists(),
+        "a whole run leaves no checkpoints"
+    );
+}
+
+#[test]
+fn training_gives_the_same_bytes_whatever_the_number_of_threads() {
+    let artifacts = ["1", "2"].map(|threads| {
+        let bench = Bench::new(&manifest(DISTILL));
+        bench.run(&["--threads", threads]).expect(0, &[]);
+        fs::read(bench.path("run/model.onnx")).unwrap()
+    });
+    assert!(artifacts[0] == artifacts[1]);
+}
+
+#[test]
+fn a_run_that_is_killed_while_it_trains_goes_on_from_its_checkpoint() {
+    let rule = DISTILL.replace("[0, 2]", "[0, 4]");
+    let undisturbed = Bench::new(&manifest(&rule));
+    undisturbed.run(&[]).expect(0, &[]);
+
+    let bench = Bench::new(&manifest(&rule));
+    let mut child = bench.start(&[]);
+    let checkpoints = bench.path("run/checkpoints");
+    let written = || fs::read_dir(&checkpoints).is_ok_and(|mut files| files.any(|file| is_whole(&file)));
+    while !written() {
+        assert!(
+            child.try_wait().unwrap().is_none(),
+            "the run ended before it could be killed"
+        );
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    bench.run(&["-v"]).expect(0, &["goes on from a checkpoint"]);
+    let read = |bench: &Bench| fs::read(bench.path("run/model.onnx")).unwrap();
+    assert!(
+        read(&bench) == read(&undisturbed),
+        "a run that was cut off ends in other bytes"
+    );
+}
+
+/// Whether this is a checkpoint under its own name.
+fn is_whole(file: &std::io::Result<fs::DirEntry>) -> bool {
+    file.as_ref()
+        .is_ok_and(|file| file.path().extension().is_some_and(|extension| extension == "npz"))
+}
+
+fn penalized(config: &str) -> String {
+    let feature = "/layer3/layer3.2/Add_output_0";
+    manifest(&format!(
+        "use = \"penalized\"\nconfig = {{ feature = \"{feature}\", {config} }}\nknobs.passes.values = [0, 1]"
+    ))
+}
+
+#[test]
+fn a_third_partys_loss_trains_the_model() {
+    let library = fixture("third-party", "third_party_extensions");
+    let bench = Bench::new(&penalized("smoothing = 0.1"));
+    bench
+        .run(&["-v", "--plugin-path", library.to_str().unwrap()])
+        .expect(0, &["penalized loss fell: true", "penalized.passes"]);
+}
+
+#[test]
+fn training_that_is_asked_for_wrongly_is_refused_by_name() {
+    let library = fixture("third-party", "third_party_extensions");
+    for (mistake, texts) in [
+        ("integers", ["training needs a float32 tensor; this one is int64", "some_integers"]),
+        (
+            "shape",
+            [
+                "the cotangent is float32 of shape [200]; the value has shape [20, 10]",
+                "logits",
+            ],
+        ),
+        ("order", ["run a forward pass before each backward pass", "third-party"]),
+        ("numbers", ["the gradient is not finite", "(at "]),
+    ] {
+        let bench = Bench::new(&penalized(&format!("mistake = \"{mistake}\"")));
+        let run = bench.run(&["-v", "--plugin-path", library.to_str().unwrap()]);
+        assert!(!run.err.contains("panicked at"), "{}", run.err);
+        for text in texts {
+            assert!(
+                run.err.contains(text) || run.out.contains(text),
+                "{mistake}: `{text}`\n{}",
+                run.err
+            );
+        }
+        // The reduction stands without the recovery.
+        assert!(bench.path("run/model.onnx").exists() || bench.path("run/best-effort.onnx").exists());
+    }
+}
+
+#[test]
+fn a_loss_that_is_no_number_ends_training_and_names_the_batch() {
+    let rule = DISTILL.replace("learning_rate = 0.02", "learning_rate = 1e30");
+    let bench = Bench::new(&manifest(&rule));
+    let run = bench.run(&["-v"]);
+    assert!(!run.err.contains("panicked at"), "{}", run.err);
+    for text in ["not finite", "batch", "learning_rate"] {
+        assert!(
+            run.err.contains(text) || run.out.contains(text),
+            "`{text}`\n{}",
+            run.err
+        );
+    }
+}
+
+#[test]
+fn training_data_may_share_samples_with_calibration_and_nothing_else() {
+    let bench = Bench::new(&manifest(DISTILL).replace("skip = 100, take = 400", "take = 400"));
+    bench.run(&[]).expect(0, &[]);
+    let overlapping = manifest(DISTILL).replace(
+        "training = { path = \"{example}/train-10k.npz\", skip = 100, take = 400 }",
+        "training = { path = \"{example}/search-5k.npz\", take = 400 }",
+    );
+    Bench::new(&overlapping)
+        .run(&[])
+        .expect(20, &["the splits `training` and `search` overlap"]);
+}
