@@ -4,6 +4,7 @@
 //! `Arc` so that a candidate costs only what it changes. Rules edit through a [`Patch`]; nothing is
 //! changed in place. What this crate does not understand it keeps and writes back.
 
+mod build;
 pub mod channels;
 pub mod codec;
 pub mod compact;
@@ -19,12 +20,14 @@ mod node;
 pub mod parameters;
 mod patch;
 pub mod shapes;
+pub mod stored;
 mod subgraphs;
 mod tensor;
 pub mod upgrade;
 mod value;
 pub mod weights;
 
+pub use build::Build;
 pub use dtype::DType;
 pub use error::{ErrorKind, ModelError};
 pub use graph::{Graph, GraphIndex, Initializer, Layout};

@@ -55,11 +55,11 @@ fn role(node: &Node, slot: usize) -> Role {
 ///
 /// Also those that reach their reader through a Transpose, a Reshape or the like. Not the running statistics of batch
 /// normalizations, not shapes, not the scales of quantization; not single numbers that an Add or a Mul reads, not what
-/// is added to or multiplied with a fed value before anything else happens to it (as images are normalized), and not
-/// what is added to mask something out. Readers inside subgraphs are not looked at.
+/// is added to or multiplied with a fed value before anything else happens to it (as images are normalized) or a constant
+/// (as scales of stored weights are), and not what is added to mask something out. Readers inside subgraphs are not looked at.
 pub fn parameters(graph: &Graph) -> Vec<Parameter> {
     let index = graph.index();
-    let raw = raw(graph);
+    let (raw, constant) = (raw(graph), constant(graph));
     let mut found: Vec<Parameter> = Vec::new();
     let mut places: HashMap<&str, usize> = HashMap::new();
     let mut refused: HashSet<&str> = HashSet::new();
@@ -72,7 +72,7 @@ pub fn parameters(graph: &Graph) -> Vec<Parameter> {
                 Role::Parameter => true,
                 Role::Elementwise => {
                     let other = node.input(1 - slot).unwrap_or_default();
-                    tensor.len() > 1 && !raw.contains(other) && source(graph, &index, other).is_none() && !masks(tensor)
+                    tensor.len() > 1 && !raw.contains(other) && !constant.contains(other) && !masks(tensor)
                 }
                 Role::Setting => {
                     refused.insert(name);
@@ -129,6 +129,17 @@ fn raw(graph: &Graph) -> HashSet<&str> {
         }
     }
     raw
+}
+
+/// What is computed before anything is fed: tensors, and what comes of them alone.
+fn constant(graph: &Graph) -> HashSet<&str> {
+    let mut constant: HashSet<&str> = graph.initializers.keys().map(String::as_str).collect();
+    for node in &graph.nodes {
+        if !node.has_subgraph() && node.inputs().iter().all(|input| constant.contains(input.as_str())) {
+            constant.extend(node.outputs().iter().map(String::as_str));
+        }
+    }
+    constant
 }
 
 /// Whether a tensor is added to rule elements out before a Softmax: exporters write minus infinity, the lowest number

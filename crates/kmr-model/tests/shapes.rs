@@ -421,6 +421,20 @@ const LISTS: &[&str] = &[
     "ngram_indexes",
 ];
 
+#[test]
+fn nothing_can_be_counted_whatever_its_axes() {
+    let rank = vec![Dimension::Unknown; 3];
+    let model = Model::new(
+        graph(&rank, vec![Node::new("Relu", "", &["x"], &["y"])], Vec::new()),
+        8,
+        17,
+    );
+    let feeds = BTreeMap::from([("x".to_owned(), vec![2, usize::MAX, 0])]);
+    let shapes = shapes::infer(&model, &feeds).unwrap();
+    assert_eq!(shapes.get("y").map(|known| known.len()), Some(0));
+    assert!(Costs::of(&model, &feeds).is_ok());
+}
+
 fn awkward() -> impl Strategy<Value = i64> {
     prop_oneof![8 => -4_i64..5, 1 => Just(i64::MAX), 1 => Just(i64::MIN), 1 => Just(1 << 40)]
 }

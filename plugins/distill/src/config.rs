@@ -41,6 +41,8 @@ pub struct Config {
     pub train: Option<Ignore>,
     /// What is not.
     pub ignore: Ignore,
+    /// Whether weights that are stored as integers, or in 16 bits, are trained.
+    pub quantization_aware: bool,
     /// Whether weights that are zero stay zero.
     pub keep_zeros: bool,
     /// Whether samples are augmented as the manifest says.
@@ -51,6 +53,8 @@ pub struct Config {
     pub average: Option<f64>,
     /// The seed of the order of samples, of augmentation and of projections.
     pub seed: Option<u64>,
+    /// Passes over the data, where they are no knob.
+    pub epochs: Option<f64>,
 }
 
 impl Default for Config {
@@ -76,11 +80,13 @@ impl Default for Config {
             features: Vec::new(),
             train: None,
             ignore: Ignore::default(),
+            quantization_aware: true,
             keep_zeros: true,
             augment: true,
             batch_statistics: None,
             average: None,
             seed: None,
+            epochs: None,
         }
     }
 }
@@ -311,7 +317,7 @@ mod tests {
             ),
             (r#"{"momentum": 0, "nesterov": true}"#, "config.nesterov"),
             (r#"{"schedule": "linear"}"#, "unknown variant `linear`"),
-            (r#"{"epochs": 3}"#, "unknown field `epochs`"),
+            (r#"{"momenta": 3}"#, "unknown field `momenta`"),
         ] {
             let error = read(config).unwrap_err().to_string();
             assert!(error.contains(key), "{config}: {error}");

@@ -66,7 +66,8 @@ pub fn features(
             };
             let weight = edits.tensor(&format!("{name}.weight"), Tensor::from_vec(shape, values));
             let op_type = if last { "MatMul" } else { "Conv" };
-            value = edits.node(op_type, &[&value, &weight], &name, None, |node| node);
+            edits.place(None);
+            value = edits.node(op_type, &[&value, &weight], &name);
             projections.push(weight);
         }
         features.push(Feature {

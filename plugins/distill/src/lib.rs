@@ -1,16 +1,19 @@
 //! Distillation: training that wins back what compression lost.
 
 mod average;
+mod blocks;
 mod config;
 mod course;
 mod epochs;
 mod features;
+mod latent;
 mod logits;
 mod objective;
 mod progress;
 mod rule;
 mod selection;
 mod session_edits;
+mod student;
 mod survey;
 mod training;
 mod zeros;
@@ -30,6 +33,28 @@ kmr_sdk::export_plugin! {
             "per": ["model"],
             "default": [0, 1, 2]
         }],
-        "after": ["prune", "prune_unstructured", "prune_n_m", "quantize"]
+        "after": ["prune", "prune_unstructured", "prune_n_m", "distill_student", "quantize"]
+    }
+    rule "distill_student" => student::DistillStudent {
+        "summary": "cuts a smaller model of the same kind out of the model, and trains it to answer as the original does",
+        "role": "reduce",
+        "locality": "graph",
+        "knobs": [
+            {
+                "name": "width",
+                "description": "the share of channels kept, the same in every layer",
+                "domain": { "min": 0.01, "max": 1 },
+                "per": ["model"],
+                "default": [1, 0.75, 0.5, 0.25]
+            },
+            {
+                "name": "depth",
+                "description": "the share of residual blocks kept",
+                "domain": { "min": 0.01, "max": 1 },
+                "per": ["model"],
+                "default": [1, 0.75, 0.5, 0.25]
+            }
+        ],
+        "conflicts": ["prune", "quantize"]
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use kmr_sdk::{
     Action, Applied, Error, ErrorCode, Host, KnobSettings, Result, Rule, Session, SessionRequest, Split, Target,
-    model::{Model, Patch, shapes},
+    model::{Model, Node, Patch, shapes},
 };
 
 use crate::{
@@ -13,9 +13,10 @@ use crate::{
     course::Course,
     epochs::Epochs,
     features::features,
+    latent,
     logits::{self, Layout},
     objective::Objective,
-    selection::select,
+    selection::Selection,
     session_edits::SessionEdits,
     survey::{Survey, survey},
     training::Training,
@@ -33,6 +34,12 @@ impl Rule for Distill {
 
     fn new(config: Config, knobs: KnobSettings) -> Result<Self> {
         config.check()?;
+        if config.epochs.is_some() {
+            return Err(refused(
+                "epochs",
+                "is a knob of this rule: write knobs.epochs = { values = [0, 2] }",
+            ));
+        }
         Ok(Self {
             config,
             epochs: Epochs::read(&knobs)?,
@@ -41,15 +48,7 @@ impl Rule for Distill {
 
     fn targets(&mut self, host: &Host<'_>) -> Result<Vec<Target>> {
         let model = host.graph()?;
-        let mut layers: Vec<String> = Vec::new();
-        for reader in select(&model.graph, &self.config)?
-            .into_iter()
-            .flat_map(|parameter| parameter.readers)
-        {
-            if !layers.contains(&reader) {
-                layers.push(reader);
-            }
-        }
+        let layers = Selection::of(&model.graph, &self.config)?.readers;
         Ok(self.epochs.target(layers).into_iter().collect())
     }
 
@@ -76,10 +75,8 @@ impl Rule for Distill {
 pub fn train(host: &Host<'_>, config: &Config, epochs: f64) -> Result<Applied> {
     let mut applied = Applied::default();
     let model = host.graph()?;
-    let mut trained: Vec<String> = select(&model.graph, config)?
-        .into_iter()
-        .map(|parameter| parameter.tensor)
-        .collect();
+    let selection = Selection::of(&model.graph, config)?;
+    let mut trained = selection.tensors.clone();
     let request = SessionRequest {
         split: Split::Training,
         batch: Some(config.batch),
@@ -111,6 +108,14 @@ pub fn train(host: &Host<'_>, config: &Config, epochs: f64) -> Result<Applied> {
             applied.notes.push(format!("the zeros of {kept} tensors stay zero"));
         }
     }
+    let mut latents = Vec::new();
+    for weight in &selection.integers {
+        latents.push(latent::integers(&mut edits, weight)?);
+    }
+    for weight in &selection.halves {
+        latents.push(latent::half(&mut edits, weight)?);
+    }
+    trained.extend(latents.iter().map(|latent| latent.tensor.clone()));
     let averaged = trained.clone();
     let mut objective = Objective {
         logits: logits::value(&model.graph, config.output.as_deref(), "output")?,
@@ -140,8 +145,10 @@ pub fn train(host: &Host<'_>, config: &Config, epochs: f64) -> Result<Applied> {
         let mut nodes = model.graph.nodes.iter();
         nodes.any(|node| node.is("BatchNormalization"))
     });
+    let rounds = |node: &Node| matches!(node.op_type(), "QuantizeLinear" | "DynamicQuantizeLinear");
     let request = SessionRequest {
         trainable: trained,
+        straight_through: !latents.is_empty() || model.graph.nodes.iter().any(|node| rounds(node)),
         ..request
     };
     let mut student = open(host, &request, &edits.finish())?;
@@ -171,6 +178,13 @@ pub fn train(host: &Host<'_>, config: &Config, epochs: f64) -> Result<Applied> {
         average.finish(&mut student)?;
     }
     student.store(&[])?;
+    if !latents.is_empty() {
+        host.edit(&latent::stored(&model.graph, &student, &latents)?)?;
+        applied.notes.push(format!(
+            "{} stored weights trained through the numbers behind their codes",
+            latents.len()
+        ));
+    }
     let last = done.losses.last().copied().unwrap_or(done.first);
     applied.change(
         "the whole model",

@@ -1,32 +1,21 @@
 //! Edits that a session alone sees, gathered into one patch.
 
-use std::collections::HashSet;
+use kmr_sdk::model::{Build, Graph, GraphIndex, Node, Patch, Tensor};
 
-use kmr_sdk::model::{Edit, Graph, GraphIndex, Node, Patch, Tensor};
-
-/// Edits of a graph for a session, with names that nothing else has.
+/// Edits of a graph for a session.
 pub struct SessionEdits<'g> {
     graph: &'g Graph,
     index: GraphIndex<'g>,
-    taken: HashSet<String>,
-    patch: Patch,
+    build: Build,
 }
 
 impl<'g> SessionEdits<'g> {
     /// Begins edits of `graph`.
     pub fn on(graph: &'g Graph) -> Self {
-        let values = graph
-            .nodes
-            .iter()
-            .flat_map(|node| node.outputs().iter().chain(node.inputs()));
-        let mut taken: HashSet<String> = values.cloned().collect();
-        taken.extend(graph.initializers.keys().cloned());
-        taken.extend(graph.inputs.iter().map(|input| input.name().to_owned()));
         Self {
             graph,
             index: graph.index(),
-            taken,
-            patch: Patch::new(),
+            build: Build::on(graph),
         }
     }
 
@@ -42,30 +31,22 @@ impl<'g> SessionEdits<'g> {
 
     /// Adds an initializer and gives its name.
     pub fn tensor(&mut self, wanted: &str, tensor: Tensor) -> String {
-        let name = self.name(wanted);
-        self.patch.push(Edit::StoreTensor {
-            name: name.clone(),
-            tensor,
-        });
-        name
+        self.build.tensor(wanted, tensor)
     }
 
-    /// Adds a node with one output of a free name before the node `before`, or at the end. `with` sets its attributes.
-    pub fn node(
-        &mut self,
-        op_type: &str,
-        inputs: &[&str],
-        wanted: &str,
-        before: Option<&str>,
-        with: impl FnOnce(Node) -> Node,
-    ) -> String {
-        let output = self.name(wanted);
-        let node = with(Node::new(op_type, "", inputs, &[&output]));
-        self.patch.push(Edit::AddNode {
-            node: Box::new(node),
-            before: before.map(str::to_owned),
-        });
-        output
+    /// An initializer of these contents, the same for all who ask.
+    pub fn constant(&mut self, wanted: &str, tensor: Tensor) -> String {
+        self.build.constant(wanted, tensor)
+    }
+
+    /// New nodes go before this one from now on; to the end if there is none.
+    pub fn place(&mut self, before: Option<&str>) {
+        self.build.place(before);
+    }
+
+    /// Adds a node with one output of a free name.
+    pub fn node(&mut self, op_type: &str, inputs: &[&str], wanted: &str) -> String {
+        self.build.node(op_type, inputs, wanted, |node: Node| node)
     }
 
     /// The id of the first node that reads `value`.
@@ -74,29 +55,20 @@ impl<'g> SessionEdits<'g> {
         Some(self.graph.nodes[first].id())
     }
 
+    /// Makes input `input` of `node` read `value`.
+    pub fn rewire(&mut self, node: &str, input: usize, value: &str) {
+        self.build.rewire(node, input, value);
+    }
+
     /// Makes every node that reads `value` read `instead`.
     pub fn redirect(&mut self, value: &str, instead: &str) {
         for &(node, input) in self.index.consumers(value) {
-            self.patch.push(Edit::Rewire {
-                node: self.graph.nodes[node].id().to_owned(),
-                input,
-                value: instead.to_owned(),
-            });
+            self.build.rewire(self.graph.nodes[node].id(), input, instead);
         }
     }
 
     /// The edits.
     pub fn finish(self) -> Patch {
-        self.patch
-    }
-
-    fn name(&mut self, wanted: &str) -> String {
-        let mut name = wanted.to_owned();
-        let mut count = 1;
-        while !self.taken.insert(name.clone()) {
-            count += 1;
-            name = format!("{wanted}_{count}");
-        }
-        name
+        self.build.finish()
     }
 }

@@ -19,9 +19,9 @@ pub fn keep(edits: &mut SessionEdits<'_>, tensors: &[String]) -> usize {
         let Some(mask) = mask(tensor).filter(|_| meant && edits.index().is_inner(name)) else {
             continue;
         };
-        let before = edits.first_reader(name);
+        edits.place(edits.first_reader(name));
         let mask = edits.tensor(&format!("{name}.mask"), mask);
-        let masked = edits.node("Mul", &[name, &mask], &format!("{name}.masked"), before, |node| node);
+        let masked = edits.node("Mul", &[name, &mask], &format!("{name}.masked"));
         edits.redirect(name, &masked);
         kept += 1;
     }

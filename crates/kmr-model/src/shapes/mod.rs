@@ -81,6 +81,10 @@ impl Known {
 
     /// Number of elements.
     pub fn len(&self) -> usize {
+        // Axes beside an empty one may be longer than can be counted.
+        if self.shape.contains(&0) {
+            return 0;
+        }
         self.shape.iter().product()
     }
 

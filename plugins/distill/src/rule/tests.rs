@@ -337,6 +337,13 @@ fn the_knob_is_turned_for_the_nodes_that_are_trained() {
 }
 
 #[test]
+fn epochs_are_no_configuration() {
+    let config: Config = serde_json::from_str(r#"{"epochs": 2}"#).unwrap();
+    let error = Distill::new(config, KnobSettings::default()).err().unwrap().to_string();
+    assert!(error.starts_with("config.epochs: is a knob of this rule"), "{error}");
+}
+
+#[test]
 fn a_loss_that_is_no_number_ends_training() {
     let host = host();
     let error = refused(
@@ -404,13 +411,11 @@ fn models_that_do_not_do_are_refused() {
 }
 
 #[test]
-fn a_model_of_integers_has_nothing_to_train() {
+fn integers_that_are_not_understood_are_named() {
+    let codes = Tensor::from_vec(vec![4, 3], vec![1_i32; 12]);
     let integers = model(
         4,
-        vec![
-            ("w", Tensor::from_vec(vec![4, 3], vec![1_i8; 12])),
-            ("s", Tensor::scalar(0.1_f32)),
-        ],
+        vec![("w", codes), ("s", Tensor::scalar(0.1_f32))],
         vec![
             Node::new("DequantizeLinear", "", &["w", "s"], &["d"]),
             Node::new("MatMul", "", &["x", "d"], &["logits"]),
@@ -419,7 +424,7 @@ fn a_model_of_integers_has_nothing_to_train() {
     let host = ToyHost::new(integers, network(8, 3), samples(60));
     let error = host.with(|host| rule(PLAIN).targets(host)).unwrap_err().to_string();
     assert!(
-        error.starts_with("tensor `w`: is int8, and the model has no float32 weight"),
+        error.starts_with("tensor `w`: is int32, and the model has no weight that can be trained"),
         "{error}"
     );
 }
@@ -443,3 +448,5 @@ proptest! {
         }
     }
 }
+
+mod quantized;

@@ -8,6 +8,8 @@ use kmr_sdk::model::{DType, Graph, Node, Tensor};
 pub struct Value {
     pub shape: Vec<usize>,
     pub data: Vec<f64>,
+    /// Of 64-bit words, the words.
+    words: Vec<u64>,
 }
 
 impl Value {
@@ -26,8 +28,18 @@ impl Value {
             _ => tensor.to_i64().unwrap().iter().map(|&v| v as f64).collect(),
         };
         Self {
-            shape: tensor.shape().to_vec(),
+            words: tensor
+                .values::<u64>()
+                .map_or_else(|_| Vec::new(), |words| words.into_owned()),
+            ..Self::new(tensor.shape().to_vec(), data)
+        }
+    }
+
+    fn new(shape: Vec<usize>, data: Vec<f64>) -> Self {
+        Self {
+            shape,
             data,
+            words: Vec::new(),
         }
     }
 
@@ -39,10 +51,7 @@ impl Value {
     }
 
     fn zeros(shape: &[usize]) -> Self {
-        Self {
-            shape: shape.to_vec(),
-            data: vec![0.0; shape.iter().product()],
-        }
+        Self::new(shape.to_vec(), vec![0.0; shape.iter().product()])
     }
 
     fn integers(&self) -> Vec<i64> {
@@ -130,9 +139,8 @@ pub fn forward(
             }
             made
         };
-        let single = |of: &dyn Fn(f64) -> f64| Value {
-            shape: input(0).shape.clone(),
-            data: input(0).data.iter().map(|&v| of(v)).collect(),
+        let single = |of: &dyn Fn(f64) -> f64| {
+            Value::new(input(0).shape.clone(), input(0).data.iter().map(|&v| of(v)).collect())
         };
         let made = match node.op_type() {
             "Add" => pairwise(|a, b| a + b),
@@ -146,18 +154,37 @@ pub fn forward(
                 let (low, high) = (input(1).data[0], input(2).data[0]);
                 single(&|v: f64| v.clamp(low, high))
             }
-            "Reshape" => Value {
-                shape: input(1).integers().iter().map(|&size| size as usize).collect(),
-                data: input(0).data.clone(),
-            },
+            "Reshape" => {
+                let shape = input(1).integers().iter().map(|&size| size as usize).collect();
+                Value::new(shape, input(0).data.clone())
+            }
+            "BitShift" => {
+                let shifts = &input(1).words;
+                let shifted = |&word: &u64| shifts.iter().map(move |&shift| word >> shift);
+                Value {
+                    words: input(0).words.iter().flat_map(shifted).collect(),
+                    ..Value::zeros(&[input(0).words.len(), shifts.len()])
+                }
+            }
+            "BitwiseAnd" => {
+                let mask = input(1).words[0];
+                let codes = input(0).words.iter().map(|&word| (word & mask) as f64);
+                Value::new(input(0).shape.clone(), codes.collect())
+            }
+            "Split" => {
+                let mut begin = 0;
+                for (size, output) in input(1).integers().into_iter().zip(node.outputs()) {
+                    let part = values[node.input(0).unwrap()].data[begin..begin + size as usize].to_vec();
+                    begin += size as usize;
+                    values.insert(output.clone(), Value::new(vec![size as usize], part));
+                }
+                continue;
+            }
             "Transpose" => permuted(input(0), &order(node, input(0).shape.len())),
             "Slice" => {
                 let (columns, end) = (input(0).shape[1], input(2).data[0] as usize);
                 let rows = input(0).data.chunks(columns).flat_map(|row| row[..end].to_vec());
-                Value {
-                    data: rows.collect(),
-                    shape: vec![input(0).shape[0], end],
-                }
+                Value::new(vec![input(0).shape[0], end], rows.collect())
             }
             "MatMul" => product(input(0), input(1)),
             "Gemm" => {
