@@ -13,6 +13,7 @@ mod error;
 mod fit;
 pub mod gptq;
 mod grid;
+pub mod low_rank;
 mod matrix;
 pub mod pack;
 mod quantized;

@@ -4,6 +4,7 @@
 //! `Arc` so that a candidate costs only what it changes. Rules edit through a [`Patch`]; nothing is
 //! changed in place. What this crate does not understand it keeps and writes back.
 
+pub mod adapters;
 pub mod channels;
 pub mod codec;
 pub mod compact;

@@ -1,0 +1,236 @@
+//! The best approximation of a matrix by one of low rank, and ranks under one budget of parameters.
+//!
+//! What is approximated is the error E of a compressed layer, rows × columns. Plainly the best matrix of rank r is the
+//! truncated singular value decomposition (Eckart and Young, 1936). Where the second moments C = mean(xxᵀ) of the
+//! layer's inputs are known, the error of its *outputs* counts: ‖(E − X) S‖ for a root S of C, SSᵀ = C. That is least
+//! for X = U Uᵀ E, U being the first r left singular vectors of E S: the minimum that EoRA (arXiv 2410.21271) reaches
+//! by way of the inverse of S, without it, so that C may be singular.
+//!
+//! Singular vectors come from the eigenvectors of the smaller Gram matrix in float64. Squaring loses what is below
+//! 10⁻⁸ of the largest singular value, which float32 input does not have anyway.
+
+mod allocation;
+mod symmetric;
+
+use rayon::prelude::*;
+
+use crate::{Matrix, MethodError, error::check_length};
+pub use allocation::{Spectrum, allocate};
+use symmetric::{dot, eigen};
+
+/// Squares of singular values below this part of the largest one are rounding.
+const ROUNDING: f64 = 1e-13;
+
+/// The first singular vectors of a matrix, in the norm that its inputs give it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Decomposition {
+    rows: usize,
+    columns: usize,
+    singular_values: Vec<f64>,
+    /// Orthonormal vectors of `rows` elements, one after the other.
+    left: Vec<f64>,
+    /// What each of them takes from the matrix: vectors of `columns` elements.
+    right: Vec<f64>,
+}
+
+/// The symmetric mean of xxᵀ of what a layer reads.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SecondMoments<'m> {
+    /// How many inputs they are of. If a matrix has several columns for each (a convolution's kernel: all positions of
+    /// the first channel, then those of the next), positions are taken to vary independently of each other.
+    pub channels: usize,
+    /// channels × channels, row by row.
+    pub values: &'m [f32],
+}
+
+/// A product of rank r: `left` (rows × r) times `right` (r × columns), both row by row.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Factors {
+    /// r, which may be more than the matrix's own rank: the rest is zero.
+    pub rank: usize,
+    /// rows × r.
+    pub left: Vec<f32>,
+    /// r × columns.
+    pub right: Vec<f32>,
+}
+
+impl Decomposition {
+    /// Decomposes `matrix`, with vectors for ranks up to `most`; without the moments of its inputs, all of them count
+    /// alike.
+    ///
+    /// # Errors
+    /// If the moments do not fit the columns, or hold what is no finite number.
+    pub fn of(matrix: Matrix<'_>, inputs: Option<SecondMoments<'_>>, most: usize) -> Result<Self, MethodError> {
+        let (rows, columns) = (matrix.rows(), matrix.columns());
+        let values: Vec<f64> = matrix.values().iter().map(|&value| value.into()).collect();
+        let weighted = match inputs {
+            Some(inputs) => weighted(&values, columns, &inputs)?,
+            None => values.clone(),
+        };
+        let (squares, left) = if rows <= columns {
+            wide(&weighted, rows, columns, most)
+        } else {
+            tall(&weighted, rows, columns, most)
+        };
+        let transposed = transpose(&values, rows, columns);
+        let right = left
+            .par_chunks(rows.max(1))
+            .flat_map_iter(|vector| transposed.chunks(rows).map(|column| dot(vector, column)))
+            .collect();
+        Ok(Self {
+            rows,
+            columns,
+            singular_values: squares.into_iter().map(|square| square.max(0.0).sqrt()).collect(),
+            left,
+            right,
+        })
+    }
+
+    /// The singular values of the matrix (times the root of the second moments), falling: min(rows, columns) of them.
+    /// The squared error of the best matrix of rank r is the sum of the squares from position r on.
+    pub fn singular_values(&self) -> &[f64] {
+        &self.singular_values
+    }
+
+    /// The best approximation of this rank, its two factors equally long in each component. Ranks beyond those that the
+    /// decomposition was asked for are filled up with zeros.
+    pub fn factors(&self, rank: usize) -> Factors {
+        let (rows, columns) = (self.rows, self.columns);
+        let mut left = vec![0.0; rows * rank];
+        let mut right = vec![0.0; rank * columns];
+        let components = self.left.chunks(rows.max(1)).zip(self.right.chunks(columns.max(1)));
+        for (component, (own_left, own_right)) in components.enumerate().take(rank) {
+            let length = dot(own_right, own_right).sqrt().sqrt();
+            if length == 0.0 {
+                continue;
+            }
+            for (row, value) in own_left.iter().enumerate() {
+                left[row * rank + component] = (value * length) as f32;
+            }
+            for (column, value) in own_right.iter().enumerate() {
+                right[component * columns + column] = (value / length) as f32;
+            }
+        }
+        Factors { rank, left, right }
+    }
+}
+
+impl Factors {
+    /// The product, rows × columns, row by row, added up in float64.
+    pub fn product(&self) -> Vec<f32> {
+        let Self { rank, left, right } = self;
+        if *rank == 0 {
+            return Vec::new();
+        }
+        let columns = right.len() / rank;
+        let row = |row: &[f32]| {
+            let mut sums = vec![0.0_f64; columns];
+            for (factor, values) in row.iter().zip(right.chunks(columns.max(1))) {
+                for (sum, value) in sums.iter_mut().zip(values) {
+                    *sum += f64::from(*factor) * f64::from(*value);
+                }
+            }
+            sums.into_iter().map(|sum| sum as f32)
+        };
+        left.par_chunks(*rank).flat_map_iter(row).collect()
+    }
+}
+
+/// E S, its columns in another order.
+fn weighted(values: &[f64], columns: usize, inputs: &SecondMoments<'_>) -> Result<Vec<f64>, MethodError> {
+    let SecondMoments {
+        channels,
+        values: moments,
+    } = *inputs;
+    check_length("the second moments", channels.saturating_mul(channels), moments.len())?;
+    let positions = columns.checked_div(channels).unwrap_or(0);
+    check_length("the channels of the second moments", columns, positions * channels)?;
+    if let Some(at) = moments.iter().position(|value| !value.is_finite()) {
+        return Err(MethodError::NotFinite {
+            what: "second moment",
+            row: at / channels,
+            column: at % channels,
+            value: moments[at].into(),
+        });
+    }
+    // Rounding may have left the moments a little unlike their transpose.
+    let mut moments: Vec<f64> = moments.iter().map(|&value| value.into()).collect();
+    symmetrize(&mut moments, channels);
+    let root = eigen(moments, channels, channels);
+    let lengths: Vec<f64> = root.values.iter().map(|value| value.max(0.0).sqrt()).collect();
+    let ordered: Vec<f64> = match positions {
+        1 => values.to_vec(),
+        _ => values
+            .chunks(columns.max(1))
+            .flat_map(|row| transpose(row, channels, positions))
+            .collect(),
+    };
+    let mut product = products(&ordered, &root.vectors, channels);
+    for row in product.chunks_mut(channels.max(1)) {
+        row.iter_mut()
+            .zip(&lengths)
+            .for_each(|(value, length)| *value *= length);
+    }
+    Ok(product)
+}
+
+/// Squared singular values and left vectors of a matrix with no more rows than columns.
+fn wide(values: &[f64], rows: usize, columns: usize, most: usize) -> (Vec<f64>, Vec<f64>) {
+    let found = eigen(products(values, values, columns), rows, most);
+    let kept = significant(&found.values).min(most);
+    let vectors = found.vectors[..kept * rows].to_vec();
+    (found.values, vectors)
+}
+
+/// The same of a matrix with more rows than columns, by way of the right vectors.
+fn tall(values: &[f64], rows: usize, columns: usize, most: usize) -> (Vec<f64>, Vec<f64>) {
+    let transposed = transpose(values, rows, columns);
+    let found = eigen(products(&transposed, &transposed, rows), columns, most);
+    let kept = significant(&found.values).min(most);
+    let mut left = products(&found.vectors[..kept * columns], values, columns);
+    for vector in left.chunks_mut(rows.max(1)) {
+        let length = dot(vector, vector).sqrt();
+        vector.iter_mut().for_each(|value| *value /= length);
+    }
+    (found.values, left)
+}
+
+/// How many of these falling squares are more than rounding.
+fn significant(squares: &[f64]) -> usize {
+    let least = squares.first().map_or(0.0, |most| most * ROUNDING);
+    squares
+        .iter()
+        .take_while(|&&square| square > least && square > 0.0)
+        .count()
+}
+
+/// left × rightᵀ of two matrices with rows of `length`.
+fn products(left: &[f64], right: &[f64], length: usize) -> Vec<f64> {
+    if length == 0 {
+        return Vec::new();
+    }
+    let row = |row: &[f64]| -> Vec<f64> { right.chunks(length).map(|other| dot(row, other)).collect() };
+    let rows: Vec<Vec<f64>> = left.par_chunks(length).map(row).collect();
+    rows.concat()
+}
+
+fn transpose(values: &[f64], rows: usize, columns: usize) -> Vec<f64> {
+    let mut turned = vec![0.0; values.len()];
+    for (row, values) in values.chunks(columns.max(1)).enumerate() {
+        for (column, value) in values.iter().enumerate() {
+            turned[column * rows + row] = *value;
+        }
+    }
+    turned
+}
+
+/// The mean of a square matrix and its transpose.
+fn symmetrize(matrix: &mut [f64], size: usize) {
+    for row in 0..size {
+        for column in 0..row {
+            let mean = 0.5 * (matrix[row * size + column] + matrix[column * size + row]);
+            matrix[row * size + column] = mean;
+            matrix[column * size + row] = mean;
+        }
+    }
+}
