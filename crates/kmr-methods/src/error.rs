@@ -55,6 +55,16 @@ pub enum MethodError {
         /// The column whose pivot fails.
         column: usize,
     },
+    /// A label that names no class.
+    #[error("label {label} of row {row} is none of the {classes} classes, which count from 0")]
+    Label {
+        /// The label.
+        label: i64,
+        /// Its row.
+        row: usize,
+        /// How many classes there are.
+        classes: usize,
+    },
     /// A code that its bits cannot hold.
     #[error("code {code} at position {position} does not fit into {bits} bits")]
     Code {

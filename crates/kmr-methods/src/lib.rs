@@ -3,7 +3,7 @@
 //! Weights are a [`Matrix`] of float32, row by row: rows are output channels, columns are inputs (of a
 //! convolution: input channels of the group × kernel height × kernel width, in that order). A
 //! [`Scheme`] says how they become integers; [`quantize`] rounds them to nearest, [`gptq`](gptq::gptq)
-//! against the Gram matrix of their inputs. Results do not depend on the number of threads.
+//! against the Gram matrix of their inputs. [`loss`] and [`schedule`] are for training. Results do not depend on the number of threads.
 
 pub mod bias;
 pub mod calibration;
@@ -13,11 +13,13 @@ mod error;
 mod fit;
 pub mod gptq;
 mod grid;
+pub mod loss;
 pub mod low_rank;
 mod matrix;
 pub mod pack;
 mod quantized;
 mod rounding;
+pub mod schedule;
 
 pub use error::MethodError;
 pub use fit::{Clipping, Parameters, Scheme, fit};

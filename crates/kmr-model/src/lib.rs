@@ -17,6 +17,7 @@ mod lift;
 mod model;
 mod names;
 mod node;
+pub mod parameters;
 mod patch;
 pub mod shapes;
 mod subgraphs;
