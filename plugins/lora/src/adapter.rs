@@ -77,7 +77,12 @@ fn adapter(layer: &Layer, rank: usize, a: Vec<f32>, b: Vec<f32>, scaling: f32) -
 pub fn added(layer: &Layer, adapter: &Adapter) -> Result<Vec<f32>> {
     let factors = Factors {
         rank: adapter.rank,
-        left: adapter.b.to_f32()?.iter().map(|value| value * adapter.scaling).collect(),
+        left: adapter
+            .b
+            .to_f32()?
+            .iter()
+            .map(|value| value * adapter.scaling)
+            .collect(),
         right: adapter.a.to_f32()?.into_owned(),
     };
     let product = factors.product();
@@ -102,10 +107,15 @@ mod tests {
         assert!(added(&layers[0], &own).unwrap().iter().all(|&value| value == 0.0));
         let values = own.a.to_f32().unwrap();
         let bound = 1.0 / 5_f32.sqrt();
-        assert!(values.iter().all(|value| value.abs() <= bound) && values.iter().any(|value| value.abs() > bound / 2.0));
+        assert!(
+            values.iter().all(|value| value.abs() <= bound) && values.iter().any(|value| value.abs() > bound / 2.0)
+        );
         assert_eq!(own, fresh(&layers[0], 3, Scaling::default(), 7).unwrap());
         assert_ne!(own.a, fresh(&layers[0], 3, Scaling::default(), 8).unwrap().a);
-        assert_ne!(own.a.bytes()[..8], fresh(&layers[1], 3, Scaling::default(), 7).unwrap().a.bytes()[..8]);
+        assert_ne!(
+            own.a.bytes()[..8],
+            fresh(&layers[1], 3, Scaling::default(), 7).unwrap().a.bytes()[..8]
+        );
     }
 
     proptest! {

@@ -133,11 +133,18 @@ fn difference(
     made: Option<Vec<f32>>,
 ) -> Result<Result<Vec<f32>, Loss>> {
     let unknown = |reason: &str| Ok(Err(Loss::Unknown(reason.to_owned())));
-    let Some(before) = reference.tensor(&layer.weight).filter(|tensor| tensor.dtype().is_float()) else {
+    let Some(before) = reference
+        .tensor(&layer.weight)
+        .filter(|tensor| tensor.dtype().is_float())
+    else {
         return unknown("the reference has no weight of this name");
     };
     if before.shape() != layer.shape {
-        let reason = format!("its weight has shape {:?}, the reference's {:?}", layer.shape, before.shape());
+        let reason = format!(
+            "its weight has shape {:?}, the reference's {:?}",
+            layer.shape,
+            before.shape()
+        );
         return unknown(&reason);
     }
     let after = match (made, candidate.tensor(&layer.weight)) {
@@ -154,7 +161,8 @@ fn difference(
         let columns = layer.columns();
         if factors.len() == layer.rows() {
             for (row, factor) in before.chunks_mut(columns).zip(&factors) {
-                row.iter_mut().for_each(|value| *value = (f64::from(*value) * factor) as f32);
+                row.iter_mut()
+                    .for_each(|value| *value = (f64::from(*value) * factor) as f32);
             }
         }
     }
@@ -168,7 +176,11 @@ fn difference(
     if is_rescaled(&before, &after, layer.rows(), layer.columns()) {
         return unknown("its weight was rescaled (smoothing or equalization), so that the reference's is another one");
     }
-    Ok(Ok(before.iter().zip(&after).map(|(before, after)| before - after).collect()))
+    Ok(Ok(before
+        .iter()
+        .zip(&after)
+        .map(|(before, after)| before - after)
+        .collect()))
 }
 
 /// The values of a weight, all finite.
@@ -207,14 +219,22 @@ fn normalized(graph: &Graph, index: &GraphIndex<'_>, id: &Option<String>) -> Opt
     let (gamma, variance) = (values(1)?, values(4)?);
     let epsilon = f64::from(node.float("epsilon").unwrap_or(1e-5));
     let factors = gamma.iter().zip(variance.iter());
-    Some(factors.map(|(&gamma, &variance)| f64::from(gamma) / (f64::from(variance) + epsilon).sqrt()).collect())
+    Some(
+        factors
+            .map(|(&gamma, &variance)| f64::from(gamma) / (f64::from(variance) + epsilon).sqrt())
+            .collect(),
+    )
 }
 
 /// Whether factors of rows and columns explain more than a part of the difference that chance would leave them.
 fn is_rescaled(before: &[f32], after: &[f32], rows: usize, columns: usize) -> bool {
     let mut scaled: Vec<f64> = before.iter().map(|&value| value.into()).collect();
     let squares = |scaled: &[f64]| -> f64 {
-        scaled.iter().zip(after).map(|(scaled, &after)| (scaled - f64::from(after)).powi(2)).sum()
+        scaled
+            .iter()
+            .zip(after)
+            .map(|(scaled, &after)| (scaled - f64::from(after)).powi(2))
+            .sum()
     };
     let whole = squares(&scaled);
     for _ in 0..2 {

@@ -1,6 +1,7 @@
 //! The configuration of the rules. The README of this folder says what each key does.
 
-use kmr_sdk::{Error, Ignore, Result};
+use kmr_methods::schedule::{Decay, Schedule};
+use kmr_sdk::{Error, Ignore, Method, Optimizer, Result};
 use serde::Deserialize;
 
 use crate::{adapter::Scaling, layers::Layer};
@@ -38,6 +39,23 @@ pub enum Keep {
     Nodes,
 }
 
+/// How the learning rate moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ScheduleName {
+    OneCycle,
+    Cosine,
+    Constant,
+}
+
+/// How adapters are moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OptimizerName {
+    Sgd,
+    AdamW,
+}
+
 /// The configuration of `lora`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -50,6 +68,22 @@ pub struct Config {
     pub allocate: bool,
     pub keep: Keep,
     pub epochs: usize,
+    pub teacher: String,
+    pub temperature: f64,
+    pub soft_share: f64,
+    pub label_smoothing: f64,
+    pub learning_rate: Option<f64>,
+    pub schedule: ScheduleName,
+    pub warm_up: Option<f64>,
+    pub optimizer: OptimizerName,
+    pub weight_decay: f64,
+    pub clip_norm: Option<f64>,
+    pub dropout: f64,
+    pub batch: usize,
+    pub output: Option<String>,
+    pub class_axis: Option<i64>,
+    pub augment: bool,
+    pub seed: Option<u64>,
     pub targets: Option<Ignore>,
     pub ignore: Ignore,
 }
@@ -65,6 +99,22 @@ impl Default for Config {
             allocate: false,
             keep: Keep::default(),
             epochs: 1,
+            teacher: "reference".into(),
+            temperature: 4.0,
+            soft_share: 1.0,
+            label_smoothing: 0.0,
+            learning_rate: None,
+            schedule: ScheduleName::OneCycle,
+            warm_up: None,
+            optimizer: OptimizerName::AdamW,
+            weight_decay: 0.0,
+            clip_norm: None,
+            dropout: 0.0,
+            batch: 64,
+            output: None,
+            class_axis: None,
+            augment: true,
+            seed: None,
             targets: None,
             ignore: Ignore::default(),
         }
@@ -78,8 +128,47 @@ impl Config {
     /// The first key that does not, and why.
     pub fn check(&self) -> Result<()> {
         check_alpha(self.alpha)?;
-        if self.samples == 0 {
-            return refuse("samples", "has to be 1 or more; got 0");
+        for (key, count) in [("samples", self.samples), ("batch", self.batch)] {
+            if count == 0 {
+                return refuse(key, "has to be 1 or more; got 0");
+            }
+        }
+        let (rate, warm_up) = (self.learning_rate(), self.warm_up());
+        let clip = self.clip_norm.unwrap_or(1.0);
+        let numbers = [
+            (
+                "temperature",
+                self.temperature,
+                self.temperature > 0.0,
+                "greater than 0",
+            ),
+            (
+                "soft_share",
+                self.soft_share,
+                (0.0..=1.0).contains(&self.soft_share),
+                "from 0 to 1",
+            ),
+            (
+                "label_smoothing",
+                self.label_smoothing,
+                (0.0..1.0).contains(&self.label_smoothing),
+                "from 0 to less than 1",
+            ),
+            ("learning_rate", rate, rate > 0.0, "greater than 0"),
+            ("warm_up", warm_up, (0.0..=1.0).contains(&warm_up), "from 0 to 1"),
+            ("weight_decay", self.weight_decay, self.weight_decay >= 0.0, "0 or more"),
+            ("clip_norm", clip, clip > 0.0, "greater than 0"),
+            (
+                "dropout",
+                self.dropout,
+                (0.0..1.0).contains(&self.dropout),
+                "from 0 to less than 1",
+            ),
+        ];
+        for (key, value, holds, domain) in numbers {
+            if !holds || !value.is_finite() {
+                return refuse(key, format!("has to be {domain}; got {value}"));
+            }
         }
         if self.initialize == Initialize::Zeros && self.epochs == 0 {
             return refuse(
@@ -103,6 +192,49 @@ impl Config {
             alpha: self.alpha,
             stabilized: self.rslora,
         }
+    }
+
+    /// How adapters are moved.
+    pub fn optimizer(&self) -> Optimizer {
+        Optimizer {
+            method: match self.optimizer {
+                OptimizerName::Sgd => Method::default(),
+                OptimizerName::AdamW => Method::AdamW {
+                    beta1: 0.9,
+                    beta2: 0.999,
+                    epsilon: 1e-8,
+                },
+            },
+            weight_decay: self.weight_decay,
+            clip_norm: self.clip_norm,
+        }
+    }
+
+    /// The learning rate over all steps.
+    ///
+    /// # Errors
+    /// As [`check`](Self::check).
+    pub fn schedule(&self) -> Result<Schedule> {
+        let decay = match self.schedule {
+            ScheduleName::Constant => Decay::Constant,
+            ScheduleName::OneCycle | ScheduleName::Cosine => Decay::Cosine,
+        };
+        Schedule::new(self.learning_rate(), self.warm_up(), decay)
+            .map_err(|error| Error::invalid_configuration(error.to_string()).at("config.schedule"))
+    }
+
+    fn learning_rate(&self) -> f64 {
+        self.learning_rate.unwrap_or(match self.optimizer {
+            OptimizerName::Sgd => 0.02,
+            OptimizerName::AdamW => 0.001,
+        })
+    }
+
+    fn warm_up(&self) -> f64 {
+        self.warm_up.unwrap_or(match self.schedule {
+            ScheduleName::OneCycle => 0.2,
+            _ => 0.0,
+        })
     }
 }
 
@@ -160,9 +292,8 @@ pub fn meant(layers: Vec<Layer>, targets: Option<&Ignore>, ignore: &Ignore) -> R
         checked.map_err(|error| error.at("config.targets"))?;
     }
     let found = layers.len();
-    let is_meant = |layer: &Layer| {
-        targets.is_none_or(|targets| targets.covers(layer.names())) && !ignore.covers(layer.names())
-    };
+    let is_meant =
+        |layer: &Layer| targets.is_none_or(|targets| targets.covers(layer.names())) && !ignore.covers(layer.names());
     let meant: Vec<Layer> = layers.into_iter().filter(is_meant).collect();
     match (meant.is_empty(), found) {
         (false, _) => Ok(meant),
@@ -195,8 +326,25 @@ mod tests {
         for (text, expected) in [
             (r#"{"alpha": 0}"#, "config.alpha: has to be greater than 0; got 0"),
             (r#"{"samples": 0}"#, "config.samples: has to be 1 or more"),
-            (r#"{"initialize": "zeros", "epochs": 0}"#, "config.epochs: adapters that start at zero"),
-            (r#"{"initialize": "zeros", "allocate": true}"#, "config.allocate: ranks are allocated"),
+            (
+                r#"{"initialize": "zeros", "epochs": 0}"#,
+                "config.epochs: adapters that start at zero",
+            ),
+            (
+                r#"{"initialize": "zeros", "allocate": true}"#,
+                "config.allocate: ranks are allocated",
+            ),
+            (r#"{"batch": 0}"#, "config.batch: has to be 1 or more"),
+            (r#"{"dropout": 1}"#, "config.dropout: has to be from 0 to less than 1"),
+            (
+                r#"{"soft_share": 2}"#,
+                "config.soft_share: has to be from 0 to 1; got 2",
+            ),
+            (r#"{"temperature": 0}"#, "config.temperature: has to be greater than 0"),
+            (
+                r#"{"learning_rate": -1}"#,
+                "config.learning_rate: has to be greater than 0",
+            ),
             (r#"{"keep": "both"}"#, "unknown variant `both`"),
             (r#"{"rank": 8}"#, "unknown field `rank`"),
         ] {
@@ -214,13 +362,19 @@ mod tests {
             let meant = meant(found.clone(), targets.as_ref(), &pattern(ignore))?;
             Ok::<_, Error>(meant.into_iter().map(|layer| layer.name).collect::<Vec<_>>())
         };
-        assert_eq!(names(Some(r#"["block.*", "first"]"#), "[]").unwrap(), ["first", "block.second"]);
+        assert_eq!(
+            names(Some(r#"["block.*", "first"]"#), "[]").unwrap(),
+            ["first", "block.second"]
+        );
         assert_eq!(names(None, r#"["*ir*"]"#).unwrap(), ["block.second"]);
         let error = |targets, ignore| names(targets, ignore).unwrap_err().to_string();
         assert!(error(Some(r#"["frist"]"#), "[]").starts_with("config.targets: `frist` matches no layer"));
         assert!(error(None, r#"["frist"]"#).starts_with("config.ignore: `frist` matches no layer"));
         assert!(error(Some(r#"["first"]"#), r#"["first"]"#).contains("leave none of 3 layers"));
         let nothing = meant(Vec::new(), None, &Ignore::default()).unwrap_err();
-        assert!(nothing.to_string().starts_with("the model has nothing to adapt"), "{nothing}");
+        assert!(
+            nothing.to_string().starts_with("the model has nothing to adapt"),
+            "{nothing}"
+        );
     }
 }

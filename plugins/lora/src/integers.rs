@@ -35,7 +35,10 @@ impl Integers {
         let node = graph.node(&layer.weight);
         let node = node.ok_or_else(|| Error::not_found("does not exist").at(place()))?;
         if !node.is("DequantizeLinear") {
-            return Err(refuse(&format!("is made by a {} and not by a DequantizeLinear", node.op_type())));
+            return Err(refuse(&format!(
+                "is made by a {} and not by a DequantizeLinear",
+                node.op_type()
+            )));
         }
         let stored = Self::stored(graph, node);
         let (tensor, codes) = stored.ok_or_else(|| refuse("is decoded from what is no initializer"))?;
@@ -74,14 +77,17 @@ impl Integers {
     /// What the codes are worth, as DequantizeLinear has it.
     pub fn values(&self) -> Vec<f32> {
         let values = self.codes.iter().zip(&self.grid);
-        values.map(|(code, (scale, zero))| (code - zero) as f32 * scale).collect()
+        values
+            .map(|(code, (scale, zero))| (code - zero) as f32 * scale)
+            .collect()
     }
 
-    /// The codes nearest to `values`, none beyond those that are there now, as a tensor to be stored.
+    /// The codes nearest to `values`, none beyond those that are there now, as a tensor to be stored, and how many of
+    /// them are others.
     ///
     /// # Errors
     /// If the codes cannot be stored.
-    pub fn rounded(&self, values: &[f32], shape: &[usize]) -> Result<Tensor> {
+    pub fn rounded(&self, values: &[f32], shape: &[usize]) -> Result<(Tensor, usize)> {
         let low = self.codes.iter().copied().min().unwrap_or(0);
         let high = self.codes.iter().copied().max().unwrap_or(0);
         let codes = values.iter().zip(&self.grid).map(|(value, &(scale, zero))| {
@@ -89,6 +95,9 @@ impl Integers {
             // Saturates, and takes what is no number for 0.
             (level as i32).saturating_add(zero).clamp(low, high)
         });
+        let codes: Vec<i32> = codes.collect();
+        let changed = codes.iter().zip(&self.codes).filter(|(new, old)| new != old).count();
+        let codes = codes.into_iter();
         let codes: Vec<u8> = codes.map(|code| code as u8).collect();
         let bytes = if self.dtype.bits() == Some(4) {
             codes
@@ -98,8 +107,9 @@ impl Integers {
         } else {
             codes
         };
-        Tensor::new(self.dtype, shape.to_vec(), bytes.into())
-            .map_err(|error| Error::from(error).at(format!("tensor `{}`", self.tensor)))
+        let tensor = Tensor::new(self.dtype, shape.to_vec(), bytes.into())
+            .map_err(|error| Error::from(error).at(format!("tensor `{}`", self.tensor)))?;
+        Ok((tensor, changed))
     }
 }
 
@@ -174,8 +184,14 @@ mod tests {
                 let integers = Integers::of(&model.graph, layer).unwrap();
                 let made = evaluate(&model.graph, &[], &[&layer.weight]).remove(0);
                 let values = integers.values();
-                assert!(made.values.iter().zip(&values).all(|(a, b)| (a - f64::from(*b)).abs() < 1e-6));
-                let same = integers.rounded(&values, &layer.shape).unwrap();
+                assert!(
+                    made.values
+                        .iter()
+                        .zip(&values)
+                        .all(|(a, b)| (a - f64::from(*b)).abs() < 1e-6)
+                );
+                let (same, changed) = integers.rounded(&values, &layer.shape).unwrap();
+                assert_eq!(changed, 0);
                 assert_eq!(&same, &**model.graph.tensor(&integers.tensor).unwrap());
             }
         }
@@ -186,7 +202,7 @@ mod tests {
         let model = quantized(&perceptron(), &["matrix"], 4);
         let layer = &layers(&model).unwrap()[1];
         let integers = Integers::of(&model.graph, layer).unwrap();
-        let far = integers.rounded(&[1e30; 24], &layer.shape).unwrap();
+        let (far, _) = integers.rounded(&[1e30; 24], &layer.shape).unwrap();
         let most = integers.codes.iter().max().unwrap();
         assert!(super::integers(&far).iter().all(|code| code == most));
         assert!(integers.rounded(&[f32::NAN; 24], &layer.shape).is_ok());

@@ -109,7 +109,10 @@ mod tests {
         assert_eq!(read(Order::Rising).values, [4, 8, 16]);
         assert_eq!(read(Order::Falling).values, [16, 8, 4]);
         assert_eq!(read(Order::Falling).greatest(), 16);
-        assert_eq!(Ranks::read(&KnobSettings::default(), Order::Rising).unwrap().greatest(), 0);
+        assert_eq!(
+            Ranks::read(&KnobSettings::default(), Order::Rising).unwrap().greatest(),
+            0
+        );
     }
 
     #[test]

@@ -232,7 +232,11 @@ fn name(weight: &str, node: &str) -> String {
     if path.len() > 1 {
         path.pop();
     }
-    if path.is_empty() { weight.to_owned() } else { path.join(".") }
+    if path.is_empty() {
+        weight.to_owned()
+    } else {
+        path.join(".")
+    }
 }
 
 #[cfg(test)]
@@ -243,11 +247,17 @@ mod tests {
     #[test]
     fn layers_are_found_with_their_names() {
         let found = layers(&perceptron()).unwrap();
-        let told: Vec<_> = found.iter().map(|layer| (layer.name.as_str(), layer.rows(), layer.columns())).collect();
+        let told: Vec<_> = found
+            .iter()
+            .map(|layer| (layer.name.as_str(), layer.rows(), layer.columns()))
+            .collect();
         assert_eq!(told, [("first", 6, 5), ("block.second", 4, 6), ("third", 3, 4)]);
         assert!(!found[0].turned() && found[1].turned() && found[2].turned());
         let found = layers(&convolutions()).unwrap();
-        let told: Vec<_> = found.iter().map(|layer| (layer.name.as_str(), layer.rows(), layer.columns())).collect();
+        let told: Vec<_> = found
+            .iter()
+            .map(|layer| (layer.name.as_str(), layer.rows(), layer.columns()))
+            .collect();
         assert_eq!(told, [("stem", 4, 18), ("head", 3, 4)]);
     }
 
@@ -257,14 +267,20 @@ mod tests {
         let made = Stored::Made {
             by: "DequantizeLinear".into(),
         };
-        assert_eq!((&found[0].stored, &found[1].stored, &found[2].stored), (&made, &made, &Stored::Float));
+        assert_eq!(
+            (&found[0].stored, &found[1].stored, &found[2].stored),
+            (&made, &made, &Stored::Float)
+        );
         assert_eq!(found[1].weight, "matrix");
     }
 
     #[test]
     fn names_come_from_weights_or_paths() {
         assert_eq!(name("layer1.0.conv1.weight", "/x/Conv"), "layer1.0.conv1");
-        assert_eq!(name("onnx::MatMul_7", "/encoder/layer.0/query/MatMul"), "encoder.layer.0.query");
+        assert_eq!(
+            name("onnx::MatMul_7", "/encoder/layer.0/query/MatMul"),
+            "encoder.layer.0.query"
+        );
         assert_eq!(name("w", "product"), "product");
         assert_eq!(name("w", "/"), "w");
     }

@@ -27,7 +27,10 @@ pub struct Adding<'g> {
 impl<'g> Adding<'g> {
     /// Nothing is added to `graph` yet.
     pub fn to(graph: &'g Graph) -> Self {
-        let nodes = graph.nodes.iter().flat_map(|node| node.outputs().iter().chain(node.inputs()));
+        let nodes = graph
+            .nodes
+            .iter()
+            .flat_map(|node| node.outputs().iter().chain(node.inputs()));
         let mut taken: HashSet<String> = nodes.cloned().collect();
         taken.extend(graph.initializers.keys().cloned());
         taken.extend(graph.inputs.iter().map(|input| input.name().to_owned()));
@@ -94,7 +97,9 @@ impl<'g> Adding<'g> {
         let mut factors = (a, b);
         for (position, id) in layer.nodes.iter().enumerate() {
             let own = self.graph.node(id);
-            let own = own.ok_or_else(|| Error::not_found("does not exist").at(format!("node `{id}`")))?.clone();
+            let own = own
+                .ok_or_else(|| Error::not_found("does not exist").at(format!("node `{id}`")))?
+                .clone();
             if position == 0 && layer.kind == Kind::MatMul {
                 for (factor, part) in [(&mut factors.0, ".lora_A"), (&mut factors.1, ".lora_B")] {
                     let turned = self.name(format!("{}{part}.turned", layer.name));
@@ -178,7 +183,10 @@ mod tests {
         for model in [perceptron(), convolutions()] {
             let found = layers(&model).unwrap();
             let mut adding = Adding::to(&model.graph);
-            let scaling = Scaling { alpha: Some(8.0), stabilized: false };
+            let scaling = Scaling {
+                alpha: Some(8.0),
+                stabilized: false,
+            };
             for layer in &found {
                 adding.adapter(layer, &fresh(layer, 2, scaling, 1).unwrap()).unwrap();
             }
@@ -187,7 +195,10 @@ mod tests {
             let names = |graph: &Graph| graph.outputs.iter().map(|o| o.name().to_owned()).collect::<Vec<_>>();
             assert_eq!(names(&adapted.graph), names(&model.graph));
             assert_eq!(layers(&adapted).unwrap(), [], "no layer is adapted twice");
-            assert_eq!(kmr_sdk::model::adapters::adapters(&adapted.graph).unwrap().len(), found.len());
+            assert_eq!(
+                kmr_sdk::model::adapters::adapters(&adapted.graph).unwrap().len(),
+                found.len()
+            );
             assert!(adapted.graph.node(&format!("{}.base", found[0].name)).is_some());
         }
     }
@@ -196,10 +207,27 @@ mod tests {
     fn a_name_that_is_taken_is_told() {
         let mut model = perceptron();
         let layer = layers(&model).unwrap()[0].clone();
-        model.graph.initializers.insert("first.lora_scaling".into(), Tensor::scalar(1.0_f32).into());
+        model
+            .graph
+            .initializers
+            .insert("first.lora_scaling".into(), Tensor::scalar(1.0_f32).into());
         let mut adding = Adding::to(&model.graph);
-        let adapter = fresh(&layer, 1, Scaling { alpha: Some(2.0), stabilized: false }, 1).unwrap();
+        let adapter = fresh(
+            &layer,
+            1,
+            Scaling {
+                alpha: Some(2.0),
+                stabilized: false,
+            },
+            1,
+        )
+        .unwrap();
         let error = adding.adapter(&layer, &adapter).unwrap_err();
-        assert!(error.to_string().starts_with("value `first.lora_scaling`: exists already"), "{error}");
+        assert!(
+            error
+                .to_string()
+                .starts_with("value `first.lora_scaling`: exists already"),
+            "{error}"
+        );
     }
 }

@@ -76,15 +76,24 @@ pub fn convolutions() -> Model {
     graph.outputs = vec![declared("logits", &[3])];
     store(&mut graph, "stem.weight", &[4, 2, 3, 3], 1);
     for (name, seed) in [("gamma", 2), ("beta", 3), ("mean", 4), ("variance", 5)] {
-        let values = noise(4, seed).into_iter().map(|value| if seed % 3 == 2 { value.abs() + 0.5 } else { value });
-        graph.initializers.insert(name.into(), Tensor::from_vec(vec![4], values.collect()).into());
+        let values = noise(4, seed)
+            .into_iter()
+            .map(|value| if seed % 3 == 2 { value.abs() + 0.5 } else { value });
+        graph
+            .initializers
+            .insert(name.into(), Tensor::from_vec(vec![4], values.collect()).into());
     }
     store(&mut graph, "head.weight", &[3, 4], 6);
     let nodes = [
         Node::new("Conv", "", &["image", "stem.weight"], &["c"])
             .with_ints("strides", &[2, 2])
             .with_ints("pads", &[1, 1, 1, 1]),
-        Node::new("BatchNormalization", "", &["c", "gamma", "beta", "mean", "variance"], &["n"]),
+        Node::new(
+            "BatchNormalization",
+            "",
+            &["c", "gamma", "beta", "mean", "variance"],
+            &["n"],
+        ),
         Node::new("Relu", "", &["n"], &["r"]),
         Node::new("GlobalAveragePool", "", &["r"], &["p"]),
         Node::new("Flatten", "", &["p"], &["f"]),
@@ -104,8 +113,16 @@ pub fn quantized(model: &Model, weights: &[&str], bits: u8) -> Model {
         let tensor = model.graph.tensor(name).unwrap();
         let values = tensor.to_f32().unwrap();
         let shape = tensor.shape().to_vec();
-        let turned = model.graph.nodes.iter().any(|node| node.is("MatMul") && node.input(1) == Some(name));
-        let (dtype, high) = if bits == 4 { (DType::INT4, 7.0) } else { (DType::INT8, 127.0) };
+        let turned = model
+            .graph
+            .nodes
+            .iter()
+            .any(|node| node.is("MatMul") && node.input(1) == Some(name));
+        let (dtype, high) = if bits == 4 {
+            (DType::INT4, 7.0)
+        } else {
+            (DType::INT8, 127.0)
+        };
         let blocked = turned && bits == 4;
         let (axis, scale_shape) = match (turned, blocked) {
             (_, true) => (0, vec![shape[0] / 2, shape[1]]),
@@ -127,20 +144,36 @@ pub fn quantized(model: &Model, weights: &[&str], bits: u8) -> Model {
         let codes: Vec<u8> = values
             .iter()
             .enumerate()
-            .map(|(at, value)| ((value / scales[place(at)]).round() as i32 + zero).clamp(-(high as i32) - 1, high as i32) as u8)
+            .map(|(at, value)| {
+                ((value / scales[place(at)]).round() as i32 + zero).clamp(-(high as i32) - 1, high as i32) as u8
+            })
             .collect();
-        let nibbles = |codes: &[u8]| codes.chunks(2).map(|pair| pair[0] & 15 | pair.get(1).map_or(0, |c| c << 4)).collect();
+        let nibbles = |codes: &[u8]| {
+            codes
+                .chunks(2)
+                .map(|pair| pair[0] & 15 | pair.get(1).map_or(0, |c| c << 4))
+                .collect()
+        };
         let bytes: Vec<u8> = if bits == 4 { nibbles(&codes) } else { codes };
         let mut initializer = |suffix: &str, tensor: Tensor| {
             let name = format!("{name}{suffix}");
-            patch.push(Edit::StoreTensor { name: name.clone(), tensor });
+            patch.push(Edit::StoreTensor {
+                name: name.clone(),
+                tensor,
+            });
             name
         };
         let codes = initializer("_codes", Tensor::new(dtype, shape, bytes.into()).unwrap());
-        let mut inputs = vec![codes, initializer("_scale", Tensor::from_vec(scale_shape.clone(), scales))];
+        let mut inputs = vec![
+            codes,
+            initializer("_scale", Tensor::from_vec(scale_shape.clone(), scales)),
+        ];
         if blocked {
             let zeros = nibbles(&vec![1; count]);
-            inputs.push(initializer("_zero", Tensor::new(dtype, scale_shape, zeros.into()).unwrap()));
+            inputs.push(initializer(
+                "_zero",
+                Tensor::new(dtype, scale_shape, zeros.into()).unwrap(),
+            ));
         }
         let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
         let mut node = Node::new("DequantizeLinear", "", &inputs, &[name]).with_int("axis", axis);
@@ -159,11 +192,19 @@ pub fn quantized(model: &Model, weights: &[&str], bits: u8) -> Model {
 /// The same model with a weight in sevenths, made by Cast and Mul.
 pub fn packed(model: &Model, name: &str) -> Model {
     let tensor = model.graph.tensor(name).unwrap();
-    let codes = tensor.to_f32().unwrap().iter().map(|value| (value * 7.0).round() as i8).collect();
+    let codes = tensor
+        .to_f32()
+        .unwrap()
+        .iter()
+        .map(|value| (value * 7.0).round() as i8)
+        .collect();
     let mut patch = Patch::new();
     let mut initializer = |suffix: &str, tensor: Tensor| {
         let name = format!("{name}{suffix}");
-        patch.push(Edit::StoreTensor { name: name.clone(), tensor });
+        patch.push(Edit::StoreTensor {
+            name: name.clone(),
+            tensor,
+        });
         name
     };
     let codes = initializer("_codes", Tensor::from_vec(tensor.shape().to_vec(), codes));
@@ -196,44 +237,74 @@ impl Value {
             DType::INT4 => nibbles().map(|nibble| ((nibble << 4) as i8 >> 4).into()).collect(),
             _ => tensor.to_f32().unwrap().iter().map(|&value| value.into()).collect(),
         };
-        Self { shape: tensor.shape().to_vec(), values }
+        Self {
+            shape: tensor.shape().to_vec(),
+            values,
+        }
     }
 
     pub fn tensor(&self) -> Tensor {
-        Tensor::from_vec(self.shape.clone(), self.values.iter().map(|&value| value as f32).collect())
+        Tensor::from_vec(
+            self.shape.clone(),
+            self.values.iter().map(|&value| value as f32).collect(),
+        )
     }
 
     /// Element by element, one of them spread over the other's last axes.
-    fn with(&self, other: &Self, with: impl Fn(f64, f64) -> f64) -> Self {
+    fn with(&self, other: &Self, with: &dyn Fn(f64, f64) -> f64) -> Self {
         if self.values.len() < other.values.len() {
-            return other.with(self, |a, b| with(b, a));
+            return other.with(self, &|a, b| with(b, a));
         }
         let count = other.values.len();
-        let values = self.values.iter().enumerate().map(|(at, &value)| with(value, other.values[at % count]));
-        Self { shape: self.shape.clone(), values: values.collect() }
+        let values = self
+            .values
+            .iter()
+            .enumerate()
+            .map(|(at, &value)| with(value, other.values[at % count]));
+        Self {
+            shape: self.shape.clone(),
+            values: values.collect(),
+        }
     }
 
     fn transposed(&self) -> Self {
         let (rows, columns) = (self.shape[0], self.shape[1]);
         let values = (0..rows * columns).map(|at| self.values[at % rows * columns + at / rows]);
-        Self { shape: vec![columns, rows], values: values.collect() }
+        Self {
+            shape: vec![columns, rows],
+            values: values.collect(),
+        }
     }
 
     fn times(&self, other: &Self) -> Self {
         let (inner, columns) = (other.shape[0], other.shape[1]);
         let row = |row: &[f64]| -> Vec<f64> {
-            (0..columns).map(|c| row.iter().enumerate().map(|(k, v)| v * other.values[k * columns + c]).sum()).collect()
+            (0..columns)
+                .map(|c| {
+                    row.iter()
+                        .enumerate()
+                        .map(|(k, v)| v * other.values[k * columns + c])
+                        .sum()
+                })
+                .collect()
         };
         let mut shape = self.shape.clone();
         *shape.last_mut().unwrap() = columns;
-        Self { shape, values: self.values.chunks(inner).flat_map(row).collect() }
+        Self {
+            shape,
+            values: self.values.chunks(inner).flat_map(row).collect(),
+        }
     }
 
     fn convolved(&self, kernel: &Self, node: &Node) -> Self {
         let pair = |name: &str, missing: usize| node.ints(name).map_or(missing, |ints| ints[0] as usize);
         let (stride, pad) = (pair("strides", 1), pair("pads", 0));
-        let [batch, channels, size, _] = self.shape[..] else { panic!("{:?}", self.shape) };
-        let [outputs, _, reach, _] = kernel.shape[..] else { panic!("{:?}", kernel.shape) };
+        let [batch, channels, size, _] = self.shape[..] else {
+            panic!("{:?}", self.shape)
+        };
+        let [outputs, _, reach, _] = kernel.shape[..] else {
+            panic!("{:?}", kernel.shape)
+        };
         let places = (size + 2 * pad - reach) / stride + 1;
         let mut values = Vec::new();
         for at in 0..batch * outputs * places * places {
@@ -250,7 +321,10 @@ impl Value {
             }
             values.push(sum);
         }
-        Self { shape: vec![batch, outputs, places, places], values }
+        Self {
+            shape: vec![batch, outputs, places, places],
+            values,
+        }
     }
 }
 
@@ -258,25 +332,43 @@ fn run_node(node: &Node, inputs: &[&Value]) -> Value {
     let x = inputs[0];
     match node.op_type() {
         "Gemm" => {
-            let b = if node.int("transB") == Some(1) { inputs[1].transposed() } else { inputs[1].clone() };
+            let b = if node.int("transB") == Some(1) {
+                inputs[1].transposed()
+            } else {
+                inputs[1].clone()
+            };
             let product = x.times(&b);
-            inputs.get(2).map_or(product.clone(), |c| product.with(c, |a, b| a + b))
+            inputs
+                .get(2)
+                .map_or(product.clone(), |c| product.with(c, &|a, b| a + b))
         }
         "MatMul" => x.times(inputs[1]),
         "Conv" => x.convolved(inputs[1], node),
-        "Relu" => Value { shape: x.shape.clone(), values: x.values.iter().map(|v| v.max(0.0)).collect() },
-        "Add" => x.with(inputs[1], |a, b| a + b),
-        "Mul" => x.with(inputs[1], |a, b| a * b),
+        "Relu" => Value {
+            shape: x.shape.clone(),
+            values: x.values.iter().map(|v| v.max(0.0)).collect(),
+        },
+        "Add" => x.with(inputs[1], &|a, b| a + b),
+        "Mul" => x.with(inputs[1], &|a, b| a * b),
         "Transpose" => x.transposed(),
         "Cast" | "Dropout" => x.clone(),
         "Flatten" => {
             let rest = x.shape[1..].iter().product();
-            Value { shape: vec![x.shape[0], rest], values: x.values.clone() }
+            Value {
+                shape: vec![x.shape[0], rest],
+                values: x.values.clone(),
+            }
         }
         "GlobalAveragePool" => {
             let plane: usize = x.shape[2..].iter().product();
-            let values = x.values.chunks(plane).map(|plane| plane.iter().sum::<f64>() / plane.len() as f64);
-            Value { shape: vec![x.shape[0], x.shape[1], 1, 1], values: values.collect() }
+            let values = x
+                .values
+                .chunks(plane)
+                .map(|plane| plane.iter().sum::<f64>() / plane.len() as f64);
+            Value {
+                shape: vec![x.shape[0], x.shape[1], 1, 1],
+                values: values.collect(),
+            }
         }
         "BatchNormalization" => {
             let plane: usize = x.shape[2..].iter().product();
@@ -284,7 +376,10 @@ fn run_node(node: &Node, inputs: &[&Value]) -> Value {
                 let of = |slot: usize| inputs[slot].values[at / plane % x.shape[1]];
                 (value - of(3)) / (of(4) + 1e-5).sqrt() * of(1) + of(2)
             });
-            Value { shape: x.shape.clone(), values: values.collect() }
+            Value {
+                shape: x.shape.clone(),
+                values: values.collect(),
+            }
         }
         "DequantizeLinear" => {
             let axis = node.int("axis").unwrap() as usize;
@@ -296,7 +391,10 @@ fn run_node(node: &Node, inputs: &[&Value]) -> Value {
                 let place = position * along + at % along.max(1) * usize::from(along > 1);
                 (code - inputs.get(2).map_or(0.0, |zeros| zeros.values[place])) * inputs[1].values[place]
             };
-            Value { shape: x.shape.clone(), values: x.values.iter().enumerate().map(value).collect() }
+            Value {
+                shape: x.shape.clone(),
+                values: x.values.iter().enumerate().map(value).collect(),
+            }
         }
         other => panic!("the interpreter of tests has no {other}"),
     }
@@ -379,8 +477,16 @@ impl ModelHost {
         self.candidate.lock().unwrap().clone()
     }
 
+    pub fn reference(&self) -> &Model {
+        &self.reference
+    }
+
     fn model(&self, name: &str) -> Model {
-        if name == CANDIDATE { self.candidate() } else { self.reference.clone() }
+        if name == CANDIDATE {
+            self.candidate()
+        } else {
+            self.reference.clone()
+        }
     }
 
     /// How far the candidate's outputs are from the reference's, by their squares.
@@ -388,7 +494,10 @@ impl ModelHost {
         let outputs = |model: &Model| -> Vec<f64> {
             let names: Vec<&str> = model.graph.outputs.iter().map(|output| output.name()).collect();
             let feeds = (0..4).map(|seed| feeds(model, 16, seed));
-            feeds.flat_map(|feeds| evaluate(&model.graph, &feeds, &names)).flat_map(|value| value.values).collect()
+            feeds
+                .flat_map(|feeds| evaluate(&model.graph, &feeds, &names))
+                .flat_map(|value| value.values)
+                .collect()
         };
         let (candidate, reference) = (outputs(&self.candidate()), outputs(&self.reference));
         candidate.iter().zip(&reference).map(|(a, b)| (a - b).powi(2)).sum()
@@ -402,7 +511,10 @@ impl ModelHost {
 
     fn patched(&self, request: &EditRequest, attachments: &[RVec<u8>], graph: &Graph) -> Result<Graph, String> {
         let take = |number| Ok(self.committed.lock().unwrap().remove(&number).unwrap());
-        let patch = request.to_patch(attachments, take).map_err(|error| error.to_string())?;
+        let patch = request
+            .clone()
+            .to_patch(attachments, take)
+            .map_err(|error| error.to_string())?;
         patch.apply(graph).map_err(|error| error.to_string())
     }
 }
@@ -487,7 +599,12 @@ impl kmr_abi::Host for ModelHost {
             return fail(ErrorCode::NOT_FOUND, "the manifest has no calibration data");
         }
         let model = self.model(&request.model);
-        let player = Player { host: self, model, outputs: request.outputs, at: 0 };
+        let player = Player {
+            host: self,
+            model,
+            outputs: request.outputs,
+            at: 0,
+        };
         ROk(BatchIterator_TO::from_value(player, TD_Opaque))
     }
 
@@ -499,7 +616,11 @@ impl kmr_abi::Host for ModelHost {
         assert_eq!(request.statistics, [Statistic::Gram]);
         let graph = self.candidate().graph;
         let names: Vec<&str> = request.values.iter().map(String::as_str).collect();
-        let runs: Vec<Vec<Value>> = self.batches.iter().map(|feeds| evaluate(&graph, feeds, &names)).collect();
+        let runs: Vec<Vec<Value>> = self
+            .batches
+            .iter()
+            .map(|feeds| evaluate(&graph, feeds, &names))
+            .collect();
         let gram = |at: usize| {
             let shape = &runs[0][at].shape;
             let axis = if request.channel_axis < 0 { shape.len() - 1 } else { 1 };
@@ -517,16 +638,15 @@ impl kmr_abi::Host for ModelHost {
                 }
             }
             let means = sums.iter().map(|sum| (sum / count) as f32).collect();
-            held(&format!("{}/gram", request.values[at]), &Tensor::from_vec(vec![channels, channels], means))
+            held(
+                &format!("{}/gram", request.values[at]),
+                &Tensor::from_vec(vec![channels, channels], means),
+            )
         };
         ROk((0..names.len()).map(gram).collect())
     }
 
-    fn open_session<'a>(
-        &'a self,
-        request: RStr<'_>,
-        attachments: RSlice<'_, RVec<u8>>,
-    ) -> AbiResult<SessionBox<'a>> {
+    fn open_session<'a>(&'a self, request: RStr<'_>, attachments: RSlice<'_, RVec<u8>>) -> AbiResult<SessionBox<'a>> {
         let request: SessionRequest = serde_json::from_str(request.as_str()).unwrap();
         if self.batches.is_empty() {
             return fail(ErrorCode::NOT_FOUND, "the manifest has no calibration data");
@@ -602,7 +722,11 @@ impl BatchIterator for Player<'_> {
         self.at += 1;
         let names: Vec<&str> = self.outputs.iter().map(String::as_str).collect();
         let made = evaluate(&self.model.graph, feeds, &names);
-        let outputs = self.outputs.iter().zip(&made).map(|(name, value)| held(name, &value.tensor()));
+        let outputs = self
+            .outputs
+            .iter()
+            .zip(&made)
+            .map(|(name, value)| held(name, &value.tensor()));
         ROk(RSome(batch(self.host, self.at - 1, outputs.collect())))
     }
 }
@@ -646,7 +770,11 @@ impl Session for Differentiated<'_> {
             names = self.graph.outputs.iter().map(|output| output.name()).collect();
         }
         let made = evaluate(&self.graph, &self.host.batches[self.drawn.unwrap()], &names);
-        ROk(names.iter().zip(&made).map(|(name, value)| held(name, &value.tensor())).collect())
+        ROk(names
+            .iter()
+            .zip(&made)
+            .map(|(name, value)| held(name, &value.tensor()))
+            .collect())
     }
 
     fn backward(&mut self, cotangents: RVec<BorrowedTensor<'_>>) -> AbiResult<()> {
@@ -655,7 +783,9 @@ impl Session for Differentiated<'_> {
             .iter()
             .map(|cotangent| {
                 let values = cotangent.bytes.as_slice().chunks(4);
-                let values = values.map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect();
+                let values = values
+                    .map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap()))
+                    .collect();
                 (cotangent.description.name.to_string(), values)
             })
             .collect();
@@ -685,7 +815,10 @@ impl Session for Differentiated<'_> {
 
     fn gradient(&self, name: RStr<'_>) -> AbiResult<SharedTensorBox> {
         let shape = self.graph.tensor(name.as_str()).unwrap().shape().to_vec();
-        let values = self.gradients[name.as_str()].iter().map(|&value| value as f32).collect();
+        let values = self.gradients[name.as_str()]
+            .iter()
+            .map(|&value| value as f32)
+            .collect();
         ROk(held(name.as_str(), &Tensor::from_vec(shape, values)))
     }
 
@@ -714,13 +847,20 @@ impl Session for Differentiated<'_> {
     fn step(&mut self, update: RStr<'_>) -> AbiResult<RString> {
         let update: Update = serde_json::from_str(update.as_str()).unwrap();
         let gradients = std::mem::take(&mut self.gradients);
-        let norm = gradients.values().flatten().map(|value| value * value).sum::<f64>().sqrt();
+        let norm = gradients
+            .values()
+            .flatten()
+            .map(|value| value * value)
+            .sum::<f64>()
+            .sqrt();
         if !norm.is_finite() {
             return fail(ErrorCode::INVALID_REQUEST, "a gradient is not finite");
         }
         for (name, gradient) in gradients {
             let values = self.values(&name).into_iter().zip(gradient);
-            let values = values.map(|(value, slope)| value - (update.learning_rate * slope) as f32).collect();
+            let values = values
+                .map(|(value, slope)| value - (update.learning_rate * slope) as f32)
+                .collect();
             let shape = self.graph.tensor(&name).unwrap().shape().to_vec();
             self.set(&name, Tensor::from_vec(shape, values));
         }
@@ -741,7 +881,9 @@ impl Session for Differentiated<'_> {
 
     fn checkpoint(&mut self, note: RStr<'_>) -> AbiResult<()> {
         let tensors = self.trainable.iter();
-        let tensors = tensors.map(|name| (name.clone(), (**self.graph.tensor(name).unwrap()).clone())).collect();
+        let tensors = tensors
+            .map(|name| (name.clone(), (**self.graph.tensor(name).unwrap()).clone()))
+            .collect();
         *self.host.checkpoint.lock().unwrap() = Some((note.to_string(), tensors));
         ROk(())
     }
