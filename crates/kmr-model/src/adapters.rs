@@ -4,7 +4,11 @@
 //! inputs (of a convolution: rank × channels × kernel); B is `name.lora_B.weight`, outputs × rank (outputs × rank × 1 ×
 //! 1); the scaling is the scalar `name.lora_scaling`, 1 where there is none.
 
+mod merge;
+
 use crate::{DType, ErrorKind, Graph, ModelError, Tensor};
+
+pub use merge::merge;
 
 /// What follows a layer's name in that of its A.
 pub const A: &str = ".lora_A.weight";
@@ -84,6 +88,23 @@ pub fn is_adapter(tensor: &str) -> bool {
     tensor.ends_with(A) || tensor.ends_with(B)
 }
 
+/// What training code calls the layer of a weight that `node` reads, `node` being what people call it. Exporters name a
+/// weight after its module, or, where they change it, the node by the module's path: `/encoder/layer.0/query/MatMul`.
+pub fn layer_name(weight: &str, node: &str) -> String {
+    if let Some(module) = weight.strip_suffix(".weight").filter(|module| !module.is_empty()) {
+        return module.to_owned();
+    }
+    let mut path: Vec<&str> = node.split('/').filter(|part| !part.is_empty()).collect();
+    if path.len() > 1 {
+        path.pop();
+    }
+    if path.is_empty() {
+        weight.to_owned()
+    } else {
+        path.join(".")
+    }
+}
+
 /// The adapters of a graph, in the order of its initializers.
 ///
 /// # Errors
@@ -145,6 +166,17 @@ mod tests {
             .collect();
         assert_eq!(told, [("conv", 2, 1.0, 72 + 16), ("fc", 3, 0.5, 15 + 21)]);
         assert!(is_adapter("fc.lora_A.weight") && !is_adapter("fc.lora_scaling"));
+    }
+
+    #[test]
+    fn names_come_from_weights_or_paths() {
+        assert_eq!(layer_name("layer1.0.conv1.weight", "/x/Conv"), "layer1.0.conv1");
+        assert_eq!(
+            layer_name("onnx::MatMul_7", "/encoder/layer.0/query/MatMul"),
+            "encoder.layer.0.query"
+        );
+        assert_eq!(layer_name("w", "product"), "product");
+        assert_eq!(layer_name("w", "/"), "w");
     }
 
     #[test]

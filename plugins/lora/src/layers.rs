@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 
 use kmr_sdk::model::{
     DType, Graph, GraphIndex, Model, ModelError, Node,
-    adapters::{A, B},
+    adapters::{A, B, layer_name},
     shapes::{self, Shapes},
 };
 
@@ -212,7 +212,7 @@ fn layer(graph: &Graph, node: &Node, made: &HashSet<&str>, shapes: &Shapes) -> O
         _ => shape.len() == 2,
     };
     (fits && !shape.contains(&0)).then(|| Layer {
-        name: name(weight, node.label()),
+        name: layer_name(weight, node.label()),
         weight: weight.to_owned(),
         shape,
         kind,
@@ -220,23 +220,6 @@ fn layer(graph: &Graph, node: &Node, made: &HashSet<&str>, shapes: &Shapes) -> O
         nodes: vec![node.id().to_owned()],
         inputs: vec![node.input(0).unwrap_or_default().to_owned()],
     })
-}
-
-/// What training code calls a layer. Exporters name a weight after its module, or, where they change it, the node by
-/// the module's path: `/encoder/layer.0/query/MatMul`.
-fn name(weight: &str, node: &str) -> String {
-    if let Some(module) = weight.strip_suffix(".weight").filter(|module| !module.is_empty()) {
-        return module.to_owned();
-    }
-    let mut path: Vec<&str> = node.split('/').filter(|part| !part.is_empty()).collect();
-    if path.len() > 1 {
-        path.pop();
-    }
-    if path.is_empty() {
-        weight.to_owned()
-    } else {
-        path.join(".")
-    }
 }
 
 #[cfg(test)]
@@ -272,17 +255,6 @@ mod tests {
             (&made, &made, &Stored::Float)
         );
         assert_eq!(found[1].weight, "matrix");
-    }
-
-    #[test]
-    fn names_come_from_weights_or_paths() {
-        assert_eq!(name("layer1.0.conv1.weight", "/x/Conv"), "layer1.0.conv1");
-        assert_eq!(
-            name("onnx::MatMul_7", "/encoder/layer.0/query/MatMul"),
-            "encoder.layer.0.query"
-        );
-        assert_eq!(name("w", "product"), "product");
-        assert_eq!(name("w", "/"), "w");
     }
 
     #[test]
