@@ -1,6 +1,7 @@
 //! `kmr run`, in parts: what is planned, the data, the services for plugins, the search and its end.
 
 mod catalog;
+mod checkpoint;
 mod context;
 mod data;
 mod finish;

@@ -38,6 +38,11 @@ pub enum BatchNorm {
 pub struct Mode {
     /// Which statistics batch normalization uses.
     pub batch_norm: BatchNorm,
+    /// Whether rounding counts as the identity in derivatives, inside of its range ("Estimating or Propagating
+    /// Gradients Through Stochastic Neurons", arXiv 1308.3432).
+    pub straight_through: bool,
+    /// The seed by which `Dropout` drops; nothing is dropped without one.
+    pub dropout: Option<u64>,
 }
 
 /// A node that an engine cannot execute.
@@ -162,6 +167,10 @@ pub trait Program: Send + Sync {
 pub trait Pullback: Send {
     /// The values that were asked for.
     fn outputs(&self) -> &[Tensor];
+
+    /// Initializers that this batch moves otherwise than by gradients, by name, with their new values: the running
+    /// statistics of batch normalization where it used the batch's own.
+    fn moved(&self) -> &[(String, Tensor)];
 
     /// For each trainable value, the sum over outputs of the cotangent times the output's derivative by
     /// it; zeros where nothing depends on it. Each cotangent has its output's shape, in float32.

@@ -13,8 +13,10 @@ mod error;
 mod interpreter;
 mod observe;
 mod operators;
+mod optimizer;
 
 pub use engine::{BatchNorm, Engine, EngineIdentity, Feeds, Mode, Program, Pullback, Refusal, operator_label};
 pub use error::{ComputeError, ErrorKind};
 pub use interpreter::Interpreter;
 pub use observe::{Observation, Statistic, observe};
+pub use optimizer::{Method, NotFinite, Optimizer, OptimizerState};

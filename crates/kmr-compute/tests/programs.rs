@@ -12,6 +12,8 @@ use kmr_model::{Model, Node, Tensor};
 
 const BATCH: Mode = Mode {
     batch_norm: BatchNorm::Batch,
+    straight_through: false,
+    dropout: None,
 };
 
 struct Fixture {

@@ -6,6 +6,7 @@
 //! and the offset. Values are kept as they are stored; uint8 arrays become float32 batch by batch.
 
 mod atomic;
+mod augment;
 mod bounded;
 mod dataset;
 mod error;
@@ -18,6 +19,7 @@ mod safetensors;
 mod shuffle;
 mod source;
 
+pub use augment::Augmentation;
 pub use dataset::{Dataset, ExpectedInput, Inputs, Sample, Scale};
 pub use error::{ErrorKind, FormatError};
 pub use idx::{read_idx, read_idx_from};

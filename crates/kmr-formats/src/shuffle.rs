@@ -6,10 +6,11 @@
 //! favor some numbers are thrown away (Lemire, "Fast Random Integer Generation in an Interval",
 //! 2019). Changing anything here changes what every recorded run means.
 
-struct SplitMix64(u64);
+/// A stream of numbers that look random.
+pub(crate) struct SplitMix64(pub u64);
 
 impl SplitMix64 {
-    fn next(&mut self) -> u64 {
+    pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -18,7 +19,7 @@ impl SplitMix64 {
     }
 
     /// A number in `0..limit`, all equally likely; `limit` is not 0.
-    fn below(&mut self, limit: u64) -> u64 {
+    pub fn below(&mut self, limit: u64) -> u64 {
         let uneven = limit.wrapping_neg() % limit;
         loop {
             let product = u128::from(self.next()) * u128::from(limit);

@@ -7,8 +7,12 @@ use rayon::prelude::*;
 use crate::{
     Affine, Geometry, GeometryError, InstructionSet,
     finish::Row,
-    layout::Layout,
+    layout::{Division, Layout, Piece},
+    output::Output,
+    spread::{Image, Spread, Weights},
+    tap::Tap,
     tile::{Block, WIDEST},
+    window::Window,
 };
 
 /// What is done to each output element on its way out, in this order.
@@ -27,9 +31,18 @@ pub struct Finish<'a> {
 pub struct Convolution {
     geometry: Geometry,
     instruction_set: InstructionSet,
-    /// For each group, for each block of output channels: `[tap][channel]`.
-    weights: Vec<f32>,
+    method: Method,
     bias: Vec<f32>,
+}
+
+/// How a convolution is computed, with its weights; the geometry alone decides.
+#[derive(Clone, Debug)]
+enum Method {
+    /// Positions are spread over the lanes of vectors.
+    /// For each group, for each block of output channels: `[tap][channel]`.
+    Positions(Vec<f32>),
+    /// Output channels are spread over the lanes of vectors, in each group.
+    Channels(Vec<Spread>),
 }
 
 /// Scratch memory of one thread.
@@ -39,12 +52,10 @@ struct Scratch {
     sums: Vec<f32>,
 }
 
-thread_local!(static SCRATCH: RefCell<Scratch> = RefCell::default());
+/// Multiplications that are worth a task of their own.
+const TASK: usize = 100_000;
 
-/// The output, written by several threads in disjoint rows.
-struct Output(*mut f32);
-// SAFETY: tasks write disjoint rows, see `Convolution::run`.
-unsafe impl Sync for Output {}
+thread_local!(static SCRATCH: RefCell<Scratch> = RefCell::default());
 
 impl Convolution {
     /// Packs `weights` of shape `[out_channels, in_channels / groups, height, width]` for this processor.
@@ -82,26 +93,28 @@ impl Convolution {
                 bias.len()
             )));
         }
-        let instruction_set = if InstructionSet::available().contains(&instruction_set) {
-            instruction_set
+        let instruction_set = instruction_set.or_portable();
+        let channels = geometry.in_channels / geometry.groups;
+        let outs = geometry.out_channels / geometry.groups;
+        let method = if instruction_set.spreads(channels, outs, geometry.stride[1]) {
+            let kernel = geometry.kernel.map(|size| (0..size).collect());
+            let groups = weights.chunks(outs * geometry.taps()).map(|floats| {
+                let weights = Weights {
+                    floats,
+                    lane_stride: geometry.taps(),
+                    channel_stride: geometry.kernel[0] * geometry.kernel[1],
+                    kernel: geometry.kernel,
+                };
+                Spread::new(instruction_set, weights, [channels, outs], kernel.clone())
+            });
+            Method::Channels(groups.collect())
         } else {
-            InstructionSet::Portable
+            Method::Positions(pack(&geometry, instruction_set, weights))
         };
-        let taps = geometry.taps();
-        let per_group = geometry.out_channels / geometry.groups;
-        let mut packed = Vec::with_capacity(weights.len());
-        for group in weights.chunks(per_group * taps) {
-            for (first, count) in instruction_set.blocks(per_group) {
-                let block = &group[first * taps..][..count * taps];
-                for tap in 0..taps {
-                    packed.extend(block.iter().skip(tap).step_by(taps));
-                }
-            }
-        }
         Ok(Self {
             geometry,
             instruction_set,
-            weights: packed,
+            method,
             bias: bias.map_or_else(|| vec![0.0; geometry.out_channels], <[f32]>::to_vec),
         })
     }
@@ -153,121 +166,211 @@ impl Convolution {
         if length == 0 {
             return Ok(Vec::new());
         }
-        let layout = Layout::new(geometry, batch, size, output)
-            .ok_or_else(|| GeometryError("the convolution is too large to address".into()))?;
-
-        let mut result: Vec<f32> = Vec::with_capacity(length);
-        let target = Output(result.as_mut_ptr());
-        let bands = output[0].div_ceil(layout.band);
-        let task = |task: usize| {
-            let (first_image, band) = (task / bands * layout.images, task % bands);
-            let images = layout.images.min(batch - first_image);
-            let first_row = band * layout.band;
-            let rows = layout.band.min(output[0] - first_row);
-            let piece = Piece {
-                first_image,
-                images,
-                first_row,
-                rows,
-                size,
-                output,
-                input,
-                finish,
-                instruction_set: self.instruction_set,
-            };
-            SCRATCH.with_borrow_mut(|scratch| self.piece(&layout, &piece, scratch, &target));
+        let operands = Operands {
+            convolution: self,
+            input,
+            batch,
+            size,
+            output,
+            finish,
         };
-        let tasks = batch.div_ceil(layout.images) * bands;
-        if tasks == 1 {
-            task(0);
-        } else {
-            (0..tasks).into_par_iter().for_each(task);
+        match &self.method {
+            Method::Positions(weights) => operands.by_positions(weights),
+            Method::Channels(groups) => Ok(operands.by_channels(groups)),
         }
-        // SAFETY: the tasks cover every image and every row, and each wrote all channels of its rows.
-        unsafe { result.set_len(length) };
-        Ok(result)
+    }
+}
+
+/// The taps of a kernel, column by column, as their indices in the kernel.
+fn by_columns(geometry: &Geometry) -> impl Iterator<Item = usize> + use<> {
+    let [height, width] = geometry.kernel;
+    (0..width).flat_map(move |column| (0..height).map(move |row| row * width + column))
+}
+
+/// Packs weights for [`Method::Positions`].
+fn pack(geometry: &Geometry, instruction_set: InstructionSet, weights: &[f32]) -> Vec<f32> {
+    let taps = geometry.taps();
+    let channels = geometry.in_channels / geometry.groups;
+    let per_group = geometry.out_channels / geometry.groups;
+    let mut packed = Vec::with_capacity(weights.len());
+    for group in weights.chunks(per_group * taps) {
+        for (first, count) in instruction_set.blocks(per_group) {
+            let block = &group[first * taps..][..count * taps];
+            for tap in by_columns(geometry) {
+                for channel in 0..channels {
+                    packed.extend(block.iter().skip(channel * (taps / channels) + tap).step_by(taps));
+                }
+            }
+        }
+    }
+    packed
+}
+
+/// A convolution with its operands.
+#[derive(Clone, Copy)]
+struct Operands<'a> {
+    convolution: &'a Convolution,
+    input: &'a [f32],
+    batch: usize,
+    size: [usize; 2],
+    output: [usize; 2],
+    finish: Finish<'a>,
+}
+
+impl Operands<'_> {
+    fn length(&self) -> usize {
+        self.batch * self.convolution.geometry.out_channels * self.output[0] * self.output[1]
     }
 
+    fn by_positions(&self, weights: &[f32]) -> Result<Vec<f32>, GeometryError> {
+        let geometry = &self.convolution.geometry;
+        let window = Window::new(geometry, self.size, self.output);
+        let work = geometry.weights() * self.output[0] * self.output[1];
+        let layout = Layout::new(&window, Division::for_threads(&window, self.batch, work))
+            .ok_or_else(|| GeometryError("the convolution is too large to address".into()))?;
+        let run = Run {
+            operands: *self,
+            offsets: layout.offsets(by_columns(geometry), window.channels),
+            layout,
+            weights,
+        };
+        let pieces = run.layout.pieces(self.batch);
+        let fill = |target: &Output| {
+            let task = |piece: usize| {
+                let piece = run.layout.piece(self.batch, piece);
+                SCRATCH.with_borrow_mut(|scratch| run.compute(&piece, scratch, target));
+            };
+            if pieces == 1 {
+                task(0);
+            } else {
+                (0..pieces).into_par_iter().for_each(task);
+            }
+        };
+        // SAFETY: the pieces cover every image and every row, and each writes all channels of its rows.
+        Ok(unsafe { Output::fill(self.length(), fill) })
+    }
+
+    fn by_channels(&self, groups: &[Spread]) -> Vec<f32> {
+        let geometry = &self.convolution.geometry;
+        let channels = geometry.in_channels / geometry.groups;
+        let outs = geometry.out_channels / geometry.groups;
+        let plane = self.size[0] * self.size[1];
+        let taps = [Tap::all(geometry, 0), Tap::all(geometry, 1)];
+        let blocks = groups[0].blocks();
+        let band = groups[0].band(self.output);
+        let bands = self.output[0].div_ceil(band);
+        let tasks = groups.len() * blocks.len() * self.batch * bands;
+        let fill = |target: &Output| {
+            let task = |task: usize| {
+                let (rest, first_row) = (task / bands, task % bands * band);
+                let (rest, image) = (rest / self.batch, rest % self.batch);
+                let (group, block) = (rest / blocks.len(), &blocks[rest % blocks.len()]);
+                let rows = first_row..(first_row + band).min(self.output[0]);
+                let planes = Image {
+                    planes: &self.input[(image * geometry.in_channels + group * channels) * plane..]
+                        [..channels * plane],
+                    size: self.size,
+                    taps: [&taps[0], &taps[1]],
+                    width: self.output[1],
+                };
+                let length = rows.len() * self.output[1];
+                SCRATCH.with_borrow_mut(|Scratch { packed, sums }| {
+                    packed.resize(block.count * length, 0.0);
+                    let first = group * outs + block.first;
+                    let bias = &self.convolution.bias[first..];
+                    groups[group].compute(&planes, block, rows, bias, sums, packed);
+                    for (channel, sums) in packed.chunks(length).enumerate() {
+                        self.finish(image, first + channel, first_row, sums, target);
+                    }
+                });
+            };
+            if tasks == 1 {
+                task(0);
+            } else {
+                let work = geometry.weights() * self.output[0] * self.output[1] * self.batch / tasks;
+                (0..tasks)
+                    .into_par_iter()
+                    .with_min_len(TASK.div_ceil(work.max(1)))
+                    .for_each(task);
+            }
+        };
+        // SAFETY: the tasks cover every image, output channel and row, and each writes all of its columns.
+        unsafe { Output::fill(self.length(), fill) }
+    }
+
+    /// Moves the sums of whole rows of one output channel to their place.
+    fn finish(&self, image: usize, channel: usize, first_row: usize, sums: &[f32], target: &Output) {
+        let plane = image * self.convolution.geometry.out_channels + channel;
+        let at = (plane * self.output[0] + first_row) * self.output[1];
+        // SAFETY: no two tasks share a row, and a task writes one piece of its rows at a time.
+        let target = unsafe { target.part(at, sums.len()) };
+        let row = Row {
+            sums,
+            affine: self
+                .finish
+                .affine
+                .map(|affine| (affine.scale[channel], affine.shift[channel])),
+            add: self.finish.add.map(|add| &add[at..][..sums.len()]),
+            relu: self.finish.relu,
+        };
+        self.convolution.instruction_set.finish(&row, target);
+    }
+}
+
+/// A convolution by positions.
+struct Run<'a> {
+    operands: Operands<'a>,
+    layout: Layout,
+    offsets: Vec<u32>,
+    weights: &'a [f32],
+}
+
+impl Run<'_> {
     /// Computes one piece of the output.
-    fn piece(&self, layout: &Layout, piece: &Piece<'_>, scratch: &mut Scratch, target: &Output) {
-        let geometry = &self.geometry;
+    fn compute(&self, piece: &Piece, scratch: &mut Scratch, target: &Output) {
+        let Self { operands, layout, .. } = self;
+        let Convolution {
+            geometry,
+            instruction_set,
+            bias,
+            ..
+        } = operands.convolution;
         let channels = geometry.in_channels / geometry.groups;
         let per_group = geometry.out_channels / geometry.groups;
         let taps = geometry.taps();
-        let plane = piece.size[0] * piece.size[1];
+        let width = operands.output[1];
         let stride = layout.positions + WIDEST;
-        let tile = self.instruction_set.tile_channels();
         let Scratch { packed, sums } = scratch;
         packed.clear();
         packed.resize(layout.floats(channels), 0.0);
-        sums.resize(tile * stride, 0.0);
+        sums.resize(instruction_set.tile_channels() * stride, 0.0);
         let positions = layout.position(piece.images - 1, piece.rows);
         for group in 0..geometry.groups {
             // The next group's data covers the last one's exactly, so the zeros around it stay zeros.
-            for image in 0..piece.images {
-                let start = (piece.first_image + image) * geometry.in_channels + group * channels;
-                for channel in 0..channels {
-                    let source = &piece.input[(start + channel) * plane..][..plane];
-                    layout.pack(packed, channel, image, source, piece.first_row, piece.rows);
-                }
-            }
-            for (first, count) in self.instruction_set.blocks(per_group) {
+            let first = group * channels;
+            layout.pack(packed, piece, operands.input, geometry.in_channels, first, channels);
+            for (first, count) in instruction_set.blocks(per_group) {
                 let first = group * per_group + first;
                 let block = Block {
                     channels: count,
                     input: packed,
-                    offsets: &layout.offsets,
+                    offsets: &self.offsets,
                     weights: &self.weights[first * taps..][..count * taps],
-                    bias: &self.bias[first..][..count],
+                    bias: &bias[first..][..count],
                     positions,
                     output_stride: stride,
                 };
-                self.instruction_set.compute(&block, sums);
+                instruction_set.compute(&block, sums);
                 for channel in 0..count {
                     let sums = &sums[channel * stride..][..stride];
-                    piece.finish(layout, first + channel, geometry.out_channels, sums, target);
+                    for image in 0..piece.images {
+                        for row in 0..piece.rows {
+                            let sums = &sums[layout.position(image, row)..][..width];
+                            let (image, row) = (piece.first_image + image, piece.first_row + row);
+                            operands.finish(image, first + channel, row, sums, target);
+                        }
+                    }
                 }
-            }
-        }
-    }
-}
-
-/// A few whole images, or a band of rows of one.
-struct Piece<'a> {
-    first_image: usize,
-    images: usize,
-    first_row: usize,
-    rows: usize,
-    size: [usize; 2],
-    output: [usize; 2],
-    input: &'a [f32],
-    finish: Finish<'a>,
-    instruction_set: InstructionSet,
-}
-
-impl Piece<'_> {
-    /// Moves the sums of one output channel to their place.
-    fn finish(&self, layout: &Layout, channel: usize, channels: usize, sums: &[f32], target: &Output) {
-        let width = self.output[1];
-        let (scale, shift) = match self.finish.affine {
-            Some(affine) => (affine.scale[channel], affine.shift[channel]),
-            None => (1.0, 0.0),
-        };
-        for image in 0..self.images {
-            let start = ((self.first_image + image) * channels + channel) * self.output[0] + self.first_row;
-            for row in 0..self.rows {
-                let sums = &sums[layout.position(image, row)..][..width];
-                let at = (start + row) * width;
-                // SAFETY: the rows of a piece lie inside the allocation of `batch * channels * height *
-                // width` floats, and no two pieces share one; floats need no initialization to be written.
-                let target = unsafe { std::slice::from_raw_parts_mut(target.0.add(at), width) };
-                let row = Row {
-                    sums,
-                    affine: self.finish.affine.map(|_| (scale, shift)),
-                    add: self.finish.add.map(|add| &add[at..][..width]),
-                    relu: self.finish.relu,
-                };
-                self.instruction_set.finish(&row, target);
             }
         }
     }

@@ -42,6 +42,15 @@ impl InstructionSet {
         available
     }
 
+    /// This class, or portable code where this processor lacks it.
+    pub(crate) fn or_portable(self) -> Self {
+        if Self::available().contains(&self) {
+            self
+        } else {
+            Self::Portable
+        }
+    }
+
     /// The class's name as people write it.
     pub fn name(self) -> &'static str {
         match self {

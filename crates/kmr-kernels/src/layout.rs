@@ -6,15 +6,15 @@
 //! another. Zeros between two rows serve as the right padding of one and the left padding of the next;
 //! the same holds between images.
 
-use crate::{Geometry, tile::WIDEST};
+use crate::{tile::WIDEST, window::Window};
 
 /// One axis of the rearranged input.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 struct Axis {
     input: usize,
     output: usize,
     stride: usize,
-    pad: usize,
+    pad: isize,
     /// How far taps reach beyond the output position, inside a phase.
     reach: usize,
     /// Zeros that neighbours share.
@@ -22,21 +22,22 @@ struct Axis {
 }
 
 impl Axis {
-    fn new(geometry: &Geometry, axis: usize, input: usize, output: usize) -> Self {
-        let stride = geometry.stride[axis];
-        let reach = (geometry.kernel[axis] - 1) * geometry.dilation[axis] / stride;
+    fn new(window: &Window, axis: usize) -> Self {
+        let stride = window.stride[axis];
+        let taps = || window.taps.iter().map(|tap| tap[axis]);
+        let reach = taps().max().unwrap_or(0) / stride;
         let mut result = Self {
-            input,
-            output,
+            input: window.input[axis],
+            output: window.output[axis],
             stride,
-            pad: geometry.pads[axis],
+            pad: window.pads[axis],
             reach,
             shared: 0,
         };
-        result.shared = (0..geometry.kernel[axis])
+        result.shared = taps()
             .map(|tap| {
-                let (first, end) = result.data(tap * geometry.dilation[axis] % stride);
-                first.min((output + reach).saturating_sub(end))
+                let (first, end) = result.data(tap % stride);
+                first.min((result.output + reach).saturating_sub(end))
             })
             .min()
             .unwrap_or(0)
@@ -46,9 +47,18 @@ impl Axis {
 
     /// The indices inside `phase` that hold input, `first..end`.
     fn data(&self, phase: usize) -> (usize, usize) {
-        let first = self.pad.saturating_sub(phase).div_ceil(self.stride);
-        let end = (self.input + self.pad).saturating_sub(phase).div_ceil(self.stride);
-        (first, end.max(first))
+        let index = |input: usize| {
+            usize::try_from(input as isize + self.pad - phase as isize)
+                .unwrap_or(0)
+                .div_ceil(self.stride)
+        };
+        let first = index(0);
+        (first, index(self.input).max(first))
+    }
+
+    /// The input at an index inside `phase` that holds input.
+    fn source(&self, index: usize, phase: usize) -> usize {
+        (index * self.stride + phase).wrapping_add_signed(-self.pad)
     }
 
     /// Distance between neighbours.
@@ -57,21 +67,28 @@ impl Axis {
     }
 }
 
+/// How many images, or rows of one image, are rearranged and computed together.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Division {
+    /// Images laid after one another.
+    pub images: usize,
+    /// Output rows of each; all where there is more than one image.
+    pub band: usize,
+}
+
 /// The rearranged input of one group's channels over a few images or a band of rows of one image.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Layout {
     rows: Axis,
     columns: Axis,
     /// Phases in use, with their rows and columns.
     phases: Vec<[usize; 2]>,
-    /// Images laid after one another.
-    pub images: usize,
-    /// Output rows of one image that are computed together.
-    pub band: usize,
+    /// What is rearranged together.
+    pub division: Division,
     /// Floats of one phase of one channel.
     plane: usize,
-    /// Where each tap reads, relative to the position.
-    pub offsets: Vec<u32>,
+    /// Where each tap of the first channel reads, relative to the position.
+    taps: Vec<usize>,
     /// Output positions, garbage between rows and images included.
     pub positions: usize,
 }
@@ -83,70 +100,96 @@ const TASK: usize = 1_000_000;
 /// Tasks per thread that keep all threads busy to the end.
 const TASKS: usize = 4;
 
-impl Layout {
-    /// The layout for `batch` images of `input` height and width; `None` if it cannot be addressed.
-    pub fn new(geometry: &Geometry, batch: usize, input: [usize; 2], output: [usize; 2]) -> Option<Self> {
-        let rows = Axis::new(geometry, 0, input[0], output[0]);
-        let columns = Axis::new(geometry, 1, input[1], output[1]);
-        let mut phases: Vec<[usize; 2]> = Vec::new();
-        let phase = |row: usize, column: usize| {
-            [
-                row * geometry.dilation[0] % geometry.stride[0],
-                column * geometry.dilation[1] % geometry.stride[1],
-            ]
-        };
-        for row in 0..geometry.kernel[0] {
-            for column in 0..geometry.kernel[1] {
-                let phase = phase(row, column);
-                if !phases.contains(&phase) {
-                    phases.push(phase);
-                }
-            }
-        }
-        let channels = geometry.in_channels / geometry.groups;
-        let row_floats = channels * phases.len() * columns.pitch();
-        let image_floats = row_floats * rows.pitch();
-        let work = geometry.weights() * output[0] * output[1];
-        // How the work is divided changes no result, so it may follow the number of threads.
+/// The phases of a window's taps, and the phase that each tap is in.
+fn phases(window: &Window) -> (Vec<[usize; 2]>, Vec<usize>) {
+    let mut phases = Vec::new();
+    let indices = window
+        .taps
+        .iter()
+        .map(|&[row, column]| {
+            let phase = [row % window.stride[0], column % window.stride[1]];
+            phases.iter().position(|&known| known == phase).unwrap_or_else(|| {
+                phases.push(phase);
+                phases.len() - 1
+            })
+        })
+        .collect();
+    (phases, indices)
+}
+
+impl Division {
+    /// A division of `batch` images into pieces for all threads, where an image takes `work` multiplications.
+    ///
+    /// It follows the number of threads, so it is for computations whose results it does not change.
+    pub fn for_threads(window: &Window, batch: usize, work: usize) -> Self {
         let most = match rayon::current_num_threads() {
             1 => 1,
             threads => threads * TASKS,
         };
         let tasks = (work.saturating_mul(batch) / TASK).clamp(1, most);
-        let images = (TARGET_FLOATS / image_floats.max(1)).clamp(1, (batch / tasks).max(1));
+        let (rows, columns) = (Axis::new(window, 0), Axis::new(window, 1));
+        let row_floats = window.channels * phases(window).0.len() * columns.pitch();
+        Self::fitting(&rows, row_floats, TARGET_FLOATS, batch, tasks)
+    }
+
+    /// The same for computations whose results it changes: `extra` floats are held for each position,
+    /// and there are `tasks` pieces or more.
+    pub fn fixed(window: &Window, extra: usize, floats: usize, batch: usize, tasks: usize) -> Self {
+        let (rows, columns) = (Axis::new(window, 0), Axis::new(window, 1));
+        let row_floats = (window.channels * phases(window).0.len() + extra) * columns.pitch();
+        Self::fitting(&rows, row_floats, floats, batch, tasks)
+    }
+
+    fn fitting(rows: &Axis, row_floats: usize, floats: usize, batch: usize, tasks: usize) -> Self {
+        let image_floats = row_floats * rows.pitch();
+        let images = (floats / image_floats.max(1)).clamp(1, (batch / tasks).max(1));
         let band = if images > 1 {
-            output[0]
+            rows.output
         } else {
             let bands = tasks.div_ceil(batch.max(1));
-            let fitting = (TARGET_FLOATS * 2 / row_floats.max(1)).saturating_sub(rows.reach);
-            output[0].div_ceil(bands).min(fitting.max(4)).max(1)
+            let fitting = (floats * 2 / row_floats.max(1)).saturating_sub(rows.reach);
+            rows.output.div_ceil(bands).min(fitting.max(4)).max(1)
         };
+        Self { images, band }
+    }
+}
+
+impl Layout {
+    /// The layout of a window's input; `None` if it cannot be addressed.
+    pub fn new(window: &Window, division: Division) -> Option<Self> {
+        let (rows, columns) = (Axis::new(window, 0), Axis::new(window, 1));
+        let (phases, indices) = phases(window);
+        let Division { images, band } = division;
         let positions = ((images - 1) * rows.pitch() + band) * columns.pitch();
         let plane = positions + WIDEST + rows.reach * columns.pitch() + columns.reach;
-        u32::try_from(channels.checked_mul(phases.len())?.checked_mul(plane)?).ok()?;
-        let mut offsets = Vec::with_capacity(geometry.taps());
-        for channel in 0..channels {
-            for row in 0..geometry.kernel[0] {
-                for column in 0..geometry.kernel[1] {
-                    let used = phase(row, column);
-                    let index = phases.iter().position(|&phase| phase == used)?;
-                    let offset = (channel * phases.len() + index) * plane
-                        + row * geometry.dilation[0] / geometry.stride[0] * columns.pitch()
-                        + column * geometry.dilation[1] / geometry.stride[1];
-                    offsets.push(offset as u32);
-                }
-            }
-        }
+        u32::try_from(window.channels.checked_mul(phases.len())?.checked_mul(plane)?).ok()?;
+        let taps = window
+            .taps
+            .iter()
+            .zip(indices)
+            .map(|(tap, phase)| phase * plane + tap[0] / window.stride[0] * columns.pitch() + tap[1] / window.stride[1])
+            .collect();
         Some(Self {
             rows,
             columns,
             phases,
-            images,
-            band,
+            division,
             plane,
-            offsets,
+            taps,
             positions,
         })
+    }
+
+    /// Where some taps read, each in one channel after the other, relative to the position.
+    pub fn offsets(&self, taps: impl IntoIterator<Item = usize>, channels: usize) -> Vec<u32> {
+        taps.into_iter()
+            .flat_map(|tap| (0..channels).map(move |channel| self.offset(channel, tap)))
+            .collect()
+    }
+
+    /// Where a tap reads in a channel, relative to the position.
+    pub fn offset(&self, channel: usize, tap: usize) -> u32 {
+        (channel * self.phases.len() * self.plane + self.taps[tap]) as u32
     }
 
     /// Floats of the rearranged input.
@@ -154,15 +197,49 @@ impl Layout {
         channels * self.phases.len() * self.plane
     }
 
+    /// Pieces that `batch` images are divided into.
+    pub fn pieces(&self, batch: usize) -> usize {
+        batch.div_ceil(self.division.images) * self.bands()
+    }
+
+    fn bands(&self) -> usize {
+        self.rows.output.div_ceil(self.division.band)
+    }
+
+    /// One of the pieces of `batch` images.
+    pub fn piece(&self, batch: usize, piece: usize) -> Piece {
+        let Division { images, band } = self.division;
+        let first_image = piece / self.bands() * images;
+        let first_row = piece % self.bands() * band;
+        Piece {
+            first_image,
+            images: images.min(batch - first_image),
+            first_row,
+            rows: band.min(self.rows.output - first_row),
+        }
+    }
+
     /// Position of the output row `row` of image `image`, both counted from the start of this piece.
     pub fn position(&self, image: usize, row: usize) -> usize {
         (image * self.rows.pitch() + row) * self.columns.pitch()
     }
 
-    /// Rearranges channel `channel` of image `image` into `packed`, which is zero where nothing was written.
+    /// Rearranges `channels` channels from `first` of each image of `piece` into `packed`, which is zero
+    /// where nothing was written by an equal piece.
     ///
-    /// `plane` is the channel's input, `first` the first output row of the band and `count` its rows.
-    pub fn pack(&self, packed: &mut [f32], channel: usize, image: usize, plane: &[f32], first: usize, count: usize) {
+    /// `input` has shape `[batch, all, height, width]`.
+    pub fn pack(&self, packed: &mut [f32], piece: &Piece, input: &[f32], all: usize, first: usize, channels: usize) {
+        let plane = self.rows.input * self.columns.input;
+        for image in 0..piece.images {
+            let start = (piece.first_image + image) * all + first;
+            for channel in 0..channels {
+                let source = &input[(start + channel) * plane..][..plane];
+                self.pack_plane(packed, channel, image, source, piece.first_row, piece.rows);
+            }
+        }
+    }
+
+    fn pack_plane(&self, packed: &mut [f32], channel: usize, image: usize, plane: &[f32], first: usize, count: usize) {
         for (index, &[row_phase, column_phase]) in self.phases.iter().enumerate() {
             let target = &mut packed[(channel * self.phases.len() + index) * self.plane..][..self.plane];
             let (row_first, row_end) = self.rows.data(row_phase);
@@ -171,10 +248,10 @@ impl Layout {
             if start >= end {
                 continue;
             }
-            let column = start * self.columns.stride + column_phase - self.columns.pad;
+            let column = self.columns.source(start, column_phase);
             let rows = row_first.max(first)..row_end.min(first + count + self.rows.reach);
             for row in rows {
-                let source = row * self.rows.stride + row_phase - self.rows.pad;
+                let source = self.rows.source(row, row_phase);
                 let source = &plane[source * self.columns.input..][..self.columns.input][column..];
                 let target = &mut target[self.position(image, row - first) + start..][..end - start];
                 match self.columns.stride {
@@ -189,6 +266,15 @@ impl Layout {
             }
         }
     }
+}
+
+/// A few whole images, or a band of rows of one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Piece {
+    pub first_image: usize,
+    pub images: usize,
+    pub first_row: usize,
+    pub rows: usize,
 }
 
 /// Takes every `STRIDE`th value, in a form that compilers turn into shuffles.

@@ -9,16 +9,28 @@
 
 mod affine;
 mod convolution;
+mod elementwise;
 mod error;
 mod finish;
 mod geometry;
+mod gradient;
 mod instruction_set;
 mod layout;
+mod moments;
+mod normalization;
+mod output;
+mod spread;
+mod tap;
 mod tile;
+mod transpose;
 mod vector;
+mod window;
 
 pub use affine::{Affine, affine};
 pub use convolution::{Convolution, Finish};
+pub use elementwise::{add_relu, relu_gradient};
 pub use error::GeometryError;
 pub use geometry::Geometry;
+pub use gradient::Gradient;
 pub use instruction_set::InstructionSet;
+pub use normalization::{BatchNormalization, NormalizationGradient, Statistics};

@@ -47,8 +47,9 @@ impl InstructionSet {
 
     /// Computes `block` into `output`, `output_stride` floats per channel.
     pub(crate) fn compute(self, block: &Block<'_>, output: &mut [f32]) {
-        let reach = block.offsets.iter().copied().max().unwrap_or(0) as usize;
-        assert!(block.input.len() >= reach + block.positions + WIDEST);
+        if let Some(reach) = block.offsets.iter().copied().max() {
+            assert!(block.input.len() >= reach as usize + block.positions + WIDEST);
+        }
         assert!(block.weights.len() >= block.offsets.len() * block.channels);
         assert!(block.bias.len() >= block.channels);
         assert!(block.output_stride >= block.positions + WIDEST);

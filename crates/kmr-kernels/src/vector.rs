@@ -14,6 +14,22 @@ pub(crate) unsafe trait Vector: Copy {
     /// `self * factor + addend`.
     unsafe fn multiply_add(self, factor: Self, addend: Self) -> Self;
     unsafe fn store(self, to: *mut f32);
+    /// The sum of all lanes.
+    #[inline(always)]
+    unsafe fn sum(self) -> f32 {
+        const { assert!(Self::LANES <= 16) };
+        let mut lanes = [0.0; 16];
+        // SAFETY: there is room for the widest vector; the caller detected the instruction set.
+        unsafe { self.store(lanes.as_mut_ptr()) };
+        let mut count = Self::LANES;
+        while count > 1 {
+            count /= 2;
+            for lane in 0..count {
+                lanes[lane] += lanes[lane + count];
+            }
+        }
+        lanes[0]
+    }
 }
 
 macro_rules! vector {

@@ -50,6 +50,7 @@ impl Manifest {
         for (split, source) in self.data.splits() {
             let what = match split {
                 "calibration" => "calibration data",
+                "training" => "training data",
                 "search" => "search data",
                 _ => "holdout data",
             };

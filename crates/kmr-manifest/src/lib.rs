@@ -31,8 +31,8 @@ pub use catalog::{
 pub use diagnostic::{Error, ErrorKind, Problem, Source};
 pub use keys::{KEYS, Key, ValueKind, listing, schema};
 pub use manifest::{
-    Config, Data, DataFormat, DataSample, DataSource, Floor, KnobUse, Limit, Manifest, Meters, Model, OnNoProgress,
-    Output, OutputFormat, OutputNames, Per, Policy, Quality, Role, RuleUse, Stage, Target, Until,
+    Augment, Config, Data, DataFormat, DataSample, DataSource, Floor, KnobUse, Limit, Manifest, Meters, Model,
+    OnNoProgress, Output, OutputFormat, OutputNames, Per, Policy, Quality, Role, RuleUse, Stage, Target, Until,
 };
 pub use place::Placed;
 pub use resolve::{

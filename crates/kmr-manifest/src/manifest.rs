@@ -52,6 +52,8 @@ pub struct Model {
 pub struct Data {
     /// What rules may read.
     pub calibration: Option<DataSource>,
+    /// What rules may train on, where that is not the calibration data.
+    pub training: Option<DataSource>,
     /// What the search judges its candidates by.
     pub search: DataSource,
     /// What the final floor is judged by, and nothing else.
@@ -62,6 +64,17 @@ pub struct Data {
     pub labels: Placed<String>,
     /// What one sample is; what the model's inputs suggest when absent.
     pub sample: Option<DataSample>,
+    /// How images change while a rule trains on them.
+    pub augment: Option<Augment>,
+}
+
+/// `[data.augment]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Augment {
+    /// The greatest shift in pixels, along each axis.
+    pub shift: u64,
+    /// Whether images are mirrored left to right half of the time.
+    pub flip: bool,
 }
 
 impl Data {
@@ -69,6 +82,7 @@ impl Data {
     pub fn splits(&self) -> impl Iterator<Item = (&'static str, &DataSource)> {
         [
             ("calibration", self.calibration.as_ref()),
+            ("training", self.training.as_ref()),
             ("search", Some(&self.search)),
             ("holdout", self.holdout.as_ref()),
         ]

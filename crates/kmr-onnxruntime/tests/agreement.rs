@@ -248,6 +248,7 @@ fn what_is_asked_wrongly_is_refused_by_name() {
     assert!(error.help().unwrap().contains("built-in"));
     let batch = Mode {
         batch_norm: BatchNorm::Batch,
+        ..Mode::default()
     };
     assert_eq!(
         program.forward(&good, &[], batch).unwrap_err().kind(),

@@ -71,6 +71,8 @@ impl RunFolder {
     pub const REPORT: &str = "report.json";
     /// The journal.
     pub const JOURNAL: &str = "journal.ndjson";
+    /// The folder of what was being trained; only a run that was cut off leaves it behind.
+    pub const CHECKPOINTS: &str = "checkpoints";
 
     /// Makes the folder where it is missing and proves that it can be written. Results of an earlier run
     /// stay until there are new ones.
@@ -125,6 +127,18 @@ impl RunFolder {
             self.remove(Self::DATA)?;
         }
         Ok(path)
+    }
+
+    /// Removes the checkpoints of training: the run has come to its end.
+    ///
+    /// # Errors
+    /// If they cannot be removed.
+    pub fn remove_checkpoints(&self) -> Result<(), RunError> {
+        let folder = self.path.join(Self::CHECKPOINTS);
+        match fs::remove_dir_all(&folder) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(RunError::new(&folder, error)),
+            _ => Ok(()),
+        }
     }
 
     fn remove(&self, name: &str) -> Result<(), RunError> {

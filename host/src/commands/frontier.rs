@@ -16,7 +16,13 @@ use crate::{
 };
 
 pub fn execute(arguments: &Frontier, common: &Common) -> Result<u8, Failure> {
-    let mut setup = Setup::new(&arguments.manifest, &arguments.disable, arguments.engine, common)?;
+    let mut setup = Setup::new(
+        &arguments.manifest,
+        &arguments.disable,
+        arguments.engine,
+        &arguments.out,
+        common,
+    )?;
     let meter = single_limit(&setup)?;
     let limits = arguments.budgets.iter();
     let limits = limits.map(|(name, amount)| Ok((name.clone(), absolute(&meter, amount, &setup.before)?.1)));
@@ -64,6 +70,7 @@ pub fn execute(arguments: &Frontier, common: &Common) -> Result<u8, Failure> {
     let path = arguments.out.join("frontier.json");
     let text = format!("{document:#}\n");
     kmr_run::replace_file(&path, text.as_bytes())?;
+    folder.remove_checkpoints()?;
     setup.context.progress.clear();
     if common.json {
         crate::terminal::text!("{text}");

@@ -25,7 +25,13 @@ pub fn execute(arguments: &Run, common: &Common) -> Result<u8, Failure> {
         mut subject,
         before,
         model,
-    } = Setup::new(&arguments.manifest, &arguments.disable, arguments.engine, common)?;
+    } = Setup::new(
+        &arguments.manifest,
+        &arguments.disable,
+        arguments.engine,
+        &arguments.out,
+        common,
+    )?;
     let limits = limits(&plan, &before)?;
     announce(&context, &plan, Path::new(&model.path), &limits, &before);
     let pipeline = stages(&plan, &limits, &before, subject.sign(&plan.resolved.quality.meter))?;
@@ -69,6 +75,9 @@ pub fn execute(arguments: &Run, common: &Common) -> Result<u8, Failure> {
         manifest: file_report(&plan.path, &fs::read(&plan.path).unwrap_or_default()),
         started,
     })?;
+    if report.exit_code != exit::INTERRUPTED {
+        folder.remove_checkpoints()?;
+    }
     context.progress.clear();
     conclude(&report, &folder, common);
     Ok(report.exit_code)

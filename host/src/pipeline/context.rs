@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -9,6 +10,7 @@ use std::{
 };
 
 use kmr_compute::{ComputeError, Engine, Program};
+use kmr_formats::Augmentation;
 use kmr_model::{Model, ModelError, codec::ModelFiles, compact, shapes::Shapes};
 
 use super::{data::Splits, forward::Answers};
@@ -55,6 +57,10 @@ pub struct Context {
     pub feed_shapes: BTreeMap<String, Vec<usize>>,
     /// The data.
     pub splits: Splits,
+    /// How images change while rules train on them.
+    pub augmentation: Augmentation,
+    /// Where training that is cut off goes on.
+    pub checkpoints: PathBuf,
     /// The seed of everything random.
     pub seed: u64,
     /// How many threads compute.

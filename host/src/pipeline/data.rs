@@ -12,6 +12,8 @@ use crate::{exit, failure::Failure};
 pub struct Splits {
     /// What rules may read.
     pub calibration: Option<Arc<Dataset>>,
+    /// What rules may train on, where that is not the calibration data.
+    pub training: Option<Arc<Dataset>>,
     /// What the search judges its candidates by.
     pub search: Arc<Dataset>,
     /// What the final floor is judged by, and nothing else.
@@ -37,6 +39,10 @@ impl Splits {
         }
         for (position, (name, dataset)) in splits.iter().enumerate() {
             for (earlier, other) in &splits[..position] {
+                // Both are what rules learn from.
+                if (*earlier, *name) == ("calibration", "training") {
+                    continue;
+                }
                 if let Some((there, here)) = overlap(other, dataset) {
                     return Err(overlap_failure(
                         manifest,
@@ -52,6 +58,7 @@ impl Splits {
         };
         Ok(Self {
             calibration: take("calibration"),
+            training: take("training"),
             search: take("search").ok_or_else(|| Failure::new(exit::INTERNAL, "the search split is lost"))?,
             holdout: take("holdout"),
         })

@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use kmr_compute::{BatchNorm, ComputeError, ErrorKind, Mode, Program};
+use kmr_compute::{ComputeError, ErrorKind, Mode, Program};
 use kmr_formats::{Dataset, Sample};
 use kmr_model::Tensor;
 
@@ -89,9 +89,7 @@ impl Forward {
             return Ok(known);
         }
         let names: Vec<&str> = outputs.iter().map(String::as_str).collect();
-        let mode = Mode {
-            batch_norm: BatchNorm::Running,
-        };
+        let mode = Mode::default();
         let calls = self.data.calls(range).into_iter();
         let mut answered: Vec<Vec<Tensor>> = calls
             .map(|inputs| self.program.forward(&inputs.into_iter().collect(), &names, mode))

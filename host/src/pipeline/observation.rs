@@ -26,6 +26,7 @@ pub fn observe(
                 wire::BatchNorm::Running => BatchNorm::Running,
                 wire::BatchNorm::Batch => BatchNorm::Batch,
             },
+            ..Mode::default()
         },
     };
     let starts = (0..samples).step_by(BATCH);

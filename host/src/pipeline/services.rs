@@ -1,11 +1,11 @@
 //! The host, as plugins see it during one call.
 
-use std::{ops::Range, sync::Arc};
+use std::{ops::Range, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use kmr_abi::{
     AbiResult, Batch, BatchIterator, BatchIterator_TO, BatchIteratorBox, CANDIDATE, ErrorCode, Host, Host_TO, HostRef,
-    OutputBuffer_TO, OutputBufferBox, PluginError, REFERENCE, SessionBox, SharedTensor, SharedTensor_TO,
+    OutputBuffer_TO, OutputBufferBox, PluginError, REFERENCE, Session_TO, SessionBox, SharedTensor, SharedTensor_TO,
     SharedTensorBox, TensorDescription,
     abi_stable::{
         erased_types::TD_Opaque,
@@ -25,9 +25,10 @@ use kmr_sdk::{
 use serde::de::DeserializeOwned;
 
 use super::{
+    checkpoint::{Checkpoints, Key},
     context::{Context, Executor},
     forward::{BATCH, Forward, ForwardCache},
-    session::DataSession,
+    session::{DataSession, Opening},
     transaction::Transaction,
 };
 
@@ -36,8 +37,8 @@ use super::{
 pub enum Caller {
     /// A rule that looks for targets: it may read calibration data.
     Targets,
-    /// A rule at work: it may edit, too.
-    Apply,
+    /// A rule at work, with its settings and what it was asked to apply: it may edit, too.
+    Apply(Arc<str>),
     /// A meter: it may read the data that the candidate is judged by, and edit nothing.
     Meter {
         /// The engine that it judges in.
@@ -56,6 +57,7 @@ pub struct Services {
     context: Arc<Context>,
     caller: Caller,
     transaction: Transaction,
+    started: Instant,
 }
 
 impl Services {
@@ -65,6 +67,7 @@ impl Services {
             context,
             caller,
             transaction,
+            started: Instant::now(),
         }
     }
 
@@ -84,7 +87,7 @@ impl Services {
     fn program(&self, name: &str) -> Result<Arc<dyn Program>, PluginError> {
         let executor = match &self.caller {
             Caller::Meter { executor, .. } => executor,
-            Caller::Targets | Caller::Apply => &self.context.builtin,
+            Caller::Targets | Caller::Apply(_) => &self.context.builtin,
         };
         match name {
             CANDIDATE => self.transaction.program(&*executor.engine).map_err(compute_error),
@@ -106,12 +109,24 @@ impl Services {
                 let samples = data.len();
                 Ok((data, samples))
             }
+            (Split::Training, _) => {
+                let splits = &self.context.splits;
+                let data = splits.training.clone().or_else(|| splits.calibration.clone());
+                let data = data.ok_or_else(|| {
+                    PluginError::new(
+                        ErrorCode::NOT_FOUND,
+                        "there is no training data; give the manifest `data.training` or `data.calibration`",
+                    )
+                })?;
+                let samples = data.len();
+                Ok((data, samples))
+            }
             (Split::Evaluation, Caller::Meter { data, limit, .. }) => {
                 Ok((data.clone(), limit.unwrap_or(usize::MAX).min(data.len())))
             }
             (Split::Evaluation, _) => Err(PluginError::new(
                 ErrorCode::DENIED,
-                "a rule may read calibration data alone, not what it is judged by",
+                "a rule may read calibration and training data alone, not what it is judged by",
             )),
         }
     }
@@ -160,7 +175,7 @@ impl Host for Services {
 
     fn edit(&self, operations: RStr<'_>, attachments: RSlice<'_, RVec<u8>>) -> AbiResult<()> {
         guard(|| {
-            if !matches!(self.caller, Caller::Apply) {
+            if !matches!(self.caller, Caller::Apply(_)) {
                 return Err(PluginError::new(
                     ErrorCode::DENIED,
                     "only a rule's apply may edit the model",
@@ -210,20 +225,70 @@ impl Host for Services {
         })
     }
 
-    fn open_session<'a>(&'a self, request: RStr<'_>) -> AbiResult<SessionBox<'a>> {
+    fn open_session<'a>(&'a self, request: RStr<'_>, attachments: RSlice<'_, RVec<u8>>) -> AbiResult<SessionBox<'a>> {
         guard(|| {
-            let request: SessionRequest = parse(request)?;
+            let text = request.as_str().to_owned();
+            let mut request: SessionRequest = parse(request)?;
             let (data, samples) = self.data(request.split)?;
-            let model = self.model(&request.model)?;
-            let program = self.program(&request.model)?;
-            DataSession::open(request, model, program, data, samples)
+            request.samples = Some(request.samples.unwrap_or(usize::MAX).min(samples));
+            let mut model = self.model(&request.model)?;
+            let program = match request.edits.take() {
+                None => self.program(&request.model)?,
+                Some(edits) => {
+                    let attachments: Vec<&[u8]> = attachments.iter().map(RVec::as_slice).collect();
+                    let patch = edits.to_patch(&attachments, |number| self.transaction.take(number))?;
+                    model = model.with_graph(patch.apply(&model.graph).map_err(Error::from)?);
+                    let engine = &self.context.builtin.engine;
+                    Arc::from(engine.load(&model).map_err(compute_error)?)
+                }
+            };
+            let augmentation = self.context.augmentation;
+            let (candidate, checkpoints) = match &self.caller {
+                Caller::Apply(settings) => {
+                    let folder = self.context.checkpoints.clone();
+                    let (settings, model, data) = (settings.clone(), model.clone(), data.clone());
+                    let place = move || {
+                        let key = Key {
+                            settings: &settings,
+                            request: &text,
+                            model: &model,
+                            data: &data,
+                            augmentation,
+                        };
+                        Checkpoints::new(&folder, &key.digest())
+                    };
+                    let place: Box<dyn Fn() -> Checkpoints + Send> = Box::new(place);
+                    (Some(self.transaction.clone()), Some(place))
+                }
+                _ => (None, None),
+            };
+            let opening = Opening {
+                model,
+                program,
+                data,
+                augmentation,
+                candidate,
+                checkpoints,
+            };
+            Ok(Session_TO::from_value(DataSession::new(request, opening)?, TD_Opaque))
         })
     }
 
     fn progress(&self, fraction: f64, text: RStr<'_>) -> AbiResult<()> {
         guard(|| {
-            let percent = fraction.clamp(0.0, 1.0) * 100.0;
-            self.context.progress.now(format!("{text} ({percent:.0} %)"));
+            let done = fraction.clamp(0.0, 1.0);
+            let left = match done > 0.0 {
+                true => self.started.elapsed().mul_f64((1.0 - done) / done).as_secs(),
+                false => 0,
+            };
+            let left = match left {
+                0 => String::new(),
+                1..100 => format!(", {left} s left"),
+                _ => format!(", {} min left", left.div_ceil(60)),
+            };
+            self.context
+                .progress
+                .now(format!("{text} ({:.0} %{left})", done * 100.0));
             Ok(())
         })
     }
@@ -316,10 +381,19 @@ fn of_one_call(output: Tensor) -> Tensor {
 /// The samples in `range`, of [`batch_size`], with `outputs` computed on them; the inputs are as the model takes them.
 pub fn batch(data: &Dataset, range: Range<usize>, outputs: RVec<SharedTensorBox>) -> Batch {
     let inputs = data.calls(range.clone()).into_iter().flatten();
-    let labels = data.batch_labels(range.clone());
+    batch_of(range.len(), inputs, data.batch_labels(range), outputs)
+}
+
+/// Samples with their inputs as the model takes them.
+pub fn batch_of(
+    size: usize,
+    inputs: impl IntoIterator<Item = (String, Tensor)>,
+    labels: Option<&[i64]>,
+    outputs: RVec<SharedTensorBox>,
+) -> Batch {
     Batch {
-        size: range.len() as u64,
-        inputs: inputs.map(|(name, tensor)| share(&name, tensor)).collect(),
+        size: size as u64,
+        inputs: inputs.into_iter().map(|(name, tensor)| share(&name, tensor)).collect(),
         labels: match labels {
             Some(labels) => RSome(share("labels", Tensor::from_vec(vec![labels.len()], labels.to_vec()))),
             None => RNone,
@@ -352,7 +426,7 @@ pub fn share(name: &str, tensor: Tensor) -> SharedTensorBox {
     SharedTensor_TO::from_value(held, TD_Opaque)
 }
 
-fn parse<T: DeserializeOwned>(json: RStr<'_>) -> Result<T, PluginError> {
+pub fn parse<T: DeserializeOwned>(json: RStr<'_>) -> Result<T, PluginError> {
     serde_json::from_str(json.as_str()).map_err(|error| PluginError::new(ErrorCode::INVALID_REQUEST, error.to_string()))
 }
 

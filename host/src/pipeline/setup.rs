@@ -12,6 +12,7 @@ use std::{
 
 use kmr_compute::{Engine, Interpreter};
 use kmr_core::{Budget, Floor, KmrError, Limit, Pipeline, Role, Stage, StageRule};
+use kmr_formats::Augmentation;
 use kmr_manifest as manifest;
 use kmr_model::{Model, shapes};
 use kmr_run::{FileReport, RunFolder, sha256};
@@ -51,7 +52,14 @@ pub struct Setup {
 
 impl Setup {
     /// Reads everything that the manifest at `path` names, without the rules in `disabled`, and loads its plugins.
-    pub fn new(path: &Path, disabled: &[String], engine: EngineChoice, common: &Common) -> Result<Self, Failure> {
+    /// Training leaves its checkpoints in the run's `folder`.
+    pub fn new(
+        path: &Path,
+        disabled: &[String],
+        engine: EngineChoice,
+        folder: &Path,
+        common: &Common,
+    ) -> Result<Self, Failure> {
         let interrupted = watch_interrupts()?;
         let plan = Plan::read(path, disabled, &common.plugin_paths)?;
         let model_path = plan.manifest.model.path.value.clone();
@@ -91,6 +99,15 @@ impl Setup {
             reference_shapes: Arc::new(reference_shapes),
             feed_shapes,
             splits,
+            augmentation: plan
+                .manifest
+                .data
+                .augment
+                .map_or_else(Augmentation::default, |augment| Augmentation {
+                    shift: usize::try_from(augment.shift).unwrap_or(usize::MAX),
+                    flip: augment.flip,
+                }),
+            checkpoints: folder.join(RunFolder::CHECKPOINTS),
             seed: plan.resolved.policy.seed,
             threads,
             interrupted,

@@ -53,6 +53,8 @@ pub struct Candidate {
 /// A use of a rule in the present stage.
 struct StageRule {
     id: String,
+    /// Its settings.
+    configuration: serde_json::Value,
     instance: Box<dyn RuleInstance>,
     targets: Vec<wire::Target>,
     /// Position of its first knob among the stage's knobs.
@@ -343,7 +345,9 @@ impl Subject {
                 costs_only: purpose == Purpose::Costs,
             };
             let transaction = Transaction::new(model);
-            let services = Services::new(self.context.clone(), Caller::Apply, transaction.clone());
+            let asked = serde_json::to_string(&(&rule.id, &rule.configuration, &action)).unwrap_or_default();
+            let caller = Caller::Apply(asked.into());
+            let services = Services::new(self.context.clone(), caller, transaction.clone());
             let applied = rule
                 .instance
                 .apply(services.lend(), &action)
@@ -569,6 +573,7 @@ impl StagedSubject for Subject {
             }
             self.rules.push(StageRule {
                 id: rule.id.clone(),
+                configuration: rule.configuration.clone(),
                 instance,
                 targets,
                 first_knob,

@@ -19,6 +19,8 @@ pub struct Call<'a> {
     /// Version of the node's own operator set, where that is another one.
     pub version: Option<i64>,
     pub mode: Mode,
+    /// Which node it is, for what is random in it.
+    pub position: usize,
     /// Where packed weights are kept, if this node's weights are constant.
     pub packed: Option<&'a Mutex<Option<Arc<Convolution>>>>,
     /// The subgraphs, with what they read from around the node.
@@ -41,6 +43,7 @@ impl<'a> Call<'a> {
             opset,
             version: None,
             mode,
+            position: 0,
             packed: None,
             bodies: Vec::new(),
             inputs,
@@ -96,6 +99,27 @@ impl<'a> Call<'a> {
     pub fn rank(&self, position: usize) -> Option<usize> {
         match self.inputs.get(position)? {
             Some(Datum::Tensor(value)) => Some(value.shape().len()),
+            _ => None,
+        }
+    }
+
+    /// The element type of input `position`, if it is a tensor.
+    pub fn dtype(&self, position: usize) -> Option<DType> {
+        match self.inputs.get(position)? {
+            Some(Datum::Tensor(value)) => Some(value.dtype()),
+            _ => None,
+        }
+    }
+
+    /// Gives an input that was taken back, for another look.
+    pub fn give_back(&mut self, position: usize, value: Value) {
+        self.inputs[position] = Some(Datum::Tensor(value));
+    }
+
+    /// The shape of input `position`, if it is float32.
+    pub fn float_shape(&self, position: usize) -> Option<Vec<usize>> {
+        match self.inputs.get(position)? {
+            Some(Datum::Tensor(value @ Value::Float(_))) => Some(value.shape()),
             _ => None,
         }
     }

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Values of one execution, by id.
-type Values = HashMap<ValueId, Datum>;
+pub type Values = HashMap<ValueId, Datum>;
 
 pub fn forward(network: &Network, feeds: &Feeds, outputs: &[&str], mode: Mode) -> Result<Vec<Tensor>, ComputeError> {
     let (values, asked) = prepare(network, feeds, outputs)?;
@@ -30,7 +30,9 @@ pub fn forward(network: &Network, feeds: &Feeds, outputs: &[&str], mode: Mode) -
         trainable: BTreeSet::new(),
         merge: mode.batch_norm == BatchNorm::Running,
     };
-    let values = run(network, &key, values, mode, |_, value| value)?;
+    let plan = plan(network, &key);
+    begin(network, &plan, mode)?;
+    let values = steps(network, &key, &plan, values, mode)?;
     let values = collect(network, values, &asked)?;
     let named = asked.iter().zip(values);
     named
@@ -127,19 +129,6 @@ fn take(network: &Network, id: ValueId, value: Option<Datum>) -> Result<Datum, C
     })
 }
 
-/// Runs the plan of `key`; `watch` sees, and may replace, each value that a node makes.
-pub fn run(
-    network: &Network,
-    key: &Key,
-    values: Values,
-    mode: Mode,
-    mut watch: impl FnMut(ValueId, Datum) -> Datum,
-) -> Result<Values, ComputeError> {
-    let plan = plan(network, key);
-    begin(network, &plan, mode)?;
-    steps(network, key, &plan, values, mode, &mut watch)
-}
-
 /// Checks that a plan can be executed, and computes its constants.
 pub fn begin(network: &Network, plan: &Plan, mode: Mode) -> Result<(), ComputeError> {
     if let Some(&missing) = plan.missing.first() {
@@ -162,7 +151,6 @@ pub fn steps(
     plan: &Plan,
     mut values: Values,
     mode: Mode,
-    watch: &mut impl FnMut(ValueId, Datum) -> Datum,
 ) -> Result<Values, ComputeError> {
     for step in &plan.steps {
         let done = if step.nodes.len() > 1 {
@@ -172,7 +160,7 @@ pub fn steps(
         };
         if !done {
             for &position in &step.nodes {
-                node(network, key, position, step, &mut values, mode, watch)?;
+                node(network, key, position, step, &mut values, mode)?;
             }
         }
         for dropped in &step.dropped {
@@ -233,25 +221,22 @@ fn fold(network: &Network, position: usize, mode: Mode) -> Result<(), ComputeErr
     Ok(())
 }
 
+/// A value of this execution, or a constant.
+pub fn find(network: &Network, values: &Values, id: ValueId) -> Option<Datum> {
+    values.get(&id).cloned().or_else(|| constant(network, id))
+}
+
 /// Executes one node of a step.
-fn node(
+pub fn node(
     network: &Network,
     key: &Key,
     position: usize,
     step: &Step,
     values: &mut Values,
     mode: Mode,
-    watch: &mut impl FnMut(ValueId, Datum) -> Datum,
 ) -> Result<(), ComputeError> {
     let prepared = &network.nodes[position];
-    let find = |id: ValueId| values.get(&id).cloned().or_else(|| constant(network, id));
-    let inputs: Vec<Option<Datum>> = prepared.inputs.iter().map(|id| id.and_then(find)).collect();
-    let subgraphs = prepared.subgraphs.iter();
-    let bodies = subgraphs.map(|subgraph| Body::new(subgraph, mode, key.merge, find));
-    let bodies = bodies.collect();
-    let mut call = Call::new(&prepared.node, network.opset, mode, inputs);
-    call.version = prepared.version;
-    call.bodies = bodies;
+    let mut call = call(network, key.merge, position, mode, |id| find(network, values, id));
     // Constants are never among the values of one execution.
     let mut weights = prepared.inputs.iter().skip(1).flatten();
     if prepared.node.is("Conv") && weights.all(|id| !values.contains_key(id)) {
@@ -270,10 +255,40 @@ fn node(
         if let Some(id) = id
             && !key.fed.contains(id)
         {
-            values.insert(*id, watch(*id, value));
+            values.insert(*id, value);
         }
     }
     Ok(())
+}
+
+/// The outputs of a node on the values that `find` gives.
+pub fn compute(
+    network: &Network,
+    merge: bool,
+    position: usize,
+    mode: Mode,
+    find: impl Fn(ValueId) -> Option<Datum>,
+) -> Result<Vec<Datum>, ComputeError> {
+    execute(network, position, call(network, merge, position, mode, find))
+}
+
+fn call<'n>(
+    network: &'n Network,
+    merge: bool,
+    position: usize,
+    mode: Mode,
+    find: impl Fn(ValueId) -> Option<Datum>,
+) -> Call<'n> {
+    let prepared = &network.nodes[position];
+    let inputs = prepared.inputs.iter().map(|id| id.and_then(&find)).collect();
+    let mut call = Call::new(&prepared.node, network.opset, mode, inputs);
+    call.version = prepared.version;
+    call.position = position;
+    let subgraphs = prepared.subgraphs.iter();
+    call.bodies = subgraphs
+        .map(|subgraph| Body::new(subgraph, mode, merge, &find))
+        .collect();
+    call
 }
 
 /// Executes a step of several nodes at once; `false` where it must go node by node.
@@ -390,7 +405,7 @@ fn execute(network: &Network, position: usize, mut call: Call<'_>) -> Result<Vec
 /// Turns a panic inside an operator into an error that names the node.
 ///
 /// Operators check what they pass on; this is for what a library refuses without saying so before.
-fn guarded<R>(
+pub fn guarded<R>(
     network: &Network,
     position: usize,
     run: impl FnOnce() -> Result<R, ComputeError>,

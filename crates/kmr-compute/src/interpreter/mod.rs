@@ -4,7 +4,7 @@ mod call;
 mod datum;
 mod execution;
 mod plan;
-mod pullback;
+mod reverse;
 mod subgraph;
 mod value;
 mod versions;
@@ -26,6 +26,7 @@ use subgraph::Subgraph;
 
 pub(crate) use call::{Call, Data, Outputs, broadcast};
 pub(crate) use datum::Datum;
+pub(crate) use reverse::{Recorded, kernel_error};
 pub(crate) use subgraph::Body;
 pub(crate) use value::{
     B, Float, Value, canonical, from_vec, indices, into_vec, is_tracked, mask, reshape, shape, with_slice,
@@ -340,6 +341,6 @@ impl Program for Interpretation {
         trainable: &[&str],
         mode: Mode,
     ) -> Result<Box<dyn Pullback>, ComputeError> {
-        pullback::new(&self.0, feeds, outputs, trainable, mode)
+        reverse::new(&self.0, feeds, outputs, trainable, mode)
     }
 }

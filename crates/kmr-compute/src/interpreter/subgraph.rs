@@ -136,7 +136,7 @@ impl Ready<'_> {
         let captured = self.body.captured.iter().cloned();
         let values = network.inputs.iter().copied().zip(inputs).chain(captured).collect();
         let (mode, key) = (self.body.mode, &self.key);
-        let values = execution::steps(network, key, &self.plan, values, mode, &mut |_, value| value)?;
+        let values = execution::steps(network, key, &self.plan, values, mode)?;
         execution::collect(network, values, &key.outputs)
     }
 }

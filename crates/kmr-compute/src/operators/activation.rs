@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     ComputeError,
-    interpreter::{B, Call, Float, Outputs, Value, reshape},
+    interpreter::{B, Call, Float, Outputs, Recorded, Value, from_vec, kernel_error, reshape, shape, with_slice},
 };
 
 pub const OPERATORS: &[Operator] = &[
@@ -38,9 +38,9 @@ pub const OPERATORS: &[Operator] = &[
     onnx("Sqrt", |call| map(call, B::float_sqrt, f64::sqrt)),
     onnx("Reciprocal", |call| map(call, B::float_recip, f64::recip)),
     onnx("Erf", |call| map(call, B::float_erf, libm::erf)),
-    onnx("Floor", |call| map(call, B::float_floor, f64::floor)),
-    onnx("Ceil", |call| map(call, B::float_ceil, f64::ceil)),
-    onnx("Round", |call| map(call, B::float_round, f64::round_ties_even)),
+    onnx("Floor", |call| map(call, B::float_floor, f64::floor)).recorded(straight_through),
+    onnx("Ceil", |call| map(call, B::float_ceil, f64::ceil)).recorded(straight_through),
+    onnx("Round", |call| map(call, B::float_round, f64::round_ties_even)).recorded(straight_through),
     onnx("Sigmoid", |call| map(call, B::sigmoid, sigmoid)),
     onnx("Softplus", |call| map(call, softplus, softplus_f64)),
     onnx("Softsign", |call| {
@@ -54,7 +54,8 @@ pub const OPERATORS: &[Operator] = &[
         unary(call, B::relu, |call, x| {
             map_numbers!(call, x, N, |x: N| x.larger(N::ZERO))
         })
-    }),
+    })
+    .recorded(rectified),
     onnx("LeakyRelu", |call| {
         let slope = call.float_attribute("alpha", 0.01);
         map(
@@ -121,6 +122,32 @@ pub const OPERATORS: &[Operator] = &[
     onnx("Gelu", gelu),
     onnx("Clip", clip),
 ];
+
+fn rectified(call: &mut Call<'_>, _: &[bool]) -> Result<Option<Recorded>, ComputeError> {
+    let result = B::relu(call.float(0)?);
+    let kept = result.clone();
+    Ok(Some(Recorded::one(result, move |cotangent| {
+        let full = shape(&kept);
+        let masked = with_slice(kept, |result| {
+            with_slice(cotangent, |cotangent| kmr_kernels::relu_gradient(result, cotangent))
+        });
+        Ok(vec![Some(from_vec(masked.map_err(kernel_error)?, full))])
+    })))
+}
+
+/// Rounding, whose derivative counts as that of the identity where the mode says so.
+fn straight_through(call: &mut Call<'_>, _: &[bool]) -> Result<Option<Recorded>, ComputeError> {
+    if !call.mode.straight_through {
+        return Ok(None);
+    }
+    let round = match call.node.op_type() {
+        "Floor" => B::float_floor,
+        "Ceil" => B::float_ceil,
+        _ => B::float_round,
+    };
+    let result = round(call.float(0)?);
+    Ok(Some(Recorded::one(result, |cotangent| Ok(vec![Some(cotangent)]))))
+}
 
 pub fn scalar(value: f32) -> Scalar {
     Scalar::Float(f64::from(value))

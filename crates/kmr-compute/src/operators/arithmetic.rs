@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     ComputeError,
-    interpreter::{B, Call, Float, Outputs, Value, broadcast, is_tracked, reshape, shape, with_slice},
+    interpreter::{B, Call, Float, Outputs, Recorded, Value, broadcast, is_tracked, reshape, shape, with_slice},
 };
 
 pub const OPERATORS: &[Operator] = &[
@@ -23,7 +23,8 @@ pub const OPERATORS: &[Operator] = &[
         binary(call, B::float_add, |call, a, b| {
             zip_numbers!(call, a, b, N, |x: N, y: N| Some(x.add(y)))
         })
-    }),
+    })
+    .recorded(same_shapes_added),
     onnx("Sub", |call| {
         binary(call, B::float_sub, |call, a, b| {
             zip_numbers!(call, a, b, N, |x: N, y: N| Some(x.subtract(y)))
@@ -86,6 +87,18 @@ pub const OPERATORS: &[Operator] = &[
         )?)])
     }),
 ];
+
+/// The sum of two tensors of one shape.
+fn same_shapes_added(call: &mut Call<'_>, needs: &[bool]) -> Result<Option<Recorded>, ComputeError> {
+    let (a, b) = (call.float(0)?, call.float(1)?);
+    if shape(&a) != shape(&b) {
+        return Ok(None);
+    }
+    let needs = [needs[0], needs[1]];
+    Ok(Some(Recorded::one(B::float_add(a, b), move |cotangent| {
+        Ok(needs.map(|needed| needed.then(|| cotangent.clone())).into())
+    })))
+}
 
 /// An operation on tensors of one type and shape.
 type OnHost = fn(&Call<'_>, &Tensor, &Tensor) -> Result<Tensor, ComputeError>;

@@ -9,12 +9,12 @@ use burn::backend::{
     Slice,
     ops::{ConvOptions, ConvTransposeOptions, FloatTensorOps, ModuleOps, PadMode},
 };
-use kmr_kernels::{Affine, Convolution, Finish, Geometry};
+use kmr_kernels::{Affine, Convolution, Finish, Geometry, Gradient};
 
 use super::{Operator, onnx};
 use crate::{
     ComputeError,
-    interpreter::{B, Call, Float, Value, from_vec, is_tracked, reshape, shape, with_slice},
+    interpreter::{B, Call, Float, Recorded, Value, from_vec, is_tracked, kernel_error, reshape, shape, with_slice},
 };
 
 pub const OPERATORS: &[Operator] = &[
@@ -25,7 +25,8 @@ pub const OPERATORS: &[Operator] = &[
             Operands::new(call)?.run(call, Fused::default())?
         };
         Ok(vec![Value::Float(result)])
-    }),
+    })
+    .recorded(convolved),
     onnx("ConvTranspose", transposed),
 ];
 
@@ -215,6 +216,35 @@ pub(crate) fn fused(call: &mut Call<'_>, fused: Fused) -> Result<Option<Float>, 
         return Ok(None);
     }
     operands.run(call, fused).map(Some)
+}
+
+/// A convolution in one or two dimensions, with its derivative.
+fn convolved(call: &mut Call<'_>, needs: &[bool]) -> Result<Option<Recorded>, ComputeError> {
+    if call.rank(0) == Some(5) {
+        return Ok(None);
+    }
+    let operands = Operands::new(call)?;
+    let gradient = Gradient::new(operands.geometry).map_err(kernel_error)?;
+    let (x, w) = (operands.x.clone(), operands.w.clone());
+    let (batch, size) = (operands.batch, operands.size);
+    let needs = [0, 1, 2].map(|position| needs.get(position) == Some(&true));
+    let result = operands.run(call, Fused::default())?;
+    Ok(Some(Recorded::one(result, move |cotangent| {
+        let (xs, ws) = (shape(&x), shape(&w));
+        with_slice(cotangent, |cotangent| {
+            let input = needs[0].then(|| with_slice(w.clone(), |w| gradient.input(w, cotangent, batch, size)));
+            let weights = needs[1].then(|| with_slice(x, |x| gradient.weights(x, cotangent, batch, size)));
+            let bias = needs[2].then(|| gradient.bias(cotangent, batch, size));
+            let whole = |values: Option<Result<Vec<f32>, _>>, shape: Vec<usize>| {
+                values
+                    .transpose()
+                    .map(|values| values.map(|values| from_vec(values, shape)))
+                    .map_err(kernel_error)
+            };
+            let channels = vec![ws[0]];
+            Ok(vec![whole(input, xs)?, whole(weights, ws)?, whole(bias, channels)?])
+        })
+    })))
 }
 
 /// The inputs of a convolution, checked.

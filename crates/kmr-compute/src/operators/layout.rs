@@ -17,16 +17,16 @@ use super::{
 };
 use crate::{
     ComputeError,
-    interpreter::{B, Call, Outputs, Value, reshape, shape},
+    interpreter::{B, Call, Outputs, Recorded, Value, from_vec, into_vec, reshape, shape},
 };
 
 pub const OPERATORS: &[Operator] = &[
-    onnx("Dropout", dropout),
-    onnx("Flatten", flatten),
-    onnx("Reshape", reshaped),
+    onnx("Dropout", dropout).recorded(dropped),
+    onnx("Flatten", flatten).recorded(|call, _| in_order(call, flatten)),
+    onnx("Reshape", reshaped).recorded(|call, _| in_order(call, reshaped)),
     onnx("Transpose", transpose),
-    onnx("Squeeze", squeeze),
-    onnx("Unsqueeze", unsqueeze),
+    onnx("Squeeze", squeeze).recorded(|call, _| in_order(call, squeeze)),
+    onnx("Unsqueeze", unsqueeze).recorded(|call, _| in_order(call, unsqueeze)),
     onnx("Concat", concat),
     onnx("Split", split),
     onnx("Slice", slice),
@@ -38,6 +38,65 @@ pub const OPERATORS: &[Operator] = &[
     onnx("SpaceToDepth", space_to_depth),
     onnx("Trilu", triangle),
 ];
+
+/// An operator that gives its first input's elements in their order.
+fn in_order(call: &mut Call<'_>, run: fn(&mut Call<'_>) -> Outputs) -> Result<Option<Recorded>, ComputeError> {
+    let Some(full) = call.float_shape(0) else {
+        return Ok(None);
+    };
+    match run(call)?.pop() {
+        Some(Value::Float(result)) => Ok(Some(Recorded::one(result, move |cotangent| {
+            Ok(vec![Some(reshape(cotangent, full))])
+        }))),
+        _ => Ok(None),
+    }
+}
+
+/// Dropout in training: each element is kept by its own throw of dice, and then stands for those that are not.
+fn dropped(call: &mut Call<'_>, _: &[bool]) -> Result<Option<Recorded>, ComputeError> {
+    let Some(seed) = call.mode.dropout else {
+        return Ok(None);
+    };
+    let ratio = match call.has(1) {
+        true => f64::from(
+            *call
+                .tensor(1)?
+                .to_f32()
+                .map_err(|e| call.wrong(e.to_string()))?
+                .first()
+                .ok_or_else(|| call.wrong("an operand is empty"))?,
+        ),
+        false => f64::from(call.float_attribute("ratio", 0.5)),
+    };
+    if !(0.0..1.0).contains(&ratio) || call.names_output(1) {
+        return Err(call.unsupported(format!("drops a share of {ratio}, or gives out which")));
+    }
+    let value = call.float(0)?;
+    let full = shape(&value);
+    let mut values = into_vec(value);
+    let seed = dice(seed ^ dice(call.position as u64));
+    let factor = (1.0 / (1.0 - ratio)) as f32;
+    let kept = move |element: usize| dice(seed.wrapping_add(element as u64)) as f64 >= ratio * 2.0_f64.powi(64);
+    let drop = move |values: &mut [f32]| {
+        for (element, value) in values.iter_mut().enumerate() {
+            *value = if kept(element) { *value * factor } else { 0.0 };
+        }
+    };
+    drop(&mut values);
+    Ok(Some(Recorded::one(from_vec(values, full.clone()), move |cotangent| {
+        let mut values = into_vec(cotangent);
+        drop(&mut values);
+        Ok(vec![Some(from_vec(values, full))])
+    })))
+}
+
+/// A number that looks random, after SplitMix64.
+fn dice(seed: u64) -> u64 {
+    let mut z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
 
 /// The same elements under another shape.
 pub fn with_shape(call: &Call<'_>, value: Value, target: Vec<usize>) -> Result<Value, ComputeError> {

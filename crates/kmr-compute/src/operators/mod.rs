@@ -43,7 +43,10 @@ use std::{collections::HashMap, sync::LazyLock};
 
 use kmr_model::Node;
 
-use crate::interpreter::{Call, Data, Outputs};
+use crate::{
+    ComputeError,
+    interpreter::{Call, Data, Outputs, Recorded},
+};
 
 pub(crate) use cast::cast;
 pub(crate) use convolution::{Fused, fused as fused_convolution};
@@ -55,6 +58,20 @@ pub(crate) struct Operator {
     /// `""` for ONNX's own.
     domain: &'static str,
     pub run: Run,
+    /// How it is executed where its derivative is asked for, given which inputs it is asked by; `None` is left to
+    /// Burn's tape.
+    pub record: Option<Record>,
+}
+
+/// Executes an operator and keeps its derivative, or leaves it to Burn's tape.
+pub(crate) type Record = fn(&mut Call<'_>, &[bool]) -> Result<Option<Recorded>, ComputeError>;
+
+impl Operator {
+    /// The operator with a derivative of its own.
+    const fn recorded(mut self, record: Record) -> Self {
+        self.record = Some(record);
+        self
+    }
 }
 
 /// How an operator is executed.
@@ -72,6 +89,7 @@ const fn onnx(name: &'static str, run: fn(&mut Call<'_>) -> Outputs) -> Operator
         name,
         domain: "",
         run: Run::Tensors(run),
+        record: None,
     }
 }
 
@@ -81,6 +99,7 @@ const fn data(name: &'static str, run: fn(&mut Call<'_>) -> Data) -> Operator {
         name,
         domain: "",
         run: Run::Data(run),
+        record: None,
     }
 }
 

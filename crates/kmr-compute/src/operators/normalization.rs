@@ -4,16 +4,19 @@ use burn::backend::{
     Slice,
     ops::{FloatTensorOps, ModuleOps, PadMode},
 };
-use kmr_kernels::Affine;
+use kmr_kernels::{Affine, BatchNormalization, NormalizationGradient, Statistics};
 
 use super::{Operator, activation::scalar, onnx};
 use crate::{
     ComputeError,
-    interpreter::{B, Call, Float, Outputs, Value, from_vec, into_vec, is_tracked, mask, reshape, shape, with_slice},
+    interpreter::{
+        B, Call, Float, Outputs, Recorded, Value, from_vec, into_vec, is_tracked, kernel_error, mask, reshape, shape,
+        with_slice,
+    },
 };
 
 pub const OPERATORS: &[Operator] = &[
-    onnx("BatchNormalization", batch_normalization),
+    onnx("BatchNormalization", batch_normalization).recorded(batch_normalized),
     onnx("InstanceNormalization", instance_normalization),
     onnx("LayerNormalization", layer_normalization),
     onnx("GroupNormalization", group_normalization),
@@ -104,6 +107,128 @@ fn batch_normalization(call: &mut Call<'_>) -> Outputs {
     Ok(vec![Value::Float(B::batch_norm(
         x, scale, bias, mean, variance, epsilon,
     ))])
+}
+
+/// Batch normalization of float32 with its derivative.
+fn batch_normalized(call: &mut Call<'_>, needs: &[bool]) -> Result<Option<Recorded>, ComputeError> {
+    let full = call.float_shape(0).unwrap_or_default();
+    let fits = full.len() >= 2
+        && !full.contains(&0)
+        && (1..5).all(|position| call.float_shape(position).is_some_and(|shape| shape == full[1..2]))
+        && !(1..5).any(|position| call.names_output(position));
+    if !fits {
+        return Ok(None);
+    }
+    let x = call.float(0)?;
+    let [scale, bias, mean, variance]: [Vec<f32>; 4] = [1, 2, 3, 4]
+        .map(|position| call.float(position).map(into_vec))
+        .into_iter()
+        .collect::<Result<Vec<_>, _>>()?
+        .try_into()
+        .map_err(|_| call.wrong("needs four parameters"))?;
+    let plane: usize = full[2..].iter().product();
+    let epsilon = call.float_attribute("epsilon", 1e-5);
+    let batch = call.batch_statistics();
+    if !batch && (needs[3] || needs[4]) {
+        return Ok(None);
+    }
+    let needs = [needs[0], needs[1], needs[2]];
+    let mut moved = Vec::new();
+    let (result, statistics) = if batch {
+        let normalization = BatchNormalization {
+            scale: &scale,
+            bias: &bias,
+            epsilon,
+            relu: false,
+        };
+        let (values, statistics) =
+            with_slice(x.clone(), |x| normalization.forward(x, None, plane)).map_err(kernel_error)?;
+        let momentum = call.float_attribute("momentum", 0.9);
+        let towards = |running: Vec<f32>, own: &[f32]| {
+            let values = running
+                .iter()
+                .zip(own)
+                .map(|(running, own)| running * momentum + own * (1.0 - momentum));
+            from_vec(values.collect(), vec![own.len()])
+        };
+        moved.push((3, towards(mean, &statistics.mean)));
+        moved.push((4, towards(variance, &statistics.variance)));
+        (from_vec(values, full.clone()), statistics)
+    } else {
+        let inverse = variance
+            .iter()
+            .map(|v| (1.0 / (f64::from(*v) + f64::from(epsilon)).sqrt()) as f32)
+            .collect();
+        let parameters = [scale.clone(), bias.clone(), mean.clone(), variance.clone()];
+        let parameters = parameters.map(|values| {
+            let length = values.len();
+            from_vec(values, vec![length])
+        });
+        let Some(affine) = running_affine(parameters.into(), epsilon) else {
+            return Ok(None);
+        };
+        let mut values = into_vec(x.clone());
+        kmr_kernels::affine(&mut values, plane, &affine).map_err(kernel_error)?;
+        let statistics = Statistics {
+            mean,
+            variance,
+            inverse_deviation: inverse,
+        };
+        (from_vec(values, full.clone()), statistics)
+    };
+    let mut recorded = Recorded::one(result, move |cotangent| {
+        let normalization = BatchNormalization {
+            scale: &scale,
+            bias: &bias,
+            epsilon,
+            relu: false,
+        };
+        let gradient = with_slice(x, |x| {
+            with_slice(cotangent, |cotangent| match batch {
+                true => normalization.backward(&statistics, x, cotangent, plane),
+                false => Ok(fixed_gradient(&scale, &statistics, x, cotangent, plane)),
+            })
+        });
+        let gradient = gradient.map_err(kernel_error)?;
+        let channels = vec![scale.len()];
+        Ok(vec![
+            needs[0].then(|| from_vec(gradient.input, full)),
+            needs[1].then(|| from_vec(gradient.scale, channels.clone())),
+            needs[2].then(|| from_vec(gradient.bias, channels)),
+        ])
+    });
+    recorded.moved = moved;
+    Ok(Some(recorded))
+}
+
+/// The gradients of a normalization by statistics that stay as they are.
+fn fixed_gradient(
+    scale: &[f32],
+    statistics: &Statistics,
+    x: &[f32],
+    cotangent: &[f32],
+    plane: usize,
+) -> NormalizationGradient {
+    let channels = scale.len();
+    let mut sums = vec![[0.0_f64; 2]; channels];
+    let mut input = vec![0.0; x.len()];
+    let planes = x.chunks_exact(plane).zip(cotangent.chunks_exact(plane));
+    for (position, ((x, cotangent), target)) in planes.zip(input.chunks_exact_mut(plane)).enumerate() {
+        let channel = position % channels;
+        let (mean, inverse) = (statistics.mean[channel], statistics.inverse_deviation[channel]);
+        let factor = scale[channel] * inverse;
+        let [products, sum] = &mut sums[channel];
+        for ((x, slope), target) in x.iter().zip(cotangent).zip(target) {
+            *target = slope * factor;
+            *products += f64::from(slope * ((x - mean) * inverse));
+            *sum += f64::from(*slope);
+        }
+    }
+    NormalizationGradient {
+        input,
+        scale: sums.iter().map(|[products, _]| *products as f32).collect(),
+        bias: sums.iter().map(|[_, sum]| *sum as f32).collect(),
+    }
 }
 
 /// A matrix whose rows have mean 0 and variance 1, with the rows' means and the reciprocals of their deviations.

@@ -13,12 +13,12 @@ use super::{
 };
 use crate::{
     ComputeError,
-    interpreter::{Call, Outputs, Value},
+    interpreter::{Call, Outputs, Recorded, Value, from_vec, into_vec, shape, with_slice},
 };
 
 pub const OPERATORS: &[Operator] = &[
-    onnx("QuantizeLinear", quantize),
-    onnx("DequantizeLinear", dequantize),
+    onnx("QuantizeLinear", quantize).recorded(quantized),
+    onnx("DequantizeLinear", dequantize).recorded(dequantized),
     onnx("DynamicQuantizeLinear", quantize_by_range),
 ];
 
@@ -286,6 +286,94 @@ fn quantize(call: &mut Call<'_>) -> Outputs {
     let numbers = Numbers::Float(steps.map(f64::from).collect());
     let tensor = numbers.into_tensor(target, shape, &options);
     Ok(vec![Value::Host(tensor.map_err(|message| call.unsupported(message))?)])
+}
+
+/// Quantization whose rounding counts as the identity where the mode says so: the cotangent of the integers is that of
+/// the real numbers which they round. With that of [`dequantized`], the derivative by the scale is that of "Learned Step
+/// Size Quantization" (arXiv 1902.08153, equation 3).
+fn quantized(call: &mut Call<'_>, needs: &[bool]) -> Result<Option<Recorded>, ComputeError> {
+    if !call.mode.straight_through {
+        return Ok(None);
+    }
+    let Some((low, high, _)) = quantized_type(call).and_then(limits).filter(|&(.., bits)| bits <= 16) else {
+        return Ok(None);
+    };
+    let (x, scale) = (call.float(0)?, call.float(1)?);
+    let zero = call.has(2).then(|| call.constant(2)).transpose()?;
+    let (full, scales_shape) = (shape(&x), shape(&scale));
+    call.give_back(0, Value::Float(x.clone()));
+    call.give_back(1, Value::Float(scale.clone()));
+    if let Some(zero) = &zero {
+        call.give_back(2, Value::Host(zero.clone()));
+    }
+    let scale = Value::Float(scale).into_tensor();
+    let (scale, zeros, uses) = scales(call, &full, &scale, zero.as_ref())?;
+    let output = quantize(call)?.remove(0);
+    let needs = [needs[0], needs[1]];
+    Ok(Some(Recorded::value(output, move |cotangent| {
+        let mut by_scale = vec![0.0_f64; scale.len()];
+        let mut by_input = into_vec(cotangent);
+        with_slice(x, |x| {
+            for ((slope, &value), &at) in by_input.iter_mut().zip(x).zip(&uses) {
+                let steps = (value / scale[at]).round_ties_even() + zeros[at] as f32;
+                let inside = steps >= low as f32 && steps <= high as f32;
+                *slope = if inside { *slope / scale[at] } else { 0.0 };
+                by_scale[at] -= f64::from(*slope) * f64::from(value / scale[at]);
+            }
+        });
+        let by_scale = by_scale.into_iter().map(|slope| slope as f32).collect();
+        Ok(vec![
+            needs[0].then(|| from_vec(by_input, full)),
+            needs[1].then(|| from_vec(by_scale, scales_shape)),
+        ])
+    })))
+}
+
+/// The type that a quantization gives.
+fn quantized_type(call: &Call<'_>) -> Option<DType> {
+    match (call.dtype(2), call.int("output_dtype", 0)) {
+        (Some(zero), _) => Some(zero),
+        (None, 0) => Some(DType::UINT8),
+        (None, number) => Some(DType::from_number(i32::try_from(number).ok()?)),
+    }
+}
+
+/// Dequantization with its derivative by the integers, as real numbers, and by the scale.
+fn dequantized(call: &mut Call<'_>, needs: &[bool]) -> Result<Option<Recorded>, ComputeError> {
+    let integers = call.dtype(0).and_then(limits).is_some();
+    if !integers || call.float_shape(1).is_none() || call.int("output_dtype", 0) > 1 {
+        return Ok(None);
+    }
+    let (x, scale) = (call.tensor(0)?, call.float(1)?);
+    let zero = call.has(2).then(|| call.constant(2)).transpose()?;
+    call.give_back(0, Value::Host(x.clone()));
+    call.give_back(1, Value::Float(scale.clone()));
+    if let Some(zero) = &zero {
+        call.give_back(2, Value::Host(zero.clone()));
+    }
+    let (full, scales_shape) = (x.shape().to_vec(), shape(&scale));
+    let scale = Value::Float(scale).into_tensor();
+    let (scale, zeros, uses) = scales(call, &full, &scale, zero.as_ref())?;
+    let output = dequantize(call)?.remove(0);
+    let needs = [needs[0], needs[1]];
+    Ok(Some(Recorded::value(output, move |cotangent| {
+        let mut slopes = into_vec(cotangent);
+        let mut by_scale = vec![0.0_f64; scale.len()];
+        if needs[1] {
+            let codes = unpack(&x).unwrap_or_default();
+            for ((slope, code), &at) in slopes.iter().zip(codes).zip(&uses) {
+                by_scale[at] += f64::from(*slope) * f64::from(code - zeros[at]);
+            }
+        }
+        for (slope, &at) in slopes.iter_mut().zip(&uses) {
+            *slope *= scale[at];
+        }
+        let by_scale = by_scale.into_iter().map(|slope| slope as f32).collect();
+        Ok(vec![
+            needs[0].then(|| from_vec(slopes, full)),
+            needs[1].then(|| from_vec(by_scale, scales_shape)),
+        ])
+    })))
 }
 
 fn dequantize(call: &mut Call<'_>) -> Outputs {

@@ -14,6 +14,7 @@ const fn training(name: &'static str, run: fn(&mut Call<'_>) -> Outputs) -> Oper
         name,
         domain: "ai.onnx.preview.training",
         run: Run::Tensors(run),
+        record: None,
     }
 }
 

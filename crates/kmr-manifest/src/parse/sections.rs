@@ -10,8 +10,8 @@ use crate::keys;
 use crate::reader::{Section, integer, wrong_type};
 use crate::suggest::quoted;
 use crate::{
-    Data, DataFormat, DataSample, DataSource, ErrorKind, Floor, Limit, Meters, Model, OnNoProgress, Placed, Policy,
-    Quality, Target,
+    Augment, Data, DataFormat, DataSample, DataSource, ErrorKind, Floor, Limit, Meters, Model, OnNoProgress, Placed,
+    Policy, Quality, Target,
 };
 
 fn path(section: &Section<'_, '_>, name: &str, directory: &Path) -> Option<Placed<PathBuf>> {
@@ -56,6 +56,7 @@ pub(super) fn data(root: &Section<'_, '_>, directory: &Path) -> Data {
     let default_labels = || Placed::new(String::from("labels"), section.span());
     Data {
         calibration: split("calibration"),
+        training: split("training"),
         search: split("search").unwrap_or_default(),
         holdout: split("holdout"),
         scale: section.scale("scale"),
@@ -63,6 +64,10 @@ pub(super) fn data(root: &Section<'_, '_>, directory: &Path) -> Data {
         sample: section.choice("sample").map(|choice| match choice.value {
             "call" => DataSample::Call,
             _ => DataSample::Row,
+        }),
+        augment: section.table("augment").map(|augment| Augment {
+            shift: augment.whole("shift").unwrap_or(0),
+            flip: augment.boolean("flip").unwrap_or(false),
         }),
     }
 }
