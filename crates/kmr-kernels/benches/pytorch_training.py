@@ -9,6 +9,10 @@ Every operation is timed in rounds, first in one program, then in the other. A r
 each program, their ratio, and the median over the rounds of the ratio of medians, which other work on the
 machine disturbs. A ratio below 1 means that kmr is the faster one. The last lines add up the best times
 of one training step: each row as often as the network has it.
+
+On a busy machine, take `--threads 1 --processor-time`: threads of two programs rarely get all cores at
+once. Without GLIBC_TUNABLES=glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=1073741824,
+what PyTorch takes is largely fresh memory.
 """
 
 import argparse
@@ -20,25 +24,27 @@ import time
 
 import torch
 
-# How often, in, out, size, kernel, stride.
+# How often, in, out, size, kernel, stride, groups.
 CONVOLUTIONS = [
-    (1, 1, 16, 28, 3, 1),
-    (6, 16, 16, 28, 3, 1),
-    (1, 16, 32, 28, 3, 2),
-    (1, 16, 32, 28, 1, 2),
-    (5, 32, 32, 14, 3, 1),
-    (1, 32, 64, 14, 3, 2),
-    (1, 32, 64, 14, 1, 2),
-    (5, 64, 64, 7, 3, 1),
+    (1, 1, 16, 28, 3, 1, 1),
+    (6, 16, 16, 28, 3, 1, 1),
+    (1, 16, 32, 28, 3, 2, 1),
+    (1, 16, 32, 28, 1, 2, 1),
+    (5, 32, 32, 14, 3, 1, 1),
+    (1, 32, 64, 14, 3, 2, 1),
+    (1, 32, 64, 14, 1, 2, 1),
+    (5, 64, 64, 7, 3, 1, 1),
 ]
+# Not in the network: a depthwise convolution and pruned ones.
+OTHERS = [(0, 64, 64, 14, 3, 1, 64), (0, 11, 23, 28, 3, 1, 1), (0, 23, 11, 14, 3, 1, 1), (0, 45, 50, 7, 3, 1, 1)]
 # How often each operation on the output of a convolution is there, by the shape of that convolution.
-NORMALIZATIONS = [(7, 16, 16, 28, 3, 1), (7, 32, 32, 14, 3, 1), (7, 64, 64, 7, 3, 1)]
-SUMS = [(3, 16, 16, 28, 3, 1), (3, 32, 32, 14, 3, 1), (3, 64, 64, 7, 3, 1)]
+NORMALIZATIONS = [(7, 16, 16, 28, 3, 1, 1), (7, 32, 32, 14, 3, 1, 1), (7, 64, 64, 7, 3, 1, 1)]
+SUMS = [(3, 16, 16, 28, 3, 1, 1), (3, 32, 32, 14, 3, 1, 1), (3, 64, 64, 7, 3, 1, 1)]
 
 
 def rows():
     for operation in ("forward", "input", "weights"):
-        for count, *shape in CONVOLUTIONS:
+        for count, *shape in CONVOLUTIONS + OTHERS:
             # Nobody asks for the gradient by the images.
             if operation != "input" or shape[0] != 1:
                 yield operation, count, shape
@@ -52,20 +58,20 @@ def rows():
 
 def function(operation, batch, shape, memory_format):
     """The operation in PyTorch, without arguments."""
-    ins, outs, size, kernel, stride = shape
+    ins, outs, size, kernel, stride, groups = shape
     pad = kernel // 2
     make = lambda *sizes: torch.randn(sizes).contiguous(memory_format=memory_format)
-    x, w = make(batch, ins, size, size), make(outs, ins, kernel, kernel)
-    y = make(*torch.conv2d(x, w, None, stride, pad).shape)
+    x, w = make(batch, ins, size, size), make(outs, ins // groups, kernel, kernel)
+    y = make(*torch.conv2d(x, w, None, stride, pad, 1, groups).shape)
     dy = make(*y.shape)
     scale, bias, mean, variance = torch.ones(outs), torch.zeros(outs), torch.zeros(outs), torch.ones(outs)
     norm = lambda: torch.native_batch_norm(y, scale, bias, mean, variance, True, 0.1, 1e-5)
     _, saved_mean, saved_inverse = norm()
     backward = lambda mask: torch.ops.aten.convolution_backward(
-        dy, x, w, None, [stride] * 2, [pad] * 2, [1, 1], False, [0, 0], 1, mask
+        dy, x, w, None, [stride] * 2, [pad] * 2, [1, 1], False, [0, 0], groups, mask
     )
     return {
-        "forward": lambda: torch.conv2d(x, w, None, stride, pad),
+        "forward": lambda: torch.conv2d(x, w, None, stride, pad, 1, groups),
         "input": lambda: backward([True, False, False]),
         "weights": lambda: backward([False, True, False]),
         "normalize": norm,
@@ -113,9 +119,9 @@ def main():
             pytorch = measure(theirs, arguments.runs + 2, clock)[2:]
             best = [min(best[0], *kmr), min(best[1], *pytorch)]
             ratios.append(statistics.median(kmr) / statistics.median(pytorch))
-        ins, outs, size, kernel, stride = shape
+        ins, outs, size, kernel, stride, groups = shape
         print(
-            f"{operation:13} {count} x {ins:2} -> {outs:2} at {size:2}, {kernel}x{kernel} stride {stride}:"
+            f"{operation:13} {count} x {ins:2} -> {outs:2} at {size:2}, {kernel}x{kernel} stride {stride}, {groups:2} groups:"
             f" kmr {best[0]:7.3f} ms, PyTorch {best[1]:7.3f} ms, ratio {best[0] / best[1]:.2f},"
             f" of medians {statistics.median(ratios):.2f}",
             flush=True,

@@ -1,6 +1,6 @@
 //! Times what a training step computes: `training [THREADS]` times the convolutions and normalizations of
 //! a ResNet-20 forward and backward; with `--serve` it reads lines `operation batch in out size kernel
-//! stride runs` and answers each with as many milliseconds, for the comparison that
+//! stride groups runs` and answers each with as many milliseconds, for the comparison that
 //! `pytorch_training.py` makes. With `--processor-time`, times are those of the process, which other work
 //! on the machine disturbs less; they mean something with one thread.
 
@@ -24,16 +24,19 @@ const OPERATIONS: [&str; 7] = [
     "relu_gradient",
 ];
 
-/// Shapes of a ResNet-20 at 28x28: in, out, size, kernel, stride.
-const SHAPES: [[usize; 5]; 8] = [
-    [1, 16, 28, 3, 1],
-    [16, 16, 28, 3, 1],
-    [16, 32, 28, 3, 2],
-    [16, 32, 28, 1, 2],
-    [32, 32, 14, 3, 1],
-    [32, 64, 14, 3, 2],
-    [32, 64, 14, 1, 2],
-    [64, 64, 7, 3, 1],
+/// Shapes of a ResNet-20 at 28x28, and others: in, out, size, kernel, stride, groups.
+const SHAPES: [[usize; 6]; 11] = [
+    [1, 16, 28, 3, 1, 1],
+    [16, 16, 28, 3, 1, 1],
+    [16, 32, 28, 3, 2, 1],
+    [16, 32, 28, 1, 2, 1],
+    [32, 32, 14, 3, 1, 1],
+    [32, 64, 14, 3, 2, 1],
+    [32, 64, 14, 1, 2, 1],
+    [64, 64, 7, 3, 1, 1],
+    [64, 64, 14, 3, 1, 64],
+    [11, 23, 28, 3, 1, 1],
+    [23, 11, 14, 3, 1, 1],
 ];
 
 /// Whether processor time is taken instead of the time on the clock.
@@ -77,13 +80,13 @@ fn measure<T>(runs: usize, mut run: impl FnMut() -> T) -> Vec<f64> {
 fn time(
     operation: &str,
     batch: usize,
-    [ins, outs, size, kernel, stride]: [usize; 5],
+    [ins, outs, size, kernel, stride, groups]: [usize; 6],
     runs: usize,
 ) -> Result<Vec<f64>, String> {
     let geometry = Geometry {
         in_channels: ins,
         out_channels: outs,
-        groups: 1,
+        groups,
         kernel: [kernel; 2],
         stride: [stride; 2],
         dilation: [1; 2],
@@ -158,8 +161,8 @@ fn main() -> Result<(), String> {
         rayon::current_num_threads()
     );
     for shape in SHAPES {
-        let [ins, outs, size, kernel, stride] = shape;
-        print!("{ins:3} -> {outs:3} at {size:2}, {kernel}x{kernel} stride {stride}:");
+        let [ins, outs, size, kernel, stride, groups] = shape;
+        print!("{ins:3} -> {outs:3} at {size:2}, {kernel}x{kernel} stride {stride}, {groups:2} groups:");
         for operation in OPERATIONS {
             let best = time(operation, 100, shape, 20)?
                 .into_iter()

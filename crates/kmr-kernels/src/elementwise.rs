@@ -1,8 +1,13 @@
-//! Loops over elements, with the widest vectors that round alike everywhere.
+//! Loops over elements.
 
 use rayon::prelude::*;
 
-use crate::{GeometryError, InstructionSet, moments::Channel, output::Output};
+use crate::{
+    GeometryError, InstructionSet,
+    moments::{Channel, Planes},
+    output::Output,
+    vectorized::vectorized,
+};
 
 /// Floats of one task.
 const TASK: usize = 1 << 15;
@@ -15,65 +20,55 @@ pub(crate) struct Coefficients {
     pub constant: f32,
 }
 
-/// Defines a method of [`InstructionSet`] whose body is compiled for AVX2 as well.
-macro_rules! vectorized {
-    ($(#[$doc:meta])* fn $name:ident($($argument:ident: $type:ty),* $(,)?) $body:block) => {
-        impl InstructionSet {
-            $(#[$doc])*
-            pub(crate) fn $name(self, $($argument: $type),*) {
-                #[inline(always)]
-                fn body($($argument: $type),*) $body
-
-                #[cfg(target_arch = "x86_64")]
-                #[target_feature(enable = "avx2")]
-                unsafe fn avx2($($argument: $type),*) {
-                    body($($argument),*);
-                }
-
-                match self {
-                    #[cfg(target_arch = "x86_64")]
-                    // SAFETY: a value of this type other than `Portable` is only made where the
-                    // processor was asked, and every processor with AVX-512 has AVX2.
-                    Self::Avx512 | Self::Avx2 => unsafe { avx2($($argument),*) },
-                    _ => body($($argument),*),
-                }
-            }
-        }
-    };
-}
-
 #[inline(always)]
 fn positive(value: f32) -> f32 {
     if value < 0.0 { 0.0 } else { value }
 }
 
 vectorized! {
-    /// Writes the normalized `values`, with an addend.
-    fn normalize(channel: &Channel, values: &[f32], add: Option<&[f32]>, target: &mut [f32]) {
-        match (add, channel.relu) {
-            (None, false) => map(target, values, values, |x, _| channel.apply(x)),
-            (None, true) => map(target, values, values, |x, _| positive(channel.apply(x))),
-            (Some(add), false) => map(target, values, add, |x, y| channel.apply(x) + y),
-            (Some(add), true) => map(target, values, add, |x, y| positive(channel.apply(x) + y)),
+    /// Writes normalized `values`, with an addend.
+    ///
+    /// # Safety
+    /// The planes of `target` are in use by nobody else.
+    unsafe fn normalize(channel: &Channel, values: &[f32], add: Option<&[f32]>, planes: Planes, target: &Output) {
+        for range in planes.ranges() {
+            // SAFETY: the caller keeps these planes to this call.
+            let target = unsafe { target.part(range.start, range.len()) };
+            let values = &values[range.clone()];
+            match (add, channel.relu) {
+                (None, false) => map(target, values, values, |x, _| channel.apply(x)),
+                (None, true) => map(target, values, values, |x, _| positive(channel.apply(x))),
+                (Some(add), false) => map(target, values, &add[range], |x, y| channel.apply(x) + y),
+                (Some(add), true) => map(target, values, &add[range], |x, y| positive(channel.apply(x) + y)),
+            }
         }
     }
 }
 
 vectorized! {
     /// Writes the gradient by the `values` that were normalized.
-    fn denormalize(
+    ///
+    /// # Safety
+    /// The planes of `target` are in use by nobody else.
+    unsafe fn denormalize(
         channel: &Channel,
         coefficients: &Coefficients,
         values: &[f32],
         cotangents: &[f32],
-        target: &mut [f32],
+        planes: Planes,
+        target: &Output,
     ) {
         let Coefficients { cotangents: scale, distances, constant } = *coefficients;
         let gradient = |x: f32, cotangent: f32| cotangent * scale + ((x - channel.mean) * distances + constant);
-        if channel.relu {
-            map(target, values, cotangents, |x, y| gradient(x, channel.cotangent::<true>(x, y)));
-        } else {
-            map(target, values, cotangents, gradient);
+        for range in planes.ranges() {
+            // SAFETY: the caller keeps these planes to this call.
+            let target = unsafe { target.part(range.start, range.len()) };
+            let (values, cotangents) = (&values[range.clone()], &cotangents[range]);
+            if channel.relu {
+                map(target, values, cotangents, |x, y| gradient(x, channel.cotangent::<true>(x, y)));
+            } else {
+                map(target, values, cotangents, gradient);
+            }
         }
     }
 }

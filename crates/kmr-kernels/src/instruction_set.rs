@@ -51,6 +51,33 @@ impl InstructionSet {
         }
     }
 
+    /// Lanes of a vector.
+    pub(crate) fn lanes(self) -> usize {
+        match self {
+            Self::Avx512 => 16,
+            Self::Avx2 => 8,
+            Self::Neon | Self::Portable => 4,
+        }
+    }
+
+    /// How `channels` are laid over lanes: the whole vectors of this class, and the class whose one
+    /// vector takes the rest where that is cheaper.
+    pub(crate) fn vectors(self, channels: usize) -> (usize, Option<Self>) {
+        let rest = channels % self.lanes();
+        // Every processor with AVX-512 has AVX2, and both round alike.
+        if self == Self::Avx512 && (1..=Self::Avx2.lanes()).contains(&rest) {
+            (channels / self.lanes(), Some(Self::Avx2))
+        } else {
+            (channels.div_ceil(self.lanes()), None)
+        }
+    }
+
+    /// Lanes that `channels` take in all.
+    pub(crate) fn padded(self, channels: usize) -> usize {
+        let (vectors, rest) = self.vectors(channels);
+        vectors * self.lanes() + rest.map_or(0, Self::lanes)
+    }
+
     /// The class's name as people write it.
     pub fn name(self) -> &'static str {
         match self {

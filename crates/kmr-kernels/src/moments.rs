@@ -1,6 +1,8 @@
 //! Sums over the elements of a channel, in float64 and in an order that no instruction set changes.
 
-use crate::InstructionSet;
+use std::ops::Range;
+
+use crate::vectorized::vectorized;
 
 /// Sums that are taken side by side.
 const LANES: usize = 16;
@@ -60,89 +62,81 @@ impl Channel {
             cotangent
         }
     }
+
+    #[inline(always)]
+    fn products(&self, value: f32, cotangent: f32) -> [f64; 2] {
+        [f64::from(cotangent), f64::from(cotangent * (value - self.mean))]
+    }
 }
 
-impl InstructionSet {
-    /// Adds the elements and their squares.
-    pub(crate) fn add_moments(self, values: &[f32], sums: &mut Sums) {
-        match self {
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: a value of this type other than `Portable` is only made where the processor was
-            // asked, and every processor with AVX-512 has AVX2.
-            Self::Avx512 | Self::Avx2 => unsafe { moments_avx2(values, sums) },
-            _ => moments(values, sums),
-        }
-    }
+/// Some planes of one channel.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Planes {
+    /// Where the first starts.
+    pub first: usize,
+    /// Floats from one to the next.
+    pub step: usize,
+    pub count: usize,
+    /// Floats of each.
+    pub length: usize,
+}
 
+impl Planes {
+    #[inline(always)]
+    pub fn ranges(self) -> impl Iterator<Item = Range<usize>> {
+        (0..self.count).map(move |plane| {
+            let start = self.first + plane * self.step;
+            start..start + self.length
+        })
+    }
+}
+
+vectorized! {
+    /// Adds the elements and their squares.
+    fn add_moments(values: &[f32], planes: Planes, sums: &mut Sums) {
+        accumulate(values, values, planes, sums, |value, _| {
+            let value = f64::from(value);
+            [value, value * value]
+        });
+    }
+}
+
+vectorized! {
     /// Adds the cotangents of the normalized elements, and their products with the elements' distances
     /// from the mean.
-    pub(crate) fn add_cotangents(self, channel: &Channel, values: &[f32], cotangents: &[f32], sums: &mut Sums) {
-        match self {
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: as above.
-            Self::Avx512 | Self::Avx2 => unsafe { cotangents_avx2(channel, values, cotangents, sums) },
-            _ => either(channel, values, cotangents, sums),
+    fn add_cotangents(channel: &Channel, values: &[f32], cotangents: &[f32], planes: Planes, sums: &mut Sums) {
+        if channel.relu {
+            accumulate(values, cotangents, planes, sums, |value, cotangent| {
+                channel.products(value, channel.cotangent::<true>(value, cotangent))
+            });
+        } else {
+            accumulate(values, cotangents, planes, sums, |value, cotangent| channel.products(value, cotangent));
         }
     }
 }
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-unsafe fn moments_avx2(values: &[f32], sums: &mut Sums) {
-    moments(values, sums);
-}
-
 #[inline(always)]
-fn moments(values: &[f32], sums: &mut Sums) {
-    accumulate(values, values, sums, |value, _| {
-        let value = f64::from(value);
-        [value, value * value]
-    });
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-unsafe fn cotangents_avx2(channel: &Channel, values: &[f32], cotangents: &[f32], sums: &mut Sums) {
-    either(channel, values, cotangents, sums);
-}
-
-#[inline(always)]
-fn either(channel: &Channel, values: &[f32], cotangents: &[f32], sums: &mut Sums) {
-    if channel.relu {
-        products::<true>(channel, values, cotangents, sums);
-    } else {
-        products::<false>(channel, values, cotangents, sums);
-    }
-}
-
-#[inline(always)]
-fn products<const RELU: bool>(channel: &Channel, values: &[f32], cotangents: &[f32], sums: &mut Sums) {
-    accumulate(values, cotangents, sums, |value, cotangent| {
-        let cotangent = channel.cotangent::<RELU>(value, cotangent);
-        [f64::from(cotangent), f64::from(cotangent * (value - channel.mean))]
-    });
-}
-
-#[inline(always)]
-fn accumulate(first: &[f32], second: &[f32], sums: &mut Sums, terms: impl Fn(f32, f32) -> [f64; 2]) {
+fn accumulate(first: &[f32], second: &[f32], planes: Planes, sums: &mut Sums, terms: impl Fn(f32, f32) -> [f64; 2]) {
     // Copies stay in registers.
     let Sums {
         first: mut a,
         second: mut b,
     } = *sums;
-    let (chunks, rest) = first.as_chunks::<LANES>();
-    let (second_chunks, second_rest) = second.as_chunks::<LANES>();
-    for (x, y) in chunks.iter().zip(second_chunks) {
-        for lane in 0..LANES {
-            let [p, q] = terms(x[lane], y[lane]);
+    for range in planes.ranges() {
+        let (chunks, rest) = first[range.clone()].as_chunks::<LANES>();
+        let (second_chunks, second_rest) = second[range].as_chunks::<LANES>();
+        for (x, y) in chunks.iter().zip(second_chunks) {
+            for lane in 0..LANES {
+                let [p, q] = terms(x[lane], y[lane]);
+                a[lane] += p;
+                b[lane] += q;
+            }
+        }
+        for (lane, (&x, &y)) in rest.iter().zip(second_rest).enumerate() {
+            let [p, q] = terms(x, y);
             a[lane] += p;
             b[lane] += q;
         }
-    }
-    for (lane, (&x, &y)) in rest.iter().zip(second_rest).enumerate() {
-        let [p, q] = terms(x, y);
-        a[lane] += p;
-        b[lane] += q;
     }
     *sums = Sums { first: a, second: b };
 }
@@ -150,6 +144,7 @@ fn accumulate(first: &[f32], second: &[f32], sums: &mut Sums, terms: impl Fn(f32
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::InstructionSet;
 
     #[test]
     fn every_instruction_set_adds_the_same_bits() {
@@ -163,9 +158,15 @@ mod tests {
                 relu,
             };
             let with = |instruction_set: InstructionSet| {
+                let planes = Planes {
+                    first: 1,
+                    step: 40,
+                    count: 2,
+                    length: 35,
+                };
                 let mut sums = [Sums::new(); 2];
-                instruction_set.add_moments(&values, &mut sums[0]);
-                instruction_set.add_cotangents(&channel, &values, &cotangents, &mut sums[1]);
+                instruction_set.add_moments(&values, planes, &mut sums[0]);
+                instruction_set.add_cotangents(&channel, &values, &cotangents, planes, &mut sums[1]);
                 sums.map(|sums| sums.total().map(f64::to_bits))
             };
             for instruction_set in InstructionSet::available() {

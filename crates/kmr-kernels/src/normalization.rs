@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use crate::{
     GeometryError, InstructionSet,
     elementwise::Coefficients,
-    moments::{Channel, Sums},
+    moments::{Channel, Planes, Sums},
     output::Output,
 };
 
@@ -61,15 +61,16 @@ struct Partition {
 }
 
 impl Partition {
-    /// What `function` computes for each piece of `channel`, from where the planes of its images start.
-    fn pieces<T: Send>(
-        &self,
-        channel: usize,
-        function: impl Fn(&mut dyn Iterator<Item = usize>) -> T + Sync,
-    ) -> Vec<T> {
+    /// What `function` computes for each piece of `channel`.
+    fn pieces<T: Send>(&self, channel: usize, function: impl Fn(Planes) -> T + Sync) -> Vec<T> {
         let one = |piece: usize| {
-            let images = piece * self.images..((piece + 1) * self.images).min(self.batch);
-            function(&mut images.map(|image| (image * self.channels + channel) * self.plane))
+            let first = piece * self.images;
+            function(Planes {
+                first: (first * self.channels + channel) * self.plane,
+                step: self.channels * self.plane,
+                count: self.images.min(self.batch - first),
+                length: self.plane,
+            })
         };
         match self.batch.div_ceil(self.images) {
             1 => vec![one(0)],
@@ -78,10 +79,10 @@ impl Partition {
     }
 
     /// The totals of the sums that `add` takes over the planes of `channel`.
-    fn total(&self, channel: usize, add: impl Fn(usize, &mut Sums) + Sync) -> [f64; 2] {
+    fn total(&self, channel: usize, add: impl Fn(Planes, &mut Sums) + Sync) -> [f64; 2] {
         let pieces = self.pieces(channel, |planes| {
             let mut sums = Sums::new();
-            planes.for_each(|plane| add(plane, &mut sums));
+            add(planes, &mut sums);
             sums
         });
         let mut sums = Sums::new();
@@ -117,20 +118,16 @@ impl BatchNormalization<'_> {
         let mut statistics = Vec::new();
         let fill = |target: &Output| {
             let one = |channel: usize| {
-                let [sum, squares] = partition.total(channel, |at, sums| {
-                    instruction_set.add_moments(&input[at..][..plane], sums);
+                let [sum, squares] = partition.total(channel, |planes, sums| {
+                    instruction_set.add_moments(input, planes, sums);
                 });
                 let mean = sum / partition.elements();
                 let variance = (squares / partition.elements() - mean * mean).max(0.0);
                 let inverse = 1.0 / (variance + f64::from(self.epsilon)).sqrt();
                 let values = self.channel(channel, mean as f32, inverse as f32);
                 partition.pieces(channel, |planes| {
-                    for at in planes {
-                        // SAFETY: the planes of all channels and pieces are disjoint.
-                        let target = unsafe { target.part(at, plane) };
-                        let add = add.map(|add| &add[at..][..plane]);
-                        instruction_set.normalize(&values, &input[at..][..plane], add, target);
-                    }
+                    // SAFETY: the planes of all channels and pieces are disjoint.
+                    unsafe { instruction_set.normalize(&values, input, add, planes, target) };
                 });
                 [mean as f32, variance as f32, inverse as f32]
             };
@@ -171,8 +168,8 @@ impl BatchNormalization<'_> {
             let one = |channel: usize| {
                 let inverse = statistics.inverse_deviation[channel];
                 let values = self.channel(channel, statistics.mean[channel], inverse);
-                let [sum, products] = partition.total(channel, |at, sums| {
-                    instruction_set.add_cotangents(&values, &input[at..][..plane], &cotangent[at..][..plane], sums);
+                let [sum, products] = partition.total(channel, |planes, sums| {
+                    instruction_set.add_cotangents(&values, input, cotangent, planes, sums);
                 });
                 let inverse = f64::from(inverse);
                 let scale = f64::from(self.scale[channel]) * inverse;
@@ -182,12 +179,8 @@ impl BatchNormalization<'_> {
                     constant: (-scale * sum / partition.elements()) as f32,
                 };
                 partition.pieces(channel, |planes| {
-                    for at in planes {
-                        // SAFETY: the planes of all channels and pieces are disjoint.
-                        let target = unsafe { target.part(at, plane) };
-                        let (input, cotangent) = (&input[at..][..plane], &cotangent[at..][..plane]);
-                        instruction_set.denormalize(&values, &coefficients, input, cotangent, target);
-                    }
+                    // SAFETY: the planes of all channels and pieces are disjoint.
+                    unsafe { instruction_set.denormalize(&values, &coefficients, input, cotangent, planes, target) };
                 });
                 [(products * inverse) as f32, sum as f32]
             };

@@ -9,6 +9,11 @@ pub(crate) struct Matrix<'a> {
     pub columns: usize,
 }
 
+/// Columns that are written together, so that their rows stay in the first-level cache.
+const CHUNK: usize = 64;
+/// Floats of a cache line.
+const LINE: usize = 16;
+
 /// Writes column `c` of `matrix` to `target[c * stride..]`.
 pub(crate) fn transpose(matrix: Matrix<'_>, target: &mut [f32], stride: usize) {
     let Matrix {
@@ -23,28 +28,50 @@ pub(crate) fn transpose(matrix: Matrix<'_>, target: &mut [f32], stride: usize) {
     assert!(floats.len() >= (rows - 1) * from + columns);
     assert!(target.len() >= (columns - 1) * stride + rows);
     let (whole_rows, whole_columns) = (rows / 4 * 4, columns / 4 * 4);
-    for row in (0..whole_rows).step_by(4) {
-        for column in (0..whole_columns).step_by(4) {
-            // SAFETY: the block of four by four lies inside both matrices, which the assertions bound.
-            unsafe {
-                let source = floats.as_ptr().add(row * from + column);
-                let block: [[f32; 4]; 4] =
-                    std::array::from_fn(|index| source.add(index * from).cast::<[f32; 4]>().read_unaligned());
-                for (index, values) in turn(block).into_iter().enumerate() {
-                    let to = target.as_mut_ptr().add((column + index) * stride + row);
-                    to.cast::<[f32; 4]>().write_unaligned(values);
+    for first in (0..whole_columns).step_by(CHUNK) {
+        let chunk = first..(first + CHUNK).min(whole_columns);
+        for row in (0..whole_rows).step_by(4) {
+            prefetch(floats, (row..row + 4).map(|row| row * from + chunk.end));
+            for column in chunk.clone().step_by(4) {
+                // SAFETY: the block of four by four lies inside both matrices, which the assertions bound.
+                unsafe {
+                    let source = floats.as_ptr().add(row * from + column);
+                    let block: [[f32; 4]; 4] =
+                        std::array::from_fn(|index| source.add(index * from).cast::<[f32; 4]>().read_unaligned());
+                    for (index, values) in turn(block).into_iter().enumerate() {
+                        let to = target.as_mut_ptr().add((column + index) * stride + row);
+                        to.cast::<[f32; 4]>().write_unaligned(values);
+                    }
                 }
             }
         }
-        for column in whole_columns..columns {
-            for row in row..row + 4 {
+        for row in whole_rows..rows {
+            for column in chunk.clone() {
                 target[column * stride + row] = floats[row * from + column];
             }
         }
     }
-    for row in whole_rows..rows {
-        for column in 0..columns {
+    for column in whole_columns..columns {
+        for row in 0..rows {
             target[column * stride + row] = floats[row * from + column];
+        }
+    }
+}
+
+/// Asks for the next chunk, which begins at one index for each row; it need not exist.
+#[inline(always)]
+fn prefetch(floats: &[f32], starts: impl Iterator<Item = usize>) {
+    for start in starts {
+        for index in (start..start + CHUNK).step_by(LINE) {
+            let address = floats.as_ptr().wrapping_add(index);
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: every x86-64 has SSE, and a prefetch accesses nothing.
+            unsafe {
+                use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+                _mm_prefetch::<_MM_HINT_T0>(address.cast());
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            let _ = address;
         }
     }
 }

@@ -1,9 +1,13 @@
 //! The gradients of a convolution against their definition.
 
-mod common;
+#[path = "common/geometries.rs"]
+mod geometries;
+#[path = "common/noise.rs"]
+mod noise;
 
-use common::{geometries, noise};
+use geometries::geometries;
 use kmr_kernels::{Geometry, Gradient, InstructionSet};
+use noise::noise;
 use proptest::prelude::*;
 
 /// The gradients by input, weights and bias, in float64.
@@ -156,4 +160,30 @@ fn sizes_that_do_not_fit_are_errors() {
     assert!(gradient.input(&[0.0; 53], &[0.0; 3], 1, [3, 3]).is_err());
     assert!(gradient.weights(&[0.0; 17], &[0.0; 3], 1, [3, 3]).is_err());
     assert!(gradient.bias(&[0.0; 2], 1, [3, 3]).is_err());
+}
+
+#[test]
+fn many_channels_compute_the_definition() {
+    for (geometry, batch, size) in [
+        (square(20, 40, 1, 3, 1), 2, [14, 15]),
+        (square(37, 23, 1, 3, 2), 2, [13, 14]),
+        (square(34, 66, 2, 3, 1), 3, [7, 7]),
+        (square(16, 32, 1, 1, 2), 3, [9, 8]),
+        (square(48, 48, 1, 5, 1), 1, [31, 5]),
+        (square(5, 16, 1, 3, 1), 1, [70, 90]),
+        (square(50, 50, 50, 3, 2), 2, [15, 15]),
+    ] {
+        let [height, width] = geometry.output(size).unwrap();
+        let weights = noise(geometry.weights(), 1);
+        let input = noise(batch * geometry.in_channels * size[0] * size[1], 2);
+        let cotangent = noise(batch * geometry.out_channels * height * width, 3);
+        let expected = reference(&geometry, &weights, &input, &cotangent, batch, size);
+        for instruction_set in InstructionSet::available() {
+            let gradient = Gradient::for_instruction_set(geometry, instruction_set).unwrap();
+            let by_input = gradient.input(&weights, &cotangent, batch, size).unwrap();
+            let by_weights = gradient.weights(&input, &cotangent, batch, size).unwrap();
+            compare("input", &by_input, &expected[0], 1e-3).unwrap();
+            compare("weights", &by_weights, &expected[1], 1e-2).unwrap();
+        }
+    }
 }

@@ -1,9 +1,10 @@
 //! Batch normalization in training, and the loops over elements, against their definitions.
 
-mod common;
+#[path = "common/noise.rs"]
+mod noise;
 
-use common::noise;
 use kmr_kernels::{BatchNormalization, Statistics, add_relu, relu_gradient};
+use noise::noise;
 use proptest::prelude::*;
 
 const EPSILON: f32 = 1e-3;

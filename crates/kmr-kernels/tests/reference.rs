@@ -1,9 +1,13 @@
 //! The kernels against the definition of a convolution.
 
-mod common;
+#[path = "common/geometries.rs"]
+mod geometries;
+#[path = "common/noise.rs"]
+mod noise;
 
-use common::{geometries, noise};
+use geometries::geometries;
 use kmr_kernels::{Affine, Convolution, Finish, Geometry, InstructionSet, affine};
+use noise::noise;
 use proptest::prelude::*;
 
 /// The definition, in float64.
@@ -95,6 +99,74 @@ proptest! {
         affine(&mut apart, height * width, &norm).unwrap();
         apart.iter_mut().zip(&add).for_each(|(value, add)| *value = (*value + add).max(0.0));
         prop_assert_eq!(fused, apart);
+    }
+}
+
+#[test]
+fn many_channels_compute_the_definition() {
+    for (in_channels, out_channels, groups, kernel, stride, size) in [
+        (20, 40, 1, 3, 1, [14, 15]),
+        (37, 55, 1, 3, 2, [13, 14]),
+        (34, 66, 2, 3, 1, [7, 7]),
+        (16, 32, 1, 1, 2, [9, 8]),
+        (48, 16, 1, 5, 1, [31, 5]),
+        (5, 16, 1, 3, 1, [70, 90]),
+        (8, 16, 1, 3, 3, [20, 20]),
+    ] {
+        let geometry = Geometry {
+            in_channels,
+            out_channels,
+            groups,
+            kernel: [kernel; 2],
+            stride: [stride; 2],
+            dilation: [1; 2],
+            pads: [kernel / 2; 4],
+        };
+        let weights = noise(geometry.weights(), 1);
+        let bias = noise(out_channels, 2);
+        let input = noise(2 * in_channels * size[0] * size[1], 3);
+        let expected = reference(&geometry, &weights, &bias, &input, 2, size);
+        for instruction_set in InstructionSet::available() {
+            let convolution =
+                Convolution::for_instruction_set(geometry, &weights, Some(&bias), instruction_set).unwrap();
+            let result = convolution.run(&input, 2, size, Finish::default()).unwrap();
+            assert_eq!(result.len(), expected.len());
+            for (got, want) in result.iter().zip(&expected) {
+                assert!(
+                    (f64::from(*got) - want).abs() < 1e-3,
+                    "{instruction_set}: {got} is not {want}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn the_way_that_channels_are_laid_out_changes_no_bit() {
+    // Sixteen output channels fill vectors, five do not.
+    let whole = Geometry {
+        in_channels: 9,
+        out_channels: 16,
+        groups: 1,
+        kernel: [3, 3],
+        stride: [1, 1],
+        dilation: [1, 1],
+        pads: [1; 4],
+    };
+    let part = Geometry {
+        out_channels: 5,
+        ..whole
+    };
+    let weights = noise(whole.weights(), 1);
+    let input = noise(9 * 12 * 12, 2);
+    for instruction_set in InstructionSet::available() {
+        let run = |geometry: Geometry| {
+            let weights = &weights[..geometry.weights()];
+            let convolution = Convolution::for_instruction_set(geometry, weights, None, instruction_set).unwrap();
+            convolution.run(&input, 1, [12, 12], Finish::default()).unwrap()
+        };
+        let (whole, part) = (run(whole), run(part));
+        assert!(whole.iter().zip(&part).all(|(a, b)| a.to_bits() == b.to_bits()));
     }
 }
 

@@ -14,7 +14,7 @@ pub(crate) struct Outer<'a> {
     pub input: &'a [f32],
     /// Floats from one position to the next, and from one row of positions to the next.
     pub input_strides: [usize; 2],
-    /// The cotangent, whole vectors of channels for each position.
+    /// The cotangent, vectors of channels for each position.
     pub cotangent: &'a [f32],
     /// As for the input.
     pub cotangent_strides: [usize; 2],
@@ -29,15 +29,6 @@ pub(crate) struct Outer<'a> {
 }
 
 impl InstructionSet {
-    /// Lanes of a vector.
-    pub(crate) fn lanes(self) -> usize {
-        match self {
-            Self::Avx512 => 16,
-            Self::Avx2 => 8,
-            Self::Neon | Self::Portable => 4,
-        }
-    }
-
     /// Adds the products to `sums`, `[channel][vector]`.
     pub(crate) fn add_outer(self, outer: &Outer<'_>, sums: &mut [f32]) {
         if outer.positions.contains(&0) || outer.channels == 0 || outer.vectors == 0 {
@@ -137,7 +128,7 @@ unsafe fn narrow<V: Vector>(outer: &Outer<'_>, sums: *mut f32) {
             if outer.vectors - vector > 1 {
                 tiles!(outer, vector, sums, V, 2, 6: 1 2 3 4 5);
             } else {
-                tiles!(outer, vector, sums, V, 1, 8: 1 2 3 4 5 6 7);
+                tiles!(outer, vector, sums, V, 1, 12: 1 2 3 4 5 6 7 8 9 10 11);
             }
         }
     }

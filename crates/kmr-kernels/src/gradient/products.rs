@@ -47,7 +47,7 @@ impl InstructionSet {
     }
 }
 
-/// Twenty-four accumulators of the 32 registers.
+/// At most 27 accumulators of the 32 registers.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
 unsafe fn avx512(products: &Products<'_>, sums: &mut [f32]) {
@@ -84,8 +84,10 @@ unsafe fn wide<V: Vector>(products: &Products<'_>, sums: &mut [f32]) {
             match products.channels - channel {
                 1 => sweep::<V, 1, 9>(products, channel, sums),
                 2 => sweep::<V, 2, 9>(products, channel, sums),
-                3 => sweep::<V, 3, 6>(products, channel, sums),
-                _ => sweep::<V, 4, 6>(products, channel, sums),
+                4.. if products.offsets.len() <= 3 => sweep::<V, 4, 3>(products, channel, sums),
+                3 => sweep::<V, 3, 9>(products, channel, sums),
+                4 => sweep::<V, 2, 9>(products, channel, sums),
+                _ => sweep::<V, 3, 9>(products, channel, sums),
             }
         };
     }

@@ -54,9 +54,16 @@ pub(crate) struct Block {
     pub first: usize,
     /// Output channels.
     pub count: usize,
+    instruction_set: InstructionSet,
     vectors: usize,
     /// Where its weights start.
     weights: usize,
+}
+
+impl Block {
+    fn lanes(&self) -> usize {
+        self.vectors * self.instruction_set.lanes()
+    }
 }
 
 /// What a [`Spread`] is run on.
@@ -75,7 +82,7 @@ pub(crate) struct Image<'a> {
 impl InstructionSet {
     /// Whether spreading output channels over lanes pays, for sizes of one group.
     pub(crate) fn spreads(self, channels: usize, outs: usize, column_stride: usize) -> bool {
-        channels >= MANY_CHANNELS && column_stride <= 2 && outs * 5 >= outs.next_multiple_of(self.lanes()) * 4
+        channels >= MANY_CHANNELS && column_stride <= 2 && outs * 4 >= outs.next_multiple_of(self.lanes()) * 3
     }
 }
 
@@ -97,11 +104,11 @@ impl Spread {
         };
         let [height, width] = weights.kernel;
         let taps = result.rows.len() * result.columns.len();
-        let lanes = outs.next_multiple_of(instruction_set.lanes());
+        let lanes = instruction_set.padded(outs);
         let mut packed = vec![0.0; taps * channels * lanes];
         let mut turned = Vec::new();
         for block in result.blocks() {
-            let lanes = block.vectors * instruction_set.lanes();
+            let lanes = block.lanes();
             turned.resize(height * width * lanes, 0.0);
             turned.fill(0.0);
             let packed = &mut packed[block.weights..][..taps * channels * lanes];
@@ -131,13 +138,17 @@ impl Spread {
     pub fn blocks(&self) -> Vec<Block> {
         let lanes = self.instruction_set.lanes();
         let taps = self.rows.len() * self.columns.len() * self.channels;
-        parts(self.outs.div_ceil(lanes), BLOCK)
-            .map(|(first, vectors)| Block {
-                first: first * lanes,
-                count: (vectors * lanes).min(self.outs - first * lanes),
-                vectors,
-                weights: first * lanes * taps,
-            })
+        let block = |instruction_set: InstructionSet, first: usize, vectors: usize| Block {
+            first: first * lanes,
+            count: (vectors * instruction_set.lanes()).min(self.outs - first * lanes),
+            instruction_set,
+            vectors,
+            weights: first * lanes * taps,
+        };
+        let (vectors, rest) = self.instruction_set.vectors(self.outs);
+        parts(vectors, BLOCK)
+            .map(|(first, vectors)| block(self.instruction_set, first, vectors))
+            .chain(rest.map(|narrower| block(narrower, vectors, 1)))
             .collect()
     }
 
@@ -159,12 +170,16 @@ impl Spread {
         sums: &mut Vec<f32>,
         target: &mut [f32],
     ) {
-        let lanes = block.vectors * self.instruction_set.lanes();
+        let lanes = block.lanes();
         let positions = rows.len() * image.width;
         sums.resize(positions * lanes, 0.0);
-        for sums in sums.chunks_mut(lanes) {
-            sums[..block.count].copy_from_slice(&bias[..block.count]);
-            sums[block.count..].fill(0.0);
+        sums[..block.count].copy_from_slice(&bias[..block.count]);
+        sums[block.count..lanes].fill(0.0);
+        let mut filled = lanes;
+        while filled < positions * lanes {
+            let more = filled.min(positions * lanes - filled);
+            sums.copy_within(..more, filled);
+            filled += more;
         }
         let mut taps = Vec::with_capacity(self.rows.len());
         let tap_floats = self.channels * lanes;
@@ -195,7 +210,7 @@ impl Spread {
                     stride: tap.stride,
                     vectors: block.vectors,
                 };
-                self.instruction_set.add_row(&row, &mut sums[at..]);
+                block.instruction_set.add_row(&row, &mut sums[at..]);
             }
         }
         let source = Matrix {

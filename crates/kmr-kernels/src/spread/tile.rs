@@ -124,8 +124,8 @@ unsafe fn narrow<V: Vector>(row: &Row<'_>, sums: *mut f32) {
     // SAFETY: passed on from the caller.
     unsafe {
         match (row.vectors, row.stride) {
-            (1, 1) => tiles!(row, sums, V, 1, 1, 8: 1 2 3 4 5 6 7),
-            (1, _) => tiles!(row, sums, V, 1, 2, 8: 1 2 3 4 5 6 7),
+            (1, 1) => tiles!(row, sums, V, 1, 1, 12: 1 2 3 4 5 6 7 8 9 10 11),
+            (1, _) => tiles!(row, sums, V, 1, 2, 12: 1 2 3 4 5 6 7 8 9 10 11),
             (_, 1) => tiles!(row, sums, V, 2, 1, 6: 1 2 3 4 5),
             (_, _) => tiles!(row, sums, V, 2, 2, 6: 1 2 3 4 5),
         }
