@@ -12,6 +12,7 @@ pub mod equalize;
 mod error;
 mod fit;
 pub mod gptq;
+pub mod gram;
 mod grid;
 pub mod loss;
 pub mod low_rank;

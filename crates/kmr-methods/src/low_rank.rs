@@ -33,16 +33,6 @@ pub struct Decomposition {
     right: Vec<f64>,
 }
 
-/// The symmetric mean of xxᵀ of what a layer reads.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct SecondMoments<'m> {
-    /// How many inputs they are of. If a matrix has several columns for each (a convolution's kernel: all positions of
-    /// the first channel, then those of the next), positions are taken to vary independently of each other.
-    pub channels: usize,
-    /// channels × channels, row by row.
-    pub values: &'m [f32],
-}
-
 /// A product of rank r: `left` (rows × r) times `right` (r × columns), both row by row.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Factors {
@@ -55,22 +45,19 @@ pub struct Factors {
 }
 
 impl Decomposition {
-    /// Decomposes `matrix`, with vectors for ranks up to `most`; without the moments of its inputs, all of them count
-    /// alike.
+    /// Decomposes `matrix`, with vectors for ranks up to `most`. `second_moments` is the mean of xxᵀ of the inputs, columns
+    /// × columns; without it all inputs count alike.
     ///
     /// # Errors
-    /// If the moments do not fit the columns, or hold what is no finite number.
-    pub fn of(matrix: Matrix<'_>, inputs: Option<SecondMoments<'_>>, most: usize) -> Result<Self, MethodError> {
+    /// If `second_moments` has another size or holds what is no finite number.
+    pub fn of(matrix: Matrix<'_>, second_moments: Option<&[f64]>, most: usize) -> Result<Self, MethodError> {
         let (rows, columns) = (matrix.rows(), matrix.columns());
         let values: Vec<f64> = matrix.values().iter().map(|&value| value.into()).collect();
-        let weighted = match inputs {
-            Some(inputs) => weighted(&values, columns, &inputs)?,
-            None => values.clone(),
-        };
+        let moments = second_moments.map(|moments| checked(moments, columns)).transpose()?;
         let (squares, left) = if rows <= columns {
-            wide(&weighted, rows, columns, most)
+            wide(&values, rows, columns, moments.as_deref(), most)
         } else {
-            tall(&weighted, rows, columns, most)
+            tall(&values, rows, columns, moments, most)
         };
         let transposed = transpose(&values, rows, columns);
         let right = left
@@ -136,58 +123,58 @@ impl Factors {
     }
 }
 
-/// E S, its columns in another order.
-fn weighted(values: &[f64], columns: usize, inputs: &SecondMoments<'_>) -> Result<Vec<f64>, MethodError> {
-    let SecondMoments {
-        channels,
-        values: moments,
-    } = *inputs;
-    check_length("the second moments", channels.saturating_mul(channels), moments.len())?;
-    let positions = columns.checked_div(channels).unwrap_or(0);
-    check_length("the channels of the second moments", columns, positions * channels)?;
+/// Second moments as a symmetric matrix.
+fn checked(moments: &[f64], columns: usize) -> Result<Vec<f64>, MethodError> {
+    check_length("the second moments", columns.saturating_mul(columns), moments.len())?;
     if let Some(at) = moments.iter().position(|value| !value.is_finite()) {
         return Err(MethodError::NotFinite {
             what: "second moment",
-            row: at / channels,
-            column: at % channels,
-            value: moments[at].into(),
+            row: at / columns,
+            column: at % columns,
+            value: moments[at],
         });
     }
-    // Rounding may have left the moments a little unlike their transpose.
-    let mut moments: Vec<f64> = moments.iter().map(|&value| value.into()).collect();
-    symmetrize(&mut moments, channels);
-    let root = eigen(moments, channels, channels);
-    let lengths: Vec<f64> = root.values.iter().map(|value| value.max(0.0).sqrt()).collect();
-    let ordered: Vec<f64> = match positions {
-        1 => values.to_vec(),
-        _ => values
-            .chunks(columns.max(1))
-            .flat_map(|row| transpose(row, channels, positions))
-            .collect(),
-    };
-    let mut product = products(&ordered, &root.vectors, channels);
-    for row in product.chunks_mut(channels.max(1)) {
-        row.iter_mut()
-            .zip(&lengths)
-            .for_each(|(value, length)| *value *= length);
-    }
-    Ok(product)
+    let mut moments = moments.to_vec();
+    symmetrize(&mut moments, columns);
+    Ok(moments)
 }
 
-/// Squared singular values and left vectors of a matrix with no more rows than columns.
-fn wide(values: &[f64], rows: usize, columns: usize, most: usize) -> (Vec<f64>, Vec<f64>) {
-    let found = eigen(products(values, values, columns), rows, most);
+/// Squared singular values and left vectors of E S where E has no more rows than columns: those of E C Eᵀ.
+fn wide(values: &[f64], rows: usize, columns: usize, moments: Option<&[f64]>, most: usize) -> (Vec<f64>, Vec<f64>) {
+    let gram = match moments {
+        Some(moments) => {
+            let mut gram = products(&products(values, moments, columns), values, columns);
+            symmetrize(&mut gram, rows);
+            gram
+        }
+        None => products(values, values, columns),
+    };
+    let found = eigen(gram, rows, most);
     let kept = significant(&found.values).min(most);
     let vectors = found.vectors[..kept * rows].to_vec();
     (found.values, vectors)
 }
 
-/// The same of a matrix with more rows than columns, by way of the right vectors.
-fn tall(values: &[f64], rows: usize, columns: usize, most: usize) -> (Vec<f64>, Vec<f64>) {
-    let transposed = transpose(values, rows, columns);
+/// The same where E has more rows than columns, by way of the right vectors.
+fn tall(values: &[f64], rows: usize, columns: usize, moments: Option<Vec<f64>>, most: usize) -> (Vec<f64>, Vec<f64>) {
+    let weighted = match moments {
+        Some(moments) => {
+            let root = eigen(moments, columns, columns);
+            let lengths: Vec<f64> = root.values.iter().map(|value| value.max(0.0).sqrt()).collect();
+            let mut product = products(values, &root.vectors, columns);
+            for row in product.chunks_mut(columns.max(1)) {
+                row.iter_mut()
+                    .zip(&lengths)
+                    .for_each(|(value, length)| *value *= length);
+            }
+            product
+        }
+        None => values.to_vec(),
+    };
+    let transposed = transpose(&weighted, rows, columns);
     let found = eigen(products(&transposed, &transposed, rows), columns, most);
     let kept = significant(&found.values).min(most);
-    let mut left = products(&found.vectors[..kept * columns], values, columns);
+    let mut left = products(&found.vectors[..kept * columns], &weighted, columns);
     for vector in left.chunks_mut(rows.max(1)) {
         let length = dot(vector, vector).sqrt();
         vector.iter_mut().for_each(|value| *value /= length);

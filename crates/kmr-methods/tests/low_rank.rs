@@ -2,7 +2,7 @@
 
 use kmr_methods::{
     Matrix, MethodError,
-    low_rank::{Decomposition, Factors, SecondMoments},
+    low_rank::{Decomposition, Factors},
 };
 use proptest::prelude::*;
 
@@ -17,7 +17,7 @@ fn noise(count: usize, mut seed: u64) -> Vec<f32> {
 }
 
 /// tr((E − X) C (E − X)ᵀ).
-fn error(matrix: &[f32], other: &[f32], columns: usize, moments: Option<&[f32]>) -> f64 {
+fn error(matrix: &[f32], other: &[f32], columns: usize, moments: Option<&[f64]>) -> f64 {
     let rows = matrix.chunks(columns).zip(other.chunks(columns));
     rows.map(|(own, other)| {
         let off: Vec<f64> = own
@@ -28,7 +28,7 @@ fn error(matrix: &[f32], other: &[f32], columns: usize, moments: Option<&[f32]>)
         let plain = || off.iter().map(|value| value * value).sum::<f64>();
         moments.map_or_else(plain, |moments| {
             (0..columns * columns)
-                .map(|at| off[at / columns] * f64::from(moments[at]) * off[at % columns])
+                .map(|at| off[at / columns] * moments[at] * off[at % columns])
                 .sum()
         })
     })
@@ -36,7 +36,7 @@ fn error(matrix: &[f32], other: &[f32], columns: usize, moments: Option<&[f32]>)
 }
 
 /// Second moments of `samples` inputs, singular where these are fewer than columns.
-fn moments(columns: usize, samples: usize, seed: u64) -> Vec<f32> {
+fn moments(columns: usize, samples: usize, seed: u64) -> Vec<f64> {
     let inputs = noise(columns * samples, seed);
     let product = |a: usize, b: usize| -> f64 {
         inputs
@@ -46,7 +46,7 @@ fn moments(columns: usize, samples: usize, seed: u64) -> Vec<f32> {
             / samples as f64
     };
     (0..columns * columns)
-        .map(|at| product((at / columns).min(at % columns), (at / columns).max(at % columns)) as f32)
+        .map(|at| product((at / columns).min(at % columns), (at / columns).max(at % columns)))
         .collect()
 }
 
@@ -61,8 +61,7 @@ proptest! {
         let matrix = noise(rows * columns, seed);
         let moments = samples.map(|samples| moments(columns, samples, seed ^ 1));
         let moments = moments.as_deref();
-        let inputs = moments.map(|values| SecondMoments { channels: columns, values });
-        let found = Decomposition::of(Matrix::new(rows, columns, &matrix).unwrap(), inputs, rank).unwrap();
+        let found = Decomposition::of(Matrix::new(rows, columns, &matrix).unwrap(), moments, rank).unwrap();
         let factors = found.factors(rank);
         let product = if rank == 0 { vec![0.0; rows * columns] } else { factors.product() };
         let own = error(&matrix, &product, columns, moments);
@@ -100,44 +99,14 @@ proptest! {
     }
 
     #[test]
-    fn positions_of_a_kernel_vary_alone(
-        rows in 1_usize..20, channels in 1_usize..5, positions in 1_usize..5, samples in 1_usize..9, seed: u64,
-    ) {
-        let columns = channels * positions;
-        let matrix = noise(rows * columns, seed);
-        let matrix = Matrix::new(rows, columns, &matrix).unwrap();
-        let few = moments(channels, samples, seed ^ 1);
-        let all: Vec<f32> = (0..columns * columns)
-            .map(|at| match (at / columns, at % columns) {
-                (a, b) if a % positions == b % positions => few[a / positions * channels + b / positions],
-                _ => 0.0,
-            })
-            .collect();
-        let of = |channels, values| Decomposition::of(matrix, Some(SecondMoments { channels, values }), 3).unwrap();
-        let (few, all) = (of(channels, &few), of(columns, &all));
-        let most = few.singular_values()[0].max(1e-9);
-        for (few, all) in few.singular_values().iter().zip(all.singular_values()) {
-            prop_assert!((few - all).abs() < 1e-5 * most, "{few} {all}");
-        }
-        // A value twice has no first vector of its own.
-        let gap = few.singular_values().windows(2).take(1).all(|pair| pair[0] - pair[1] > 1e-2 * most);
-        if gap {
-            for (few, all) in few.factors(1).product().iter().zip(all.factors(1).product()) {
-                prop_assert!((few - all).abs() < 1e-3);
-            }
-        }
-    }
-
-    #[test]
     fn equal_inputs_are_no_inputs(rows in 1_usize..10, columns in 1_usize..10, seed: u64) {
         let matrix = noise(rows * columns, seed);
         let matrix = Matrix::new(rows, columns, &matrix).unwrap();
-        let identity: Vec<f32> = (0..columns * columns)
+        let identity: Vec<f64> = (0..columns * columns)
             .map(|at| if at / columns == at % columns { 1.0 } else { 0.0 })
             .collect();
         let plain = Decomposition::of(matrix, None, 3).unwrap();
-        let inputs = SecondMoments { channels: columns, values: &identity };
-        let weighted = Decomposition::of(matrix, Some(inputs), 3).unwrap();
+        let weighted = Decomposition::of(matrix, Some(&identity), 3).unwrap();
         for (plain, weighted) in plain.singular_values().iter().zip(weighted.singular_values()) {
             prop_assert!((plain - weighted).abs() < 1e-6);
         }
@@ -151,11 +120,7 @@ fn the_number_of_threads_changes_nothing() {
     let moments = moments(columns, 300, 4);
     let on = |threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        let inputs = SecondMoments {
-            channels: columns,
-            values: &moments,
-        };
-        pool.install(|| Decomposition::of(Matrix::new(rows, columns, &matrix).unwrap(), Some(inputs), 8).unwrap())
+        pool.install(|| Decomposition::of(Matrix::new(rows, columns, &matrix).unwrap(), Some(&moments), 8).unwrap())
     };
     let alone = on(1);
     assert!(alone == on(2) && alone == on(4));
@@ -164,16 +129,10 @@ fn the_number_of_threads_changes_nothing() {
 #[test]
 fn what_cannot_be_decomposed_is_named() {
     let matrix = Matrix::new(1, 2, &[1.0, 2.0]).unwrap();
-    let refused =
-        |channels, values: &[f32]| Decomposition::of(matrix, Some(SecondMoments { channels, values }), 1).unwrap_err();
-    let short = refused(2, &[1.0]).to_string();
+    let refused = |moments: &[f64]| Decomposition::of(matrix, Some(moments), 1).unwrap_err();
+    let short = refused(&[1.0]).to_string();
     assert_eq!(short, "the second moments must have 4 elements; it has 1");
-    let other = refused(3, &[0.0; 9]).to_string();
-    assert!(
-        other.starts_with("the channels of the second moments must have 2 elements"),
-        "{other}"
-    );
-    let broken = refused(2, &[1.0, f32::NAN, 0.0, 1.0]);
+    let broken = refused(&[1.0, f64::NAN, 0.0, 1.0]);
     assert!(
         matches!(
             broken,

@@ -25,6 +25,7 @@ mod tensor;
 pub mod upgrade;
 mod value;
 pub mod weights;
+pub mod windows;
 
 pub use dtype::DType;
 pub use error::{ErrorKind, ModelError};

@@ -5,20 +5,18 @@
 
 use std::collections::BTreeMap;
 
-use kmr_methods::{
-    Matrix,
-    low_rank::{Decomposition, SecondMoments},
-};
+use kmr_methods::{Matrix, low_rank::Decomposition};
 use kmr_sdk::{
-    Error, ErrorCode, Host, ObserveRequest, Result, RunRequest, Statistic,
+    Error, ErrorCode, Host, Result, RunRequest,
     model::{Graph, GraphIndex, Model, Node, Tensor},
 };
 use rayon::prelude::*;
 
 use crate::{
     config::{Config, Norm},
+    inputs::second_moments,
     integers::Integers,
-    layers::{Kind, Layer, Stored},
+    layers::{Layer, Stored},
 };
 
 /// The part of a difference that factors of rows and columns may explain before it is taken for another way of writing
@@ -53,7 +51,7 @@ pub fn losses(host: &Host<'_>, model: &Model, layers: &[Layer], most: usize, con
         .filter_map(|(layer, found)| found.is_ok().then_some(layer))
         .collect();
     let moments = match config.error_norm {
-        Norm::Outputs => moments(host, &different, config.samples)?,
+        Norm::Outputs => second_moments(host, &model.graph, &different, config.samples)?,
         Norm::Weights => BTreeMap::new(),
     };
     host.progress(0.0, "decomposing what compression has changed")?;
@@ -66,11 +64,8 @@ pub fn losses(host: &Host<'_>, model: &Model, layers: &[Layer], most: usize, con
             Error::unsupported(error.to_string()).at(format!("tensor `{}`", layer.weight))
         };
         let matrix = Matrix::new(layer.rows(), layer.columns(), &difference).map_err(at)?;
-        let inputs = moments.get(&layer.weight).map(|values| SecondMoments {
-            channels: layer.channels(),
-            values,
-        });
-        let decomposition = Decomposition::of(matrix, inputs, most.min(layer.most())).map_err(at)?;
+        let moments = moments.get(&layer.weight).map(Vec::as_slice);
+        let decomposition = Decomposition::of(matrix, moments, most.min(layer.most())).map_err(at)?;
         Ok(match decomposition.singular_values().first() {
             Some(&largest) if largest > 0.0 => Loss::Difference(decomposition),
             _ => Loss::Nothing,
@@ -254,52 +249,6 @@ fn is_rescaled(before: &[f32], after: &[f32], rows: usize, columns: usize) -> bo
     }
     let by_chance = ((rows + columns) as f64 / (rows * columns) as f64).min(1.0);
     squares(&scaled) < (1.0 - EXPLAINED) * (1.0 - by_chance) * whole
-}
-
-/// The second moments of what layers read, by weight; those of all readers averaged.
-fn moments(host: &Host<'_>, layers: &[&Layer], samples: usize) -> Result<BTreeMap<String, Vec<f32>>> {
-    let mut found = BTreeMap::new();
-    for (channel_axis, convolutions) in [(1, true), (-1, false)] {
-        let own = |layer: &&&Layer| (layer.kind == Kind::Conv) == convolutions;
-        let layers: Vec<&Layer> = layers.iter().filter(own).copied().collect();
-        let mut values: Vec<String> = Vec::new();
-        for input in layers.iter().flat_map(|layer| &layer.inputs) {
-            if !values.contains(input) {
-                values.push(input.clone());
-            }
-        }
-        if values.is_empty() {
-            continue;
-        }
-        host.progress(0.0, "observing what layers read")?;
-        let request = ObserveRequest {
-            values,
-            statistics: vec![Statistic::Gram],
-            channel_axis,
-            samples: Some(samples),
-            ..Default::default()
-        };
-        let observed = host.observe(&request).map_err(|error| match error.code {
-            ErrorCode::NOT_FOUND => Error::invalid_configuration(format!(
-                "\"outputs\" looks at calibration data: {}; give the manifest `data.calibration`, or write \"weights\"",
-                error.message
-            ))
-            .at("config.error_norm"),
-            _ => error,
-        })?;
-        for layer in layers {
-            let mut sum: Vec<f32> = Vec::new();
-            for input in &layer.inputs {
-                let gram = observed.get(input, Statistic::Gram)?.to_f32()?;
-                match sum.is_empty() {
-                    true => sum = gram.into_owned(),
-                    false => sum.iter_mut().zip(gram.iter()).for_each(|(sum, value)| *sum += value),
-                }
-            }
-            found.insert(layer.weight.clone(), sum);
-        }
-    }
-    Ok(found)
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ mod adapt;
 mod adapter;
 mod compression;
 mod config;
+mod inputs;
 mod integers;
 mod knob;
 mod layers;

@@ -22,7 +22,7 @@ use kmr_abi::{
 use kmr_sdk::{
     model::{DType, Dimension, Edit, Graph, Model, Node, Patch, Tensor, ValueInfo},
     tensors::{describe, read_description},
-    wire::{EditRequest, ObserveRequest, RunRequest, SessionRequest, Statistic, Update, Updated},
+    wire::{EditRequest, RunRequest, SessionRequest, Update, Updated},
 };
 
 /// Numbers that look random, the same for the same seed, between -1 and 1.
@@ -608,42 +608,8 @@ impl kmr_abi::Host for ModelHost {
         ROk(BatchIterator_TO::from_value(player, TD_Opaque))
     }
 
-    fn observe(&self, request: RStr<'_>) -> AbiResult<RVec<SharedTensorBox>> {
-        let request: ObserveRequest = serde_json::from_str(request.as_str()).unwrap();
-        if self.batches.is_empty() {
-            return fail(ErrorCode::NOT_FOUND, "the manifest has no calibration data");
-        }
-        assert_eq!(request.statistics, [Statistic::Gram]);
-        let graph = self.candidate().graph;
-        let names: Vec<&str> = request.values.iter().map(String::as_str).collect();
-        let runs: Vec<Vec<Value>> = self
-            .batches
-            .iter()
-            .map(|feeds| evaluate(&graph, feeds, &names))
-            .collect();
-        let gram = |at: usize| {
-            let shape = &runs[0][at].shape;
-            let axis = if request.channel_axis < 0 { shape.len() - 1 } else { 1 };
-            let (channels, inner) = (shape[axis], shape[axis + 1..].iter().product::<usize>());
-            let (mut sums, mut count) = (vec![0.0; channels * channels], 0.0);
-            for run in &runs {
-                for block in run[at].values.chunks(channels * inner) {
-                    for place in 0..inner {
-                        count += 1.0;
-                        for pair in 0..channels * channels {
-                            sums[pair] +=
-                                block[pair / channels * inner + place] * block[pair % channels * inner + place];
-                        }
-                    }
-                }
-            }
-            let means = sums.iter().map(|sum| (sum / count) as f32).collect();
-            held(
-                &format!("{}/gram", request.values[at]),
-                &Tensor::from_vec(vec![channels, channels], means),
-            )
-        };
-        ROk((0..names.len()).map(gram).collect())
+    fn observe(&self, _: RStr<'_>) -> AbiResult<RVec<SharedTensorBox>> {
+        fail(ErrorCode::UNSUPPORTED, "this host observes nothing")
     }
 
     fn open_session<'a>(&'a self, request: RStr<'_>, attachments: RSlice<'_, RVec<u8>>) -> AbiResult<SessionBox<'a>> {

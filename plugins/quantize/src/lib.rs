@@ -15,7 +15,6 @@ mod smooth;
 mod storage;
 mod values;
 mod weights;
-mod windows;
 
 kmr_sdk::export_plugin! {
     rule "quantize" => rule::Quantize {
