@@ -21,6 +21,9 @@ use symmetric::{dot, eigen};
 /// Squares of singular values below this part of the largest one are rounding.
 const ROUNDING: f64 = 1e-13;
 
+/// The part of a squared mean that is rounding of float32.
+const MEANS: f64 = 1e-12;
+
 /// The first singular vectors of a matrix, in the norm that its inputs give it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Decomposition {
@@ -180,6 +183,71 @@ fn tall(values: &[f64], rows: usize, columns: usize, moments: Option<Vec<f64>>, 
         vector.iter_mut().for_each(|value| *value /= length);
     }
     (found.values, left)
+}
+
+/// The matrix that stands for an error whose outputs are off by a constant, too: E x + c for each input x. A product
+/// without a bias that comes closest to E + c zᵀ, z = C⁺μ, in the norm of the second moments C comes closest to both
+/// together, μ being the mean input. Where a bias makes up for the error's mean already (c = −E μ), nothing of it is
+/// left to be made up for twice.
+///
+/// # Errors
+/// If the lengths do not go together, or a number is not finite.
+pub fn with_constant(
+    matrix: Matrix<'_>,
+    constant: &[f64],
+    means: &[f32],
+    second_moments: &[f64],
+) -> Result<Vec<f32>, MethodError> {
+    let columns = matrix.columns();
+    check_length("the constant", matrix.rows(), constant.len())?;
+    check_length("the means", columns, means.len())?;
+    let moments = checked(second_moments, columns)?;
+    let means: Vec<f64> = means.iter().map(|&mean| mean.into()).collect();
+    let solution = solved(&moments, &means);
+    let rows = matrix.values().chunks(columns.max(1)).zip(constant);
+    let row = |(row, constant): (&[f32], &f64)| -> Vec<f32> {
+        let sums = row.iter().zip(&solution);
+        sums.map(|(value, z)| (f64::from(*value) + constant * z) as f32)
+            .collect()
+    };
+    Ok(rows.flat_map(row).collect())
+}
+
+/// The shortest z with C z = μ, by conjugate gradients: μ is in the range of C.
+fn solved(moments: &[f64], means: &[f64]) -> Vec<f64> {
+    let columns = means.len();
+    let mut solution = vec![0.0; columns];
+    let mut rest = means.to_vec();
+    let mut direction = rest.clone();
+    let mut square = dot(&rest, &rest);
+    // Means of float32 have a little outside of the range, along which there is no end.
+    let enough = MEANS * square;
+    let largest = (0..columns).map(|at| moments[at * columns + at]).fold(0.0, f64::max);
+    for _ in 0..(2 * columns).min(400) {
+        if square <= enough {
+            break;
+        }
+        let turned: Vec<f64> = moments.par_chunks(columns).map(|row| dot(row, &direction)).collect();
+        let curvature = dot(&direction, &turned);
+        if curvature <= ROUNDING * largest * dot(&direction, &direction) {
+            break;
+        }
+        let step = square / curvature;
+        solution
+            .iter_mut()
+            .zip(&direction)
+            .for_each(|(z, along)| *z += step * along);
+        rest.iter_mut()
+            .zip(&turned)
+            .for_each(|(left, turned)| *left -= step * turned);
+        let next = dot(&rest, &rest);
+        direction
+            .iter_mut()
+            .zip(&rest)
+            .for_each(|(along, left)| *along = left + next / square * *along);
+        square = next;
+    }
+    solution
 }
 
 /// How many of these falling squares are more than rounding.

@@ -2,7 +2,7 @@
 
 use kmr_methods::{
     Matrix, MethodError,
-    low_rank::{Decomposition, Factors},
+    low_rank::{Decomposition, Factors, with_constant},
 };
 use proptest::prelude::*;
 
@@ -96,6 +96,45 @@ proptest! {
         for (value, back) in matrix.iter().zip(found.factors(rank + 2).product()) {
             prop_assert!((value - back).abs() <= 1e-5 * largest, "{value} {back}");
         }
+    }
+
+    #[test]
+    fn a_constant_error_is_made_up_for_as_far_as_a_product_can(
+        rows in 1_usize..6, columns in 1_usize..6, rank in 1_usize..4, samples in 1_usize..20, seed: u64,
+        corrected: bool, step in 0.01_f32..1.0,
+    ) {
+        let matrix = noise(rows * columns, seed);
+        let inputs: Vec<f32> = noise(columns * samples, seed ^ 1).iter().map(|value| value + 0.7).collect();
+        let means: Vec<f32> = (0..columns)
+            .map(|at| (inputs.iter().skip(at).step_by(columns).map(|&v| f64::from(v)).sum::<f64>() / samples as f64) as f32)
+            .collect();
+        let moment = |a: usize, b: usize| -> f64 {
+            inputs.chunks(columns).map(|x| f64::from(x[a]) * f64::from(x[b])).sum::<f64>() / samples as f64
+        };
+        let moments: Vec<f64> = (0..columns * columns).map(|at| moment(at / columns, at % columns)).collect();
+        let product = |matrix: &[f32], x: &[f32], row: usize| -> f64 {
+            matrix[row * columns..][..columns].iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum()
+        };
+        let constant: Vec<f64> = match corrected {
+            true => (0..rows).map(|row| -product(&matrix, &means, row)).collect(),
+            false => noise(rows, seed ^ 2).into_iter().map(f64::from).collect(),
+        };
+        let error = |other: &[f32]| -> f64 {
+            let off = |x: &[f32], row: usize| product(&matrix, x, row) + constant[row] - product(other, x, row);
+            inputs.chunks(columns).flat_map(|x| (0..rows).map(move |row| (x, row))).map(|(x, row)| off(x, row).powi(2)).sum()
+        };
+        let view = Matrix::new(rows, columns, &matrix).unwrap();
+        let aim = with_constant(view, &constant, &means, &moments).unwrap();
+        let aim = Matrix::new(rows, columns, &aim).unwrap();
+        let factors = Decomposition::of(aim, Some(&moments), rank).unwrap().factors(rank);
+        let own = error(&factors.product());
+        let near = |values: &[f32], seed| -> Vec<f32> {
+            values.iter().zip(noise(values.len(), seed)).map(|(value, by)| value + step * by).collect()
+        };
+        let beside = Factors { rank, left: near(&factors.left, seed ^ 4), right: near(&factors.right, seed ^ 5) };
+        let plain = Decomposition::of(view, Some(&moments), rank).unwrap().factors(rank);
+        let slack = 1e-3 * error(&vec![0.0; matrix.len()]) + 1e-6;
+        prop_assert!(own <= error(&beside.product()) + slack && own <= error(&plain.product()) + slack);
     }
 
     #[test]

@@ -5,7 +5,10 @@
 
 use std::collections::BTreeMap;
 
-use kmr_methods::{Matrix, low_rank::Decomposition};
+use kmr_methods::{
+    Matrix,
+    low_rank::{Decomposition, with_constant},
+};
 use kmr_sdk::{
     Error, ErrorCode, Host, Result, RunRequest,
     model::{Graph, GraphIndex, Model, Node, Tensor},
@@ -41,7 +44,7 @@ pub enum Loss {
 pub fn losses(host: &Host<'_>, model: &Model, layers: &[Layer], most: usize, config: &Config) -> Result<Vec<Loss>> {
     let reference = host.graph_of("reference")?.graph;
     let made = made(host, &model.graph, layers)?;
-    let mut found: Vec<Result<Vec<f32>, Loss>> = Vec::new();
+    let mut found: Vec<Result<Difference, Loss>> = Vec::new();
     for (layer, made) in layers.iter().zip(made) {
         found.push(difference(&reference, &model.graph, layer, made)?);
     }
@@ -63,8 +66,15 @@ pub fn losses(host: &Host<'_>, model: &Model, layers: &[Layer], most: usize, con
         let at = |error: kmr_methods::MethodError| {
             Error::unsupported(error.to_string()).at(format!("tensor `{}`", layer.weight))
         };
-        let matrix = Matrix::new(layer.rows(), layer.columns(), &difference).map_err(at)?;
-        let moments = moments.get(&layer.weight).map(Vec::as_slice);
+        let (rows, columns) = (layer.rows(), layer.columns());
+        let matrix = Matrix::new(rows, columns, &difference.weight).map_err(at)?;
+        let inputs = moments.get(&layer.weight);
+        let aim = match (inputs, &difference.bias) {
+            (Some(inputs), Some(bias)) => with_constant(matrix, bias, &inputs.means, &inputs.metric).map_err(at)?,
+            _ => difference.weight.clone(),
+        };
+        let matrix = Matrix::new(rows, columns, &aim).map_err(at)?;
+        let moments = inputs.map(|inputs| inputs.metric.as_slice());
         let decomposition = Decomposition::of(matrix, moments, most.min(layer.most())).map_err(at)?;
         Ok(match decomposition.singular_values().first() {
             Some(&largest) if largest > 0.0 => Loss::Difference(decomposition),
@@ -120,13 +130,21 @@ fn made(host: &Host<'_>, graph: &Graph, layers: &[Layer]) -> Result<Vec<Option<V
     Ok(values)
 }
 
-/// The reference's weight less the candidate's, rows × columns.
+/// The reference's layer less the candidate's.
+struct Difference {
+    /// Of the weights, rows × columns.
+    weight: Vec<f32>,
+    /// Of the biases, where both are known.
+    bias: Option<Vec<f64>>,
+}
+
+/// The reference's layer less the candidate's.
 fn difference(
     reference: &Graph,
     candidate: &Graph,
     layer: &Layer,
     made: Option<Vec<f32>>,
-) -> Result<Result<Vec<f32>, Loss>> {
+) -> Result<Result<Difference, Loss>> {
     let unknown = |reason: &str| Ok(Err(Loss::Unknown(reason.to_owned())));
     let Some(before) = reference
         .tensor(&layer.weight)
@@ -149,17 +167,30 @@ fn difference(
     };
     let mut before = layer.turn(&finite(before, &layer.weight)?, true);
     let (old, new) = (reference.index(), candidate.index());
-    if let (Some(factors), None) = (
-        normalized(reference, &old, &reader(&old, reference, &layer.weight)),
+    let reader = reader(&old, reference, &layer.weight);
+    let (mut old_bias, new_bias) = (
+        reader.as_ref().and_then(|id| bias(reference, &old, id, layer.rows())),
+        layer
+            .nodes
+            .first()
+            .and_then(|id| bias(candidate, &new, id, layer.rows())),
+    );
+    if let (Some(normalization), None) = (
+        normalization(reference, &old, reader.as_ref()),
         normalization(candidate, &new, layer.nodes.first()),
     ) {
-        let columns = layer.columns();
-        if factors.len() == layer.rows() {
-            for (row, factor) in before.chunks_mut(columns).zip(&factors) {
-                row.iter_mut()
-                    .for_each(|value| *value = (f64::from(*value) * factor) as f32);
+        // As quantization folds it into the weight and its bias.
+        old_bias = match (Affine::of(reference, normalization, layer.rows()), old_bias) {
+            (Some(affine), bias) => {
+                let columns = layer.columns();
+                for (row, factor) in before.chunks_mut(columns).zip(&affine.factors) {
+                    row.iter_mut()
+                        .for_each(|value| *value = (f64::from(*value) * factor) as f32);
+                }
+                bias.map(|bias| affine.of_bias(&bias))
             }
-        }
+            (None, _) => return unknown("a batch normalization behind it is gone, and cannot be found in its weight"),
+        };
     }
     if let Some(value) = after.iter().find(|value| !value.is_finite()) {
         let message = format!("holds {value}, which nothing can be added to");
@@ -171,11 +202,20 @@ fn difference(
     if is_rescaled(&before, &after, layer.rows(), layer.columns()) {
         return unknown("its weight was rescaled (smoothing or equalization), so that the reference's is another one");
     }
-    Ok(Ok(before
+    let bias = old_bias.zip(new_bias);
+    let bias = bias.map(|(before, after)| {
+        before
+            .iter()
+            .zip(&after)
+            .map(|(before, after)| before - after)
+            .collect()
+    });
+    let weight = before
         .iter()
         .zip(&after)
         .map(|(before, after)| before - after)
-        .collect()))
+        .collect();
+    Ok(Ok(Difference { weight, bias }))
 }
 
 /// The values of a weight, all finite.
@@ -206,19 +246,67 @@ fn normalization<'g>(graph: &'g Graph, index: &GraphIndex<'_>, id: Option<&Strin
     (node.is("BatchNormalization") && slot == 0).then_some(node)
 }
 
-/// What a batch normalization behind node `id` multiplies each of its outputs with: γ/√(σ² + ε), as quantization folds
-/// it into the weight.
-fn normalized(graph: &Graph, index: &GraphIndex<'_>, id: &Option<String>) -> Option<Vec<f64>> {
-    let node = normalization(graph, index, id.as_ref())?;
-    let values = |slot: usize| graph.tensor(node.input(slot)?)?.to_f32().ok();
-    let (gamma, variance) = (values(1)?, values(4)?);
-    let epsilon = f64::from(node.float("epsilon").unwrap_or(1e-5));
-    let factors = gamma.iter().zip(variance.iter());
-    Some(
-        factors
-            .map(|(&gamma, &variance)| f64::from(gamma) / (f64::from(variance) + epsilon).sqrt())
-            .collect(),
-    )
+/// What a batch normalization does to each channel.
+struct Affine {
+    /// γ/√(σ² + ε).
+    factors: Vec<f64>,
+    beta: Vec<f64>,
+    means: Vec<f64>,
+}
+
+impl Affine {
+    /// That of `node` over `channels`; none if its tensors are no initializers of that length.
+    fn of(graph: &Graph, node: &Node, channels: usize) -> Option<Self> {
+        let values = |slot: usize| numbers(graph, node.input(slot)?, channels);
+        let (gamma, beta, means, variance) = (values(1)?, values(2)?, values(3)?, values(4)?);
+        let epsilon = f64::from(node.float("epsilon").unwrap_or(1e-5));
+        let factors = gamma
+            .iter()
+            .zip(&variance)
+            .map(|(gamma, variance)| gamma / (variance + epsilon).sqrt());
+        Some(Self {
+            factors: factors.collect(),
+            beta,
+            means,
+        })
+    }
+
+    /// β + (b − μ) γ/√(σ² + ε).
+    fn of_bias(&self, bias: &[f64]) -> Vec<f64> {
+        let moved = bias
+            .iter()
+            .zip(&self.means)
+            .zip(&self.factors)
+            .map(|((bias, mean), factor)| (bias - mean) * factor);
+        moved.zip(&self.beta).map(|(moved, beta)| moved + beta).collect()
+    }
+}
+
+/// The bias of the layer of node `id`: its third input, or what an Add behind a MatMul adds; zeros where there is none,
+/// nothing where it is no initializer.
+fn bias(graph: &Graph, index: &GraphIndex<'_>, id: &str, rows: usize) -> Option<Vec<f64>> {
+    let node = graph.node(id)?;
+    if !node.is("MatMul") {
+        return match node.input(2) {
+            Some(_) if node.float("beta").unwrap_or(1.0) != 1.0 => None,
+            Some(name) => numbers(graph, name, rows),
+            None => Some(vec![0.0; rows]),
+        };
+    }
+    let reader = index.sole_consumer(id).map(|(reader, _)| &graph.nodes[reader]);
+    match reader.filter(|reader| reader.is("Add")) {
+        Some(add) => match add.inputs().iter().find(|input| *input != id) {
+            Some(other) if graph.tensor(other).is_some() => numbers(graph, other, rows),
+            _ => Some(vec![0.0; rows]),
+        },
+        None => Some(vec![0.0; rows]),
+    }
+}
+
+/// The numbers of an initializer, if there are so many.
+fn numbers(graph: &Graph, name: &str, count: usize) -> Option<Vec<f64>> {
+    let values = graph.tensor(name)?.to_f32().ok()?;
+    (values.len() == count).then(|| values.iter().map(|&value| value.into()).collect())
 }
 
 /// Whether factors of rows and columns explain more than a part of the difference that chance would leave them.

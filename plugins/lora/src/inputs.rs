@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use kmr_methods::gram::{Gram, is_taken};
+use kmr_methods::gram::{Gram, Inputs, is_taken};
 use kmr_sdk::{
     Error, ErrorCode, Host, Result, RunRequest,
     model::{Graph, Tensor, windows::Reading},
@@ -24,7 +24,7 @@ struct Watched<'l> {
     seen: u64,
 }
 
-/// The mean of xxᵀ of what each layer reads, columns × columns, by its weight; over all of its nodes.
+/// The mean of what each layer reads and that of xxᵀ, columns × columns, by its weight; over all of its nodes.
 ///
 /// # Errors
 /// If there is no calibration data, the candidate cannot be run, or an input is not finite.
@@ -33,7 +33,7 @@ pub fn second_moments(
     graph: &Graph,
     layers: &[&Layer],
     samples: usize,
-) -> Result<BTreeMap<String, Vec<f64>>> {
+) -> Result<BTreeMap<String, Inputs>> {
     let mut watched = Vec::new();
     let mut grams: BTreeMap<&str, Gram> = BTreeMap::new();
     for &layer in layers {
@@ -80,7 +80,7 @@ pub fn second_moments(
     }
     let finished = grams
         .into_iter()
-        .map(|(weight, gram)| (weight.to_owned(), gram.finished(false).metric));
+        .map(|(weight, gram)| (weight.to_owned(), gram.finished(false)));
     Ok(finished.collect())
 }
 

@@ -39,7 +39,7 @@ kmr_sdk::export_plugin! {
         "knobs": [{
             "name": "rank",
             "description": "the rank of adapters; 0 is off, the fine-tuning of everything",
-            "domain": { "min": 0, "max": 1024 },
+            "domain": { "choices": [0, 512, 256, 128, 96, 64, 48, 32, 24, 16, 12, 8, 6, 4, 3, 2, 1] },
             "per": ["model"],
             "default": [0, 64, 32, 16, 8, 4]
         }],

@@ -343,7 +343,15 @@ fn run_node(node: &Node, inputs: &[&Value]) -> Value {
                 .map_or(product.clone(), |c| product.with(c, &|a, b| a + b))
         }
         "MatMul" => x.times(inputs[1]),
-        "Conv" => x.convolved(inputs[1], node),
+        "Conv" => {
+            let mut made = x.convolved(inputs[1], node);
+            let plane: usize = made.shape[2..].iter().product();
+            if let Some(bias) = inputs.get(2) {
+                let values = made.values.iter_mut().enumerate();
+                values.for_each(|(at, value)| *value += bias.values[at / plane % bias.values.len()]);
+            }
+            made
+        }
         "Relu" => Value {
             shape: x.shape.clone(),
             values: x.values.iter().map(|v| v.max(0.0)).collect(),
