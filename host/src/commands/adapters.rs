@@ -1,7 +1,10 @@
 //! `kmr adapters`: takes low-rank adapters out of a model into a PEFT folder, or merges such a folder into a model.
 
 use kmr_formats::{FormatError, read_peft, write_peft};
-use kmr_model::adapters::{adapters, merge};
+use kmr_model::{
+    ModelError,
+    adapters::{Adapter, adapters, merge},
+};
 
 use crate::{
     arguments::{Adapters, Common},
@@ -12,7 +15,7 @@ use crate::{
 
 pub fn execute(arguments: &Adapters, common: &Common) -> Result<u8, Failure> {
     let model = files::read_model(&arguments.model)?;
-    let refused = |error| Failure::model(&arguments.model, &error);
+    let refused = |error: ModelError| Failure::model(&arguments.model, &error);
     let done = match &arguments.merge {
         None => {
             let found = adapters(&model.graph).map_err(refused)?;
@@ -36,8 +39,8 @@ pub fn execute(arguments: &Adapters, common: &Common) -> Result<u8, Failure> {
     Ok(exit::SUCCESS)
 }
 
-fn layers(found: &[kmr_model::adapters::Adapter]) -> Vec<serde_json::Value> {
-    let told = |adapter: &kmr_model::adapters::Adapter| {
+fn layers(found: &[Adapter]) -> Vec<serde_json::Value> {
+    let told = |adapter: &Adapter| {
         serde_json::json!({"layer": adapter.layer, "rank": adapter.rank, "scaling": adapter.scaling})
     };
     found.iter().map(told).collect()
