@@ -29,7 +29,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             arrays.push((format!("{}{A}", adapter.layer), adapter.a));
             arrays.push((format!("{}{B}", adapter.layer), adapter.b));
         }
-        write_npz(Path::new(to), arrays.iter().map(|(name, tensor)| (name.as_str(), tensor)))?;
+        write_npz(
+            Path::new(to),
+            arrays.iter().map(|(name, tensor)| (name.as_str(), tensor)),
+        )?;
     }
     Ok(())
 }

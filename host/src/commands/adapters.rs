@@ -40,9 +40,7 @@ pub fn execute(arguments: &Adapters, common: &Common) -> Result<u8, Failure> {
 }
 
 fn layers(found: &[Adapter]) -> Vec<serde_json::Value> {
-    let told = |adapter: &Adapter| {
-        serde_json::json!({"layer": adapter.layer, "rank": adapter.rank, "scaling": adapter.scaling})
-    };
+    let told = |adapter: &Adapter| serde_json::json!({"layer": adapter.layer, "rank": adapter.rank, "scaling": adapter.scaling});
     found.iter().map(told).collect()
 }
 

@@ -178,7 +178,13 @@ fn what_cannot_be_written_is_told() {
 
 fn adapter(layer: &str, rank: usize, scaling: f32) -> Adapter {
     let a = Tensor::from_vec(vec![rank, 2], vec![0.5_f32; 2 * rank]);
-    Adapter::new(layer, a, Tensor::from_vec(vec![3, rank], vec![0.25_f32; 3 * rank]), scaling).unwrap()
+    Adapter::new(
+        layer,
+        a,
+        Tensor::from_vec(vec![3, rank], vec![0.25_f32; 3 * rank]),
+        scaling,
+    )
+    .unwrap()
 }
 
 #[test]
