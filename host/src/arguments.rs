@@ -56,6 +56,8 @@ pub enum Command {
     Infer(Infer),
     /// Read a model and write it again, changed as the options say
     Convert(Convert),
+    /// Take low-rank adapters out of a model as a PEFT folder, or merge such a folder into one
+    Adapters(Adapters),
     /// Look at plugins
     #[command(subcommand)]
     Plugin(Plugin),
@@ -130,6 +132,22 @@ pub struct Measure {
     /// A model whose latency is measured in turn with the first one's; repeatable
     #[arg(long, value_name = "MODEL", requires = "latency")]
     pub compare: Vec<PathBuf>,
+}
+
+/// `kmr adapters`
+#[derive(Debug, Args)]
+pub struct Adapters {
+    /// The model
+    pub model: PathBuf,
+    /// The folder for the adapters; with `--merge`, the file for the model
+    #[arg(long, value_name = "PATH")]
+    pub out: PathBuf,
+    /// A PEFT folder whose adapters go into the model's weights
+    #[arg(long, value_name = "DIR")]
+    pub merge: Option<PathBuf>,
+    /// The name or path of the model that the adapters belong to, for their configuration
+    #[arg(long, value_name = "NAME", conflicts_with = "merge")]
+    pub base: Option<String>,
 }
 
 /// `kmr infer`

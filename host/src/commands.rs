@@ -1,5 +1,6 @@
 //! The commands, one module each.
 
+mod adapters;
 mod convert;
 mod frontier;
 mod infer;
@@ -22,6 +23,7 @@ pub fn execute(arguments: &Arguments) -> Result<u8, Failure> {
         Command::Measure(measure) => measure::execute(measure, common),
         Command::Infer(infer) => infer::execute(infer, common),
         Command::Convert(convert) => convert::execute(convert, common),
+        Command::Adapters(adapters) => adapters::execute(adapters, common),
         Command::Plugin(plugin) => plugin::execute(plugin, common),
         Command::Manifest(manifest) => manifest::execute(manifest, common),
     }

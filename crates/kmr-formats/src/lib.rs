@@ -1,4 +1,5 @@
-//! Data in and out: named arrays in npy, npz and IDX files, and the [`Dataset`]s made of them.
+//! Data in and out: named arrays in npy, npz, IDX and safetensors files, the [`Dataset`]s made of them, and low-rank
+//! adapters in the folders of Hugging Face's PEFT.
 //!
 //! Every reader checks what a file declares against what the file can hold before it allocates,
 //! reads no byte twice, and turns damage into one [`FormatError`] that names the file, the array
@@ -13,6 +14,8 @@ mod idx;
 mod npy;
 mod npz;
 mod overlap;
+mod peft;
+mod safetensors;
 mod shuffle;
 mod source;
 
@@ -23,6 +26,8 @@ pub use idx::{read_idx, read_idx_from};
 pub use npy::{read_npy, read_npy_from, write_npy};
 pub use npz::{read_npz, read_npz_from, write_npz};
 pub use overlap::{SampleDigest, overlap, overlaps};
+pub use peft::{read_peft, write_peft};
+pub use safetensors::{read_safetensors, read_safetensors_from, write_safetensors};
 pub use shuffle::permutation;
 pub use source::{DatasetSource, Format};
 

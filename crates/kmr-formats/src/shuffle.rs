@@ -55,7 +55,7 @@ mod tests {
     #[test]
     fn the_order_of_a_seed_never_changes() {
         assert_eq!(permutation(10, 7), [9, 5, 8, 6, 1, 2, 4, 7, 0, 3]);
-        assert_eq!(permutation(0, 7), []);
+        assert_eq!(permutation(0, 7), [0_usize; 0]);
         assert_eq!(permutation(1, 7), [0]);
     }
 

@@ -27,7 +27,7 @@ pub enum MethodError {
         got: usize,
     },
     /// NaN or an infinity in a matrix.
-    #[error("the {what} at row {row}, column {column} is {value}; only finite numbers can be quantized")]
+    #[error("the {what} at row {row}, column {column} is {value}; only finite numbers can be compressed")]
     NotFinite {
         /// What the matrix holds.
         what: &'static str,

@@ -243,7 +243,7 @@ fn weights_that_are_not_finite_are_named() {
     let error = Matrix::new(2, 3, &[0.0, 0.0, 0.0, 0.0, f32::NEG_INFINITY, 0.0]).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "the weight at row 1, column 1 is -inf; only finite numbers can be quantized"
+        "the weight at row 1, column 1 is -inf; only finite numbers can be compressed"
     );
     assert!(Matrix::new(2, 3, &[0.0; 5]).is_err());
     assert!(Matrix::new(usize::MAX, 3, &[0.0; 5]).is_err());

@@ -4,6 +4,7 @@
 //! `Arc` so that a candidate costs only what it changes. Rules edit through a [`Patch`]; nothing is
 //! changed in place. What this crate does not understand it keeps and writes back.
 
+pub mod adapters;
 mod build;
 pub mod channels;
 pub mod codec;
@@ -26,6 +27,7 @@ mod tensor;
 pub mod upgrade;
 mod value;
 pub mod weights;
+pub mod windows;
 
 pub use build::Build;
 pub use dtype::DType;

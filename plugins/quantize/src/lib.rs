@@ -21,7 +21,6 @@ mod testing;
 mod times;
 mod values;
 mod weights;
-mod windows;
 
 kmr_sdk::export_plugin! {
     rule "quantize" => rule::Quantize {

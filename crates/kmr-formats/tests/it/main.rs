@@ -1,5 +1,6 @@
 //! The crate's behavior as its callers see it.
 
+mod adapters;
 mod damage;
 mod datasets;
 mod reading;

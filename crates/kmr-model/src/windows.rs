@@ -1,6 +1,8 @@
 //! What each place of a convolution or matrix product multiplies its weights with, as rows of a matrix.
 
-use kmr_sdk::{Error, Result, model::Node};
+use crate::{ErrorKind, ModelError, Node};
+
+type Result<T> = std::result::Result<T, ModelError>;
 
 /// How a node reads its input: rows of `columns` numbers for each of its groups.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,7 +40,10 @@ impl Reading {
         if !node.is("Conv") {
             return Ok(Self::Last);
         }
-        let malformed = || Error::unsupported("has attributes that do not fit its weights").at(node.label());
+        let malformed = || {
+            let message = "has attributes that do not fit its weights";
+            ModelError::new(ErrorKind::Unsupported, node.label(), message)
+        };
         let pair = |name: &str, missing: usize| match node.ints(name) {
             None => Ok([missing, missing]),
             Some(&[one]) => Ok([missing, usize::try_from(one).map_err(|_| malformed())?]),
@@ -84,7 +89,10 @@ impl Reading {
     /// # Errors
     /// If the node cannot read such a shape.
     pub fn rows<'v>(&self, shape: &[usize], values: &'v [f32]) -> Result<Rows<'v>> {
-        let wrong = || Error::unsupported(format!("a value of shape {shape:?} cannot be observed here"));
+        let wrong = || {
+            let message = format!("a value of shape {shape:?} cannot be observed here");
+            ModelError::new(ErrorKind::Unsupported, "", message)
+        };
         match self {
             Self::Last => {
                 let columns = *shape.last().filter(|&&size| size > 0).ok_or_else(wrong)?;

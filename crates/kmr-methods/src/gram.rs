@@ -1,0 +1,179 @@
+//! The products of every two inputs of a layer, added up so that no digits are lost.
+
+use rayon::prelude::*;
+
+/// Rows that are added at once, in float32, before they go into the sum in float64.
+const BLOCK: usize = 64;
+/// A variance below this part of the square is rounding of float32.
+const ROUNDING: f64 = 1e-10;
+/// The inputs of one group of a layer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Inputs {
+    /// The mean of every column.
+    pub means: Vec<f32>,
+    /// The mean of xᵀx, columns × columns; where the inputs are centered, of what is left when the means are taken away,
+    /// with zeros for columns that hardly vary.
+    pub metric: Vec<f64>,
+}
+
+/// [`Inputs`] while they are added up, in the order of the rows.
+#[derive(Clone, Debug)]
+pub struct Gram {
+    columns: usize,
+    rows: u64,
+    /// The first row. Products are those of differences from it: where a column hardly varies, products of the numbers
+    /// themselves would leave nothing but rounding of its variance.
+    origin: Vec<f32>,
+    totals: Vec<f64>,
+    /// `columns` × `columns`, the upper triangle until [`finished`](Self::finished).
+    sums: Vec<f64>,
+    /// Up to [`BLOCK`] rows, each column's numbers side by side.
+    block: Vec<f32>,
+    held: usize,
+}
+
+impl Gram {
+    /// Nothing of `columns` inputs yet.
+    pub fn new(columns: usize) -> Self {
+        Self {
+            columns,
+            rows: 0,
+            origin: Vec::new(),
+            totals: vec![0.0; columns],
+            sums: vec![0.0; columns * columns],
+            block: vec![0.0; columns * BLOCK],
+            held: 0,
+        }
+    }
+
+    /// How many inputs there are.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// Adds one row.
+    ///
+    /// # Panics
+    /// If it has fewer numbers than there are columns.
+    pub fn add(&mut self, row: &[f32]) {
+        if self.origin.is_empty() {
+            self.origin = row.to_vec();
+        }
+        for (column, (value, origin)) in row.iter().zip(&self.origin).enumerate() {
+            self.block[column * BLOCK + self.held] = value - origin;
+            self.totals[column] += f64::from(value - origin);
+        }
+        self.rows += 1;
+        self.held += 1;
+        if self.held == BLOCK {
+            self.flush();
+        }
+    }
+
+    fn flush(&mut self) {
+        let Self {
+            columns,
+            sums,
+            block,
+            held,
+            ..
+        } = self;
+        let columns = *columns;
+        if *held < BLOCK {
+            block.chunks_mut(BLOCK).for_each(|column| column[*held..].fill(0.0));
+        }
+        sums.par_chunks_mut(columns.max(1)).enumerate().for_each(|(row, sums)| {
+            let own = &block[row * BLOCK..][..BLOCK];
+            for (sum, other) in sums[row..].iter_mut().zip(block[row * BLOCK..].chunks_exact(BLOCK)) {
+                *sum += f64::from(dot(own, other));
+            }
+        });
+        *held = 0;
+    }
+
+    /// What has been added up; `centered` takes the means away.
+    pub fn finished(mut self, centered: bool) -> Inputs {
+        self.flush();
+        self.origin.resize(self.columns, 0.0);
+        let count = self.rows.max(1) as f64;
+        let columns = self.columns;
+        let product = |row: usize, column: usize| self.sums[row.min(column) * columns + row.max(column)] / count;
+        let shift = |at: usize| self.totals[at] / count;
+        let origin = |at: usize| f64::from(self.origin[at]);
+        let varies: Vec<bool> = (0..columns)
+            .map(|at| {
+                let square = product(at, at);
+                square - shift(at) * shift(at) > ROUNDING * (square + origin(at) * origin(at))
+            })
+            .collect();
+        let entry = |row: usize, column: usize| match centered {
+            true if varies[row] && varies[column] => product(row, column) - shift(row) * shift(column),
+            true => 0.0,
+            false => {
+                let crossed = origin(row) * shift(column) + shift(row) * origin(column);
+                product(row, column) + crossed + origin(row) * origin(column)
+            }
+        };
+        Inputs {
+            means: (0..columns).map(|at| (origin(at) + shift(at)) as f32).collect(),
+            metric: (0..columns * columns)
+                .map(|at| entry(at / columns, at % columns))
+                .collect(),
+        }
+    }
+}
+
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    const LANES: usize = 16;
+    let mut lanes = [0.0_f32; LANES];
+    for (a, b) in a.chunks_exact(LANES).zip(b.chunks_exact(LANES)) {
+        for lane in 0..LANES {
+            lanes[lane] += a[lane] * b[lane];
+        }
+    }
+    lanes.iter().sum()
+}
+
+/// Whether the row at `position` is among those taken where about one in `stride` is, by a fixed pattern without a
+/// period: rows of an image that a fixed step takes could all lie in one of its columns.
+pub fn is_taken(position: u64, stride: u64) -> bool {
+    spread(position) < u64::MAX / stride.max(1)
+}
+
+/// A number that looks random for each position (the finalizer of SplitMix64).
+fn spread(position: u64) -> u64 {
+    let mut mixed = position.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn moments_are_those_of_the_rows(
+            columns in 1_usize..6, rows in prop::collection::vec(prop::collection::vec(-4_f32..4.0, 6), 1..150),
+        ) {
+            let mut gram = Gram::new(columns);
+            rows.iter().for_each(|row| gram.add(&row[..columns]));
+            let found = gram.finished(false);
+            for (at, found) in found.metric.iter().enumerate() {
+                let products = rows.iter().map(|row| f64::from(row[at / columns]) * f64::from(row[at % columns]));
+                let expected = products.sum::<f64>() / rows.len() as f64;
+                prop_assert!((found - expected).abs() < 1e-4, "{found} {expected}");
+            }
+        }
+    }
+
+    #[test]
+    fn one_row_in_so_many_is_taken() {
+        let taken = (0..100_000).filter(|&position| is_taken(position, 7)).count();
+        assert!((14_000..14_600).contains(&taken), "{taken}");
+        assert!((0..100).all(|position| is_taken(position, 1)));
+    }
+}
