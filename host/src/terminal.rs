@@ -52,6 +52,8 @@ pub fn initialize(choice: ColorChoice, verbosity: i16) {
     env_logger::Builder::new()
         .filter_level(log::LevelFilter::Off)
         .filter_module("kmr", level)
+        // What plugins log, see `kmr_loader`'s log sink.
+        .filter_module("plugin", level)
         .parse_env("KMR_LOG")
         .write_style(if color {
             env_logger::WriteStyle::Always

@@ -16,11 +16,13 @@ inputs = { x = [1, 1, 28, 28] }
 
 [data]
 calibration = { path = "train.npz", take = 512, shuffle = 7 }
+training = { path = "train.npz" }
 search = { path = "search.npz", skip = 10, format = "npz" }
 holdout = { path = "t10k-images.gz", labels = "t10k-labels.gz", format = "idx" }
 scale = "1/255"
 labels = "labels"
 sample = "row"
+augment = { shift = 2, flip = true }
 
 [budget]
 meter = "size_bytes"
