@@ -104,8 +104,8 @@ def count_macs_in_file(path):
 
 
 def prune(model, shares):
-    """For each share of the multiplications, in falling order: the pruned model and the seconds up to it."""
-    start = time.perf_counter()
+    """For each share of the multiplications, in falling order: the pruned model and the seconds of pruning."""
+    seconds, start = 0.0, time.perf_counter()
     pruner = torch_pruning.pruner.BasePruner(
         model,
         torch.rand(2, 1, 28, 28),
@@ -124,7 +124,9 @@ def prune(model, shares):
                 raise UnusableInput(f"{share:g} of the multiplications is less than pruning can leave ({left:,})")
             pruner.step()
             left = count_macs(model)
-        yield share, copy.deepcopy(model), time.perf_counter() - start
+        seconds += time.perf_counter() - start
+        yield share, copy.deepcopy(model), seconds
+        start = time.perf_counter()
 
 
 def fine_tune(model, images, labels, epochs, seed):
@@ -149,7 +151,9 @@ def fine_tune(model, images, labels, epochs, seed):
             loss.backward()
             optimizer.step()
             total += loss.item()
-        print(f"  epoch {epoch + 1}/{epochs} loss {total / batches:.4f}", file=sys.stderr, flush=True)
+            if batch % 100 == 99 or batch == batches - 1:
+                print(f"  epoch {epoch + 1}/{epochs} batch {batch + 1}/{batches} loss {total / (batch + 1):.4f}",
+                      file=sys.stderr, flush=True)  # fmt: skip
     return model.eval()
 
 
@@ -225,7 +229,8 @@ def main():
     parser.add_argument("--take", type=int, default=512, help="calibration images, from the first on (512)")
     parser.add_argument("--holdout", type=Path, default=EXAMPLE / "test-10k.npz")
     parser.add_argument("--ours", type=Path, nargs="*", default=[], metavar="MODEL", help="more files to compare")
-    parser.add_argument("--threads", type=int, default=2, help="threads of the training (2)")
+    parser.add_argument("--threads", type=int, default=1,
+                        help="of the training (1; more are slower on cores that others use)")  # fmt: skip
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="keep the files there")
     parser.add_argument("--json", type=Path, metavar="OUT", help="also write everything as JSON")
     arguments = parser.parse_args()

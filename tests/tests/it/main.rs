@@ -1,5 +1,6 @@
 //! End-to-end tests: the real binary, the real shared libraries, real models and data.
 
+mod adapters;
 mod bad_input;
 mod commands;
 mod convert;

@@ -151,7 +151,7 @@ fn a_loss_that_is_no_number_ends_training_and_names_the_batch() {
     let bench = Bench::new(&manifest(&rule));
     let run = bench.run(&["-v"]);
     assert!(!run.err.contains("panicked at"), "{}", run.err);
-    for text in ["not finite", "batch", "learning_rate"] {
+    for text in ["the loss is NaN", "(at epoch 1, batch ", "`learning_rate`"] {
         assert!(
             run.err.contains(text) || run.out.contains(text),
             "`{text}`\n{}",

@@ -33,7 +33,10 @@ fn every_key_is_read() {
     assert_eq!(*manifest.budget[0].at_most, Amount::Share(0.3));
     assert_eq!(*manifest.quality.floor, Floor::DropAtMost(0.005));
     assert!(manifest.data.training.is_some());
-    assert_eq!(manifest.data.augment.map(|augment| (augment.shift, augment.flip)), Some((2, true)));
+    assert_eq!(
+        manifest.data.augment.map(|augment| (augment.shift, augment.flip)),
+        Some((2, true))
+    );
     assert_eq!(manifest.quality.confidence, 0.95);
     assert_eq!(manifest.policy.seed, 7);
     assert_eq!(manifest.policy.on_no_progress, OnNoProgress::Skip);
