@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Prunes the example's model with Torch-Pruning, trains what is left, and compares in ONNX Runtime.
 
-    ../full.py                                            # data-full/train-55k.npz, for the training
+    ../fetch.sh && python ../full.py    # data-full/train-55k.npz, for the training
     python prune.py --macs 0.48 0.28 --ours run/a/model.onnx --json run/peers/pruned.json
 
 Channels go by Torch-Pruning's group magnitude, ranked over the whole network, until no more than a given

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use kmr_model::Tensor;
 
-use super::Value;
+use super::{Float, Value};
 
 /// A value of any kind that ONNX has for inner values.
 #[derive(Clone, Debug)]
@@ -28,6 +28,16 @@ impl Datum {
         match self {
             Self::Tensor(value) => Ok(value),
             other => Err(other.kind()),
+        }
+    }
+
+    /// Whether a float32 tensor in it is of a kind.
+    pub fn holds(&self, kind: &impl Fn(&Float) -> bool) -> bool {
+        match self {
+            Self::Tensor(Value::Float(float)) => kind(float),
+            Self::Tensor(Value::Host(_)) | Self::Optional(None) => false,
+            Self::Sequence(values) => values.iter().any(|value| value.holds(kind)),
+            Self::Optional(Some(value)) => value.holds(kind),
         }
     }
 

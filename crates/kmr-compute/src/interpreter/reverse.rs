@@ -14,7 +14,7 @@ use super::{
     execution::{self, Values},
     plan::Key,
     value::{canonical, from_vec, into_vec, is_tracked, plain, reshape, shape, upload, with_slice},
-    versions::BROADCASTING,
+    versions,
 };
 use crate::{BatchNorm, ComputeError, ErrorKind, Feeds, Mode, Pullback};
 
@@ -205,7 +205,7 @@ impl Recorder<'_> {
         let network = self.network;
         let prepared = &network.nodes[position];
         let record = prepared.operator.as_ref().ok().and_then(|operator| operator.record);
-        let Some(record) = record.filter(|_| network.opset >= BROADCASTING) else {
+        let Some(record) = record.filter(|_| versions::means_the_same(&prepared.node, network.opset)) else {
             return Ok(None);
         };
         let inputs: Vec<Option<Datum>> = prepared
@@ -265,13 +265,8 @@ impl Recorder<'_> {
                     leaves.insert(*id, B::float_set_require_grad(recorded, true));
                 }
                 Some(Datum::Tensor(Value::Host(_))) | None => {}
-                Some(other) => {
-                    return Err(ComputeError::new(
-                        ErrorKind::Unsupported,
-                        format!("value `{}`", network.names[*id]),
-                        format!("is {}, through which there is no derivative", other.kind()),
-                    ));
-                }
+                // Fed or constant: what depends on trainable values is refused where it is made.
+                Some(Datum::Sequence(_) | Datum::Optional(_)) => {}
             }
         }
         let find = |id: ValueId| match leaves.get(&id) {
@@ -288,6 +283,13 @@ impl Recorder<'_> {
                     recorded.push(Some(float));
                 }
                 other => {
+                    if other.holds(&is_tracked) {
+                        return Err(ComputeError::new(
+                            ErrorKind::Unsupported,
+                            format!("node `{}`", prepared.node.label()),
+                            format!("gives {}, through which there is no derivative", other.kind()),
+                        ));
+                    }
                     results.push(other);
                     recorded.push(None);
                 }

@@ -59,6 +59,11 @@ pub fn refusal(node: &Node, opset: i64) -> Option<String> {
     None
 }
 
+/// Whether a node broadcasts as NumPy does, so that [`align`] changes nothing.
+pub fn means_the_same(node: &Node, opset: i64) -> bool {
+    opset >= BROADCASTING || !(BINARY.contains(&node.op_type()) || node.op_type() == "PRelu")
+}
+
 /// Gives operand 1 the shape that makes NumPy's broadcasting do what old versions did.
 ///
 /// Binary operators then broadcast operand 1 alone, and only with the attribute `broadcast`: its dimensions lie
@@ -67,10 +72,10 @@ pub fn refusal(node: &Node, opset: i64) -> Option<String> {
 /// # Errors
 /// What is wrong with the shapes.
 pub fn align(node: &Node, opset: i64, inputs: &mut [Option<Datum>]) -> Result<(), String> {
-    let binary = BINARY.contains(&node.op_type());
-    if opset >= BROADCASTING || !(binary || node.op_type() == "PRelu") {
+    if means_the_same(node, opset) {
         return Ok(());
     }
+    let binary = BINARY.contains(&node.op_type());
     let [Some(Datum::Tensor(first)), Some(Datum::Tensor(second)), ..] = inputs else {
         return Ok(());
     };

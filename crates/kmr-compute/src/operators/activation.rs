@@ -42,7 +42,7 @@ pub const OPERATORS: &[Operator] = &[
     onnx("Ceil", |call| map(call, B::float_ceil, f64::ceil)).recorded(straight_through),
     onnx("Round", |call| map(call, B::float_round, f64::round_ties_even)).recorded(straight_through),
     onnx("Sigmoid", |call| map(call, B::sigmoid, sigmoid)),
-    onnx("Softplus", |call| map(call, softplus, softplus_f64)),
+    onnx("Softplus", |call| map(call, softplus, softplus_f64)).recorded(softened),
     onnx("Softsign", |call| {
         map(
             call,
@@ -122,6 +122,15 @@ pub const OPERATORS: &[Operator] = &[
     onnx("Gelu", gelu),
     onnx("Clip", clip),
 ];
+
+/// Softplus, whose slope at zero the parts that it is computed from do not have.
+fn softened(call: &mut Call<'_>, _: &[bool]) -> Result<Option<Recorded>, ComputeError> {
+    let x = call.float(0)?;
+    let result = softplus(x.clone());
+    Ok(Some(Recorded::one(result, |cotangent| {
+        Ok(vec![Some(B::float_mul(cotangent, B::sigmoid(x)))])
+    })))
+}
 
 fn rectified(call: &mut Call<'_>, _: &[bool]) -> Result<Option<Recorded>, ComputeError> {
     let result = B::relu(call.float(0)?);
