@@ -183,7 +183,7 @@ impl DataSession {
                 false => BatchNorm::Running,
             },
             straight_through: self.request.straight_through,
-            dropout: self.training.then(|| self.request.seed ^ self.passes),
+            dropout: self.training.then_some(self.request.seed ^ self.passes),
         }
     }
 
