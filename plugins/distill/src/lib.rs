@@ -33,7 +33,7 @@ kmr_sdk::export_plugin! {
             "per": ["model"],
             "default": [0, 1, 2]
         }],
-        "after": ["prune", "prune_unstructured", "prune_n_m", "distill_student", "quantize"]
+        "after": ["prune", "prune_unstructured", "prune_n_m", "distill_student"]
     }
     rule "distill_student" => student::DistillStudent {
         "summary": "cuts a smaller model of the same kind out of the model, and trains it to answer as the original does",
