@@ -71,6 +71,23 @@ fn rounding_has_no_derivative_where_nobody_asked_for_one() {
 }
 
 #[test]
+fn integers_between_rounding_and_its_end_lose_no_derivative_in_silence() {
+    let x = floats(&[2, 2], &[0.6, 1.0, 2.0, -1.0]);
+    let inputs = ["x", "scale", "zero"];
+    let nodes = vec![
+        Node::new("QuantizeLinear", "q", &inputs, &["codes"]),
+        Node::new("Transpose", "turn", &["codes"], &["turned"]),
+        Node::new("DequantizeLinear", "d", &["turned", "scale", "zero"], &["y"]),
+    ];
+    let others = [("scale", Tensor::scalar(0.5_f32)), ("zero", Tensor::scalar(2_u8))];
+    let program = load(&model(21, nodes, &[("x", x.clone())], &others, &["y"]));
+    let refused = program.pullback(&feeds(&[("x", x)]), &["y"], &["x"], STRAIGHT);
+    let error = refused.err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert!(error.to_string().contains("by the integers of `codes`"), "{error}");
+}
+
+#[test]
 fn round_itself_counts_as_the_identity() {
     let x = floats(&[3], &[0.4, 1.6, -2.5]);
     let model = model(

@@ -264,6 +264,18 @@ impl Recorder<'_> {
                     let recorded = <Dispatch as AutodiffBackend>::from_inner(float);
                     leaves.insert(*id, B::float_set_require_grad(recorded, true));
                 }
+                // Integers that QuantizeLinear made, whose cotangent would be lost without a word.
+                Some(Datum::Tensor(Value::Host(_))) if !matches!(prepared.node.op_type(), "Shape" | "Size") => {
+                    return Err(ComputeError::new(
+                        ErrorKind::Unsupported,
+                        format!("node `{}`", prepared.node.label()),
+                        format!(
+                            "operator `{}` has no derivative by the integers of `{}`",
+                            prepared.node.op_type(),
+                            network.names[*id]
+                        ),
+                    ));
+                }
                 Some(Datum::Tensor(Value::Host(_))) | None => {}
                 // Fed or constant: what depends on trainable values is refused where it is made.
                 Some(Datum::Sequence(_) | Datum::Optional(_)) => {}
