@@ -247,7 +247,7 @@ impl Dataset {
     }
 
     /// The samples at these positions, copied.
-    pub fn gather(self, positions: &[usize]) -> Self {
+    pub fn gather(&self, positions: &[usize]) -> Self {
         let inputs = self.inputs.iter();
         Self {
             inputs: inputs
@@ -258,7 +258,10 @@ impl Dataset {
                 .as_ref()
                 .map(|labels| positions.iter().map(|p| labels[*p]).collect()),
             places: positions.iter().map(|p| self.places[*p]).collect(),
-            ..self
+            path: self.path.clone(),
+            scale: self.scale,
+            unnamed: self.unnamed,
+            sample: self.sample,
         }
     }
 }

@@ -12,6 +12,7 @@ mod extension;
 mod host;
 mod ignore;
 mod logging;
+pub mod logits;
 #[doc(hidden)]
 pub mod metadata;
 pub mod tensors;

@@ -1,6 +1,11 @@
 //! The host, as plugins see it during one call.
 
-use std::{ops::Range, sync::Arc, time::Instant};
+use std::{
+    cell::LazyCell,
+    ops::Range,
+    sync::{Arc, OnceLock},
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use kmr_abi::{
@@ -57,7 +62,9 @@ pub struct Services {
     context: Arc<Context>,
     caller: Caller,
     transaction: Transaction,
-    started: Instant,
+    /// When this call first told of its progress, and how far it was then: one that goes on from a checkpoint does not
+    /// begin at nothing.
+    told: OnceLock<(Instant, f64)>,
 }
 
 impl Services {
@@ -67,7 +74,7 @@ impl Services {
             context,
             caller,
             transaction,
-            started: Instant::now(),
+            told: OnceLock::new(),
         }
     }
 
@@ -257,7 +264,7 @@ impl Host for Services {
                         };
                         Checkpoints::new(&folder, &key.digest())
                     };
-                    let place: Box<dyn Fn() -> Checkpoints + Send> = Box::new(place);
+                    let place: LazyCell<_, Box<dyn FnOnce() -> Checkpoints + Send>> = LazyCell::new(Box::new(place));
                     (Some(self.transaction.clone()), Some(place))
                 }
                 _ => (None, None),
@@ -277,14 +284,13 @@ impl Host for Services {
     fn progress(&self, fraction: f64, text: RStr<'_>) -> AbiResult<()> {
         guard(|| {
             let done = fraction.clamp(0.0, 1.0);
-            let left = match done > 0.0 {
-                true => self.started.elapsed().mul_f64((1.0 - done) / done).as_secs(),
-                false => 0,
-            };
-            let left = match left {
-                0 => String::new(),
-                1..100 => format!(", {left} s left"),
-                _ => format!(", {} min left", left.div_ceil(60)),
+            let (started, before) = *self.told.get_or_init(|| (Instant::now(), done));
+            let left = match done > before {
+                true => {
+                    let left = started.elapsed().mul_f64((1.0 - done) / (done - before));
+                    format!(", {} left", spoken(left))
+                }
+                false => String::new(),
             };
             self.context
                 .progress
@@ -402,6 +408,15 @@ pub fn batch_of(
     }
 }
 
+/// A duration for people.
+fn spoken(duration: Duration) -> String {
+    match duration.as_secs() {
+        seconds @ 0..60 => format!("{seconds} s"),
+        seconds @ 60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        seconds => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
+    }
+}
+
 struct Held {
     description: TensorDescription,
     bytes: Bytes,
@@ -446,4 +461,17 @@ pub fn compute_error(error: ComputeError) -> PluginError {
         _ => ErrorCode::OTHER,
     };
     PluginError::from(Error::new(code, error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations() {
+        let spoken = |seconds| spoken(Duration::from_secs(seconds));
+        assert_eq!(spoken(59), "59 s");
+        assert_eq!(spoken(130), "2 min 10 s");
+        assert_eq!(spoken(3700), "1 h 1 min");
+    }
 }

@@ -1,6 +1,7 @@
 //! A model that a rule differentiates and trains.
 
 use std::{
+    cell::LazyCell,
     collections::{BTreeMap, BTreeSet},
     ops::Range,
     sync::Arc,
@@ -42,7 +43,7 @@ pub struct Opening {
     /// The candidate, where the caller may edit it.
     pub candidate: Option<Transaction>,
     /// Where its checkpoints lie; found when it is asked for, since what it is named by takes time.
-    pub checkpoints: Option<Box<dyn Fn() -> Checkpoints + Send>>,
+    pub checkpoints: Option<LazyCell<Checkpoints, Box<dyn FnOnce() -> Checkpoints + Send>>>,
 }
 
 /// What changes while a session goes on.
@@ -143,7 +144,7 @@ impl DataSession {
     /// The inputs and labels at a range of the present order.
     fn draw(&self, range: Range<usize>) -> Result<(Feeds, Batch), PluginError> {
         let places = &self.order[range];
-        let drawn = (*self.opening.data).clone().gather(places);
+        let drawn = self.opening.data.gather(places);
         let inputs = drawn.calls(0..drawn.len()).into_iter().next().unwrap_or_default();
         let seed = self.request.seed ^ self.epoch.wrapping_mul(0xd134_2543_de82_ef95);
         let change = |(name, tensor): (String, Tensor)| {
@@ -414,7 +415,7 @@ impl Session for DataSession {
                 passes: self.passes,
                 note: note.as_str().to_owned(),
             };
-            checkpoints().write(&place, &self.tensors, self.optimizer.state())
+            checkpoints.write(&place, &self.tensors, self.optimizer.state())
         })
     }
 
@@ -423,7 +424,7 @@ impl Session for DataSession {
             let Some(checkpoints) = &self.opening.checkpoints else {
                 return Ok(RNone);
             };
-            let Some((place, tensors, optimizer)) = checkpoints().read()? else {
+            let Some((place, tensors, optimizer)) = checkpoints.read()? else {
                 return Ok(RNone);
             };
             self.set_state(State { tensors, optimizer });

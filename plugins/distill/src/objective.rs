@@ -1,9 +1,9 @@
 //! The loss of a batch, and its derivatives.
 
 use kmr_methods::loss::{Loss, cross_entropy, divergence, mean_square};
-use kmr_sdk::{Batch, Error, ErrorCode, Result, model::Tensor};
+use kmr_sdk::{Batch, Error, ErrorCode, Result, logits::Layout, model::Tensor};
 
-use crate::{features::Feature, logits::Layout};
+use crate::features::Feature;
 
 /// What a model is trained for.
 #[derive(Clone, Debug, PartialEq)]

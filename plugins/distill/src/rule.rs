@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use kmr_sdk::{
     Action, Applied, Error, ErrorCode, Host, KnobSettings, Result, Rule, Session, SessionRequest, Split, Target,
+    logits::{self, Layout},
     model::{Model, Node, Patch, shapes},
 };
 
@@ -14,7 +15,6 @@ use crate::{
     epochs::Epochs,
     features::features,
     latent,
-    logits::{self, Layout},
     objective::Objective,
     selection::Selection,
     session_edits::SessionEdits,

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use kmr_sdk::{
-    Action, Applied, Error, Host, KnobSettings, Result, Rule, RunRequest, Target,
+    Action, Applied, Error, Host, KnobSettings, Result, Rule, Target,
     model::{
-        Dimension, Graph, Model,
+        Graph,
         channels::{self, ChannelGroup},
         shapes::{self, Shapes},
     },
@@ -52,7 +52,7 @@ impl Rule for DistillStudent {
 
     fn targets(&mut self, host: &Host<'_>) -> Result<Vec<Target>> {
         let model = host.graph()?;
-        let shapes = shapes::infer(&model, &feeds(host, &model))?;
+        let shapes = shapes::infer(&model, &host.feeds(&model))?;
         let (blocks, groups) = (
             blocks(&model.graph, &shapes),
             channels::analyze(&model, &shapes)?.groups,
@@ -103,7 +103,7 @@ impl Rule for DistillStudent {
 /// Leaves residual blocks out.
 fn flatten(host: &Host<'_>, depth: f64, applied: &mut Applied) -> Result<()> {
     let model = host.graph()?;
-    let all = blocks(&model.graph, &shapes::infer(&model, &feeds(host, &model))?);
+    let all = blocks(&model.graph, &shapes::infer(&model, &host.feeds(&model))?);
     let gone: Vec<&Block> = left_out(all.len(), depth).into_iter().map(|at| &all[at]).collect();
     if gone.is_empty() {
         return Ok(());
@@ -123,7 +123,7 @@ fn flatten(host: &Host<'_>, depth: f64, applied: &mut Applied) -> Result<()> {
 /// Keeps a share of every group of channels, those with the greatest weights.
 fn narrow(host: &Host<'_>, width: f64, applied: &mut Applied) -> Result<()> {
     let model = host.graph()?;
-    let shapes: Shapes = shapes::infer(&model, &feeds(host, &model))?;
+    let shapes: Shapes = shapes::infer(&model, &host.feeds(&model))?;
     let analysis = channels::analyze(&model, &shapes)?;
     let mut keep: BTreeMap<String, Vec<usize>> = BTreeMap::new();
     let (mut before, mut after) = (0, 0);
@@ -234,28 +234,6 @@ fn assigned(action: &Action, knob: &str) -> Result<f64> {
     Ok(share)
 }
 
-/// The shapes of one sample, where the model leaves more than the number of samples open.
-fn feeds(host: &Host<'_>, model: &Model) -> BTreeMap<String, Vec<usize>> {
-    let told = model.graph.feeds().all(|feed| {
-        let shape = feed.shape();
-        shape.is_some_and(|shape| shape.iter().skip(1).all(|size| matches!(size, Dimension::Fixed(_))))
-    });
-    if told {
-        return BTreeMap::new();
-    }
-    let request = RunRequest {
-        batch: Some(1),
-        limit: Some(1),
-        ..RunRequest::default()
-    };
-    let sample = host.run(&request).and_then(|mut batches| batches.next().transpose());
-    let inputs = sample.ok().flatten().map(|sample| sample.inputs).unwrap_or_default();
-    inputs
-        .into_iter()
-        .map(|(name, tensor)| (name, tensor.shape().to_vec()))
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use kmr_sdk::{
@@ -287,7 +265,7 @@ mod tests {
     }
 
     /// Two residual blocks between layers of eight units.
-    fn residual() -> Model {
+    fn residual() -> kmr_sdk::model::Model {
         let weight = |shape: [usize; 2], seed| {
             let values = noise(shape[0] * shape[1], seed);
             Tensor::from_vec(

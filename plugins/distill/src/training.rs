@@ -4,7 +4,7 @@ use kmr_methods::schedule::Schedule;
 use kmr_sdk::{Batch, Error, ErrorCode, Host, Result, Session, log, model::Tensor, serde_json};
 use serde::{Deserialize, Serialize};
 
-use crate::{average::Average, course::Course, objective::Objective, progress::Progress};
+use crate::{average::Average, course::Course, objective::Objective};
 
 /// All that a training follows.
 pub struct Training<'p> {
@@ -50,10 +50,12 @@ impl Training<'_> {
         let course = self.course;
         student.train(self.batch_statistics)?;
         student.save()?;
-        let progress = Progress::new(done.batches, course.batches);
         let mut losses: Vec<f64> = Vec::new();
         for at in done.batches..course.batches {
-            progress.tell(host, at, &course.place(at), losses.last().copied())?;
+            let loss = losses
+                .last()
+                .map_or_else(String::new, |loss| format!(", loss {loss:.4}"));
+            host.progress(at as f64 / course.batches as f64, &(course.place(at) + &loss))?;
             let loss = match self.batch(at, student, teacher.as_deref_mut()) {
                 Ok(loss) => loss,
                 Err(Stop::Failed(error)) => return Err(error),

@@ -3,12 +3,10 @@
 //! The layer's own node gets an output of another name, and an Add makes the old one: whoever reads it stays as it is,
 //! subgraphs and outputs of the model included.
 
-use std::collections::HashSet;
-
 use kmr_sdk::{
     Error, Result,
     model::{
-        Edit, Graph, Node, Patch, Tensor,
+        Build, Edit, Graph, Node, Patch, Tensor,
         adapters::{A, Adapter, B, SCALING},
     },
 };
@@ -18,8 +16,7 @@ use crate::layers::{Kind, Layer};
 /// Edits that add adapters.
 pub struct Adding<'g> {
     graph: &'g Graph,
-    taken: HashSet<String>,
-    patch: Patch,
+    build: Build,
     /// The share of inputs that is dropped while training.
     dropout: f32,
 }
@@ -27,17 +24,9 @@ pub struct Adding<'g> {
 impl<'g> Adding<'g> {
     /// Nothing is added to `graph` yet.
     pub fn to(graph: &'g Graph) -> Self {
-        let nodes = graph
-            .nodes
-            .iter()
-            .flat_map(|node| node.outputs().iter().chain(node.inputs()));
-        let mut taken: HashSet<String> = nodes.cloned().collect();
-        taken.extend(graph.initializers.keys().cloned());
-        taken.extend(graph.inputs.iter().map(|input| input.name().to_owned()));
         Self {
             graph,
-            taken,
-            patch: Patch::new(),
+            build: Build::on(graph),
             dropout: 0.0,
         }
     }
@@ -49,30 +38,18 @@ impl<'g> Adding<'g> {
         self
     }
 
-    fn name(&mut self, wanted: String) -> String {
-        let mut name = wanted.clone();
-        let mut count = 1;
-        while !self.taken.insert(name.clone()) {
-            count += 1;
-            name = format!("{wanted}_{count}");
-        }
-        name
-    }
-
+    /// Adds an initializer that must have this name.
     fn tensor(&mut self, name: String, tensor: Tensor) -> Result<String> {
-        if !self.taken.insert(name.clone()) {
+        if self.build.name(&name) != name {
             let message = "exists already, and an adapter's tensor needs this name; rename it";
             return Err(Error::unsupported(message).at(format!("value `{name}`")));
         }
-        self.patch.push(Edit::StoreTensor {
-            name: name.clone(),
-            tensor,
-        });
+        self.build.store(&name, tensor);
         Ok(name)
     }
 
     fn node(&mut self, before: &str, node: Node) {
-        self.patch.push(Edit::AddNode {
+        self.build.edit(Edit::AddNode {
             node: Box::new(node),
             before: Some(before.to_owned()),
         });
@@ -102,7 +79,7 @@ impl<'g> Adding<'g> {
                 .clone();
             if position == 0 && layer.kind == Kind::MatMul {
                 for (factor, part) in [(&mut factors.0, ".lora_A"), (&mut factors.1, ".lora_B")] {
-                    let turned = self.name(format!("{}{part}.turned", layer.name));
+                    let turned = self.build.name(&format!("{}{part}.turned", layer.name));
                     let node = Node::new("Transpose", "", &[factor.as_str()], &[&turned]);
                     self.node(id, node.with_ints("perm", &[1, 0]));
                     *factor = turned;
@@ -110,19 +87,19 @@ impl<'g> Adding<'g> {
             }
             let mut last = own.input(0).unwrap_or_default().to_owned();
             if let Some(ratio) = &ratio {
-                let dropped = self.name(format!("{}.lora_dropped", layer.name));
+                let dropped = self.build.name(&format!("{}.lora_dropped", layer.name));
                 self.node(id, Node::new("Dropout", "", &[&last, ratio], &[&dropped]));
                 last = dropped;
             }
-            let down = self.name(format!("{}.lora_A", layer.name));
+            let down = self.build.name(&format!("{}.lora_A", layer.name));
             self.node(id, like(&own, layer.kind, [&last, &factors.0], &down));
             last = down;
             if let Some(scaling) = &scaling {
-                let scaled = self.name(format!("{}.lora_scaled", layer.name));
+                let scaled = self.build.name(&format!("{}.lora_scaled", layer.name));
                 self.node(id, Node::new("Mul", "", &[&last, scaling], &[&scaled]));
                 last = scaled;
             }
-            let up = self.name(format!("{}.lora_B", layer.name));
+            let up = self.build.name(&format!("{}.lora_B", layer.name));
             let node = match layer.kind {
                 Kind::Gemm { .. } => Node::new("Gemm", "", &[&last, &factors.1], &[&up]).with_int("transB", 1),
                 Kind::MatMul => Node::new("MatMul", "", &[&last, &factors.1], &[&up]),
@@ -139,18 +116,18 @@ impl<'g> Adding<'g> {
 
     /// Lets `own` make another value, and the sum of that and `up` what it made.
     fn add(&mut self, own: &Node, id: &str, wanted: &str, up: &str) -> Result<()> {
-        let base = self.name(wanted.to_owned());
+        let base = self.build.name(wanted);
         let mut message = own.proto().clone();
         message.output = vec![base.clone()];
         self.node(id, Node::from_proto(message)?);
         self.node(id, Node::new("Add", "", &[&base, up], &[id]));
-        self.patch.push(Edit::RemoveNode { node: id.to_owned() });
+        self.build.edit(Edit::RemoveNode { node: id.to_owned() });
         Ok(())
     }
 
     /// The edits.
     pub fn finish(self) -> Patch {
-        self.patch
+        self.build.finish()
     }
 }
 

@@ -4,26 +4,26 @@ use std::{
     collections::{BTreeMap, HashMap},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
 };
 
 use bytes::Bytes;
 use kmr_abi::{
     AbiResult, Batch, BatchIterator, BatchIterator_TO, BatchIteratorBox, BorrowedTensor, CANDIDATE, ErrorCode, Host_TO,
-    HostRef, OutputBuffer, OutputBuffer_TO, OutputBufferBox, PluginError, Session, Session_TO, SessionBox,
-    SharedTensor, SharedTensor_TO, SharedTensorBox, TensorDescription,
+    HostRef, OutputBufferBox, Session, Session_TO, SessionBox, SharedTensorBox, TensorDescription,
     abi_stable::{
         erased_types::TD_Opaque,
         sabi_types::RRef,
-        std_types::{RErr, RNone, ROk, ROption, RSlice, RSliceMut, RSome, RStr, RString, RVec},
+        std_types::{RNone, ROk, ROption, RSlice, RSome, RStr, RString, RVec},
     },
 };
 use kmr_sdk::{
     model::{DType, Dimension, Edit, Graph, Model, Node, Patch, Tensor, ValueInfo},
-    tensors::{describe, read_description},
+    tensors::read_description,
     wire::{EditRequest, RunRequest, SessionRequest, Update, Updated},
 };
+use kmr_testkit::{Buffers, fail, held};
 
 /// Numbers that look random, the same for the same seed, between -1 and 1.
 pub fn noise(count: usize, seed: u64) -> Vec<f32> {
@@ -443,8 +443,7 @@ pub fn feeds(model: &Model, batch: usize, seed: u64) -> Vec<(String, Value)> {
 pub struct ModelHost {
     candidate: Mutex<Model>,
     reference: Model,
-    committed: Arc<Mutex<HashMap<u64, Tensor>>>,
-    next_buffer: Arc<AtomicU64>,
+    buffers: Buffers,
     /// The data, batch by batch; none where there are no batches.
     pub batches: Vec<Vec<(String, Value)>>,
     /// Labels of each batch.
@@ -465,8 +464,7 @@ impl ModelHost {
         Self {
             candidate: Mutex::new(candidate),
             reference,
-            committed: Arc::default(),
-            next_buffer: Arc::default(),
+            buffers: Buffers::default(),
             batches,
             labels: vec![None; 3],
             sessions: Mutex::default(),
@@ -518,54 +516,10 @@ impl ModelHost {
     }
 
     fn patched(&self, request: &EditRequest, attachments: &[RVec<u8>], graph: &Graph) -> Result<Graph, String> {
-        let take = |number| Ok(self.committed.lock().unwrap().remove(&number).unwrap());
-        let patch = request
-            .clone()
-            .to_patch(attachments, take)
-            .map_err(|error| error.to_string())?;
+        let patch = self.buffers.patch(request.clone(), attachments);
+        let patch = patch.map_err(|error| error.to_string())?;
         patch.apply(graph).map_err(|error| error.to_string())
     }
-}
-
-struct Held(String, Tensor);
-
-impl SharedTensor for Held {
-    fn description(&self) -> AbiResult<TensorDescription> {
-        ROk(describe(&self.0, self.1.dtype(), self.1.shape()))
-    }
-
-    fn bytes(&self) -> AbiResult<RSlice<'_, u8>> {
-        ROk(RSlice::from_slice(self.1.bytes()))
-    }
-}
-
-fn held(name: &str, tensor: &Tensor) -> SharedTensorBox {
-    SharedTensor_TO::from_value(Held(name.into(), tensor.clone()), TD_Opaque)
-}
-
-struct Buffer {
-    description: TensorDescription,
-    bytes: Vec<u8>,
-    committed: Arc<Mutex<HashMap<u64, Tensor>>>,
-    next: Arc<AtomicU64>,
-}
-
-impl OutputBuffer for Buffer {
-    fn bytes(&mut self) -> AbiResult<RSliceMut<'_, u8>> {
-        ROk(RSliceMut::from_mut_slice(&mut self.bytes))
-    }
-
-    fn commit(&mut self) -> AbiResult<u64> {
-        let (dtype, shape) = read_description(&self.description).unwrap();
-        let tensor = Tensor::new(dtype, shape, Bytes::from(std::mem::take(&mut self.bytes))).unwrap();
-        let number = self.next.fetch_add(1, Ordering::SeqCst);
-        self.committed.lock().unwrap().insert(number, tensor);
-        ROk(number)
-    }
-}
-
-fn fail<T>(code: ErrorCode, error: impl ToString) -> AbiResult<T> {
-    RErr(PluginError::new(code, error.to_string()))
 }
 
 impl kmr_abi::Host for ModelHost {
@@ -581,14 +535,7 @@ impl kmr_abi::Host for ModelHost {
     }
 
     fn output(&self, description: TensorDescription) -> AbiResult<OutputBufferBox<'_>> {
-        let (dtype, shape) = read_description(&description).unwrap();
-        let buffer = Buffer {
-            bytes: vec![0; dtype.byte_len(shape.iter().product()).unwrap()],
-            description,
-            committed: self.committed.clone(),
-            next: self.next_buffer.clone(),
-        };
-        ROk(OutputBuffer_TO::from_value(buffer, TD_Opaque))
+        self.buffers.buffer(description)
     }
 
     fn edit(&self, operations: RStr<'_>, attachments: RSlice<'_, RVec<u8>>) -> AbiResult<()> {

@@ -3,6 +3,7 @@
 use kmr_methods::loss::{Loss, cross_entropy, divergence, mean_square};
 use kmr_sdk::{
     Batch, Error, ErrorCode, Host, Result, Session, SessionRequest, Split, log,
+    logits::{self, Layout},
     model::{Graph, Patch, Tensor},
     serde_json,
 };
@@ -80,7 +81,7 @@ impl<'c> Training<'c> {
             config,
             seed: config.seed.map_or_else(|| host.seed(), Ok)?,
             pass: 0,
-            output: scores(graph, config.output.as_deref())?,
+            output: logits::value(graph, config.output.as_deref(), "output")?,
         };
         let mut counting = host
             .open_session(&training.request("candidate"))
@@ -239,75 +240,6 @@ impl<'c> Training<'c> {
     }
 }
 
-/// The value that holds the scores: `wanted`, or the first output, or what a Softmax before it reads.
-fn scores(graph: &Graph, wanted: Option<&str>) -> Result<String> {
-    let mut outputs = graph.outputs.iter().map(|output| output.name());
-    if let Some(wanted) = wanted {
-        let mut made = graph.nodes.iter().flat_map(|node| node.outputs());
-        return match outputs.any(|output| output == wanted) || made.any(|value| value == wanted) {
-            true => Ok(wanted.to_owned()),
-            false => refuse("output", format!("the model has no value `{wanted}`")),
-        };
-    }
-    let first = outputs
-        .next()
-        .ok_or_else(|| Error::unsupported("the model has no output"))?;
-    let softmax = graph.node(first).filter(|node| node.is("Softmax"));
-    Ok(softmax.and_then(|node| node.input(0)).unwrap_or(first).to_owned())
-}
-
-/// How scores of classes lie in a tensor: along the second of four axes or more, as in images, else the last.
-struct Layout {
-    shape: Vec<usize>,
-    axis: usize,
-}
-
-impl Layout {
-    fn of(name: &str, shape: &[usize], axis: Option<i64>) -> Result<Self> {
-        let rank = shape.len() as i64;
-        let wanted = axis.unwrap_or(if rank >= 4 { 1 } else { -1 });
-        let axis = if wanted < 0 { wanted + rank } else { wanted };
-        match usize::try_from(axis) {
-            Ok(axis) if axis < shape.len() && shape[axis] > 0 => Ok(Self {
-                shape: shape.to_vec(),
-                axis,
-            }),
-            _ => {
-                let message = format!("value `{name}` has shape {shape:?} and no classes on axis {wanted}");
-                Err(Error::new(ErrorCode::SHAPE, message).at("config.class_axis"))
-            }
-        }
-    }
-
-    fn classes(&self) -> usize {
-        self.shape[self.axis]
-    }
-
-    fn inner(&self) -> usize {
-        self.shape[self.axis + 1..].iter().product()
-    }
-
-    /// The elements with the classes of a row side by side.
-    fn rows(&self, values: &[f32]) -> Vec<f32> {
-        let (classes, inner) = (self.classes(), self.inner());
-        let place = |at: usize| {
-            let (row, class) = (at / classes, at % classes);
-            (row / inner * classes + class) * inner + row % inner
-        };
-        (0..values.len()).map(|at| values[place(at)]).collect()
-    }
-
-    /// The tensor of such rows.
-    fn tensor(&self, rows: &[f32]) -> Tensor {
-        let (classes, inner) = (self.classes(), self.inner());
-        let place = |at: usize| {
-            let (outer, class, inside) = (at / (classes * inner), at / inner % classes, at % inner);
-            (outer * inner + inside) * classes + class
-        };
-        Tensor::from_vec(self.shape.clone(), (0..rows.len()).map(|at| rows[place(at)]).collect())
-    }
-}
-
 fn first(values: Vec<(String, Tensor)>, name: &str) -> Result<Tensor> {
     let first = values.into_iter().next();
     Ok(first
@@ -358,22 +290,5 @@ fn without_data(error: Error) -> Error {
         ))
         .at("config.epochs"),
         _ => error,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    proptest! {
-        #[test]
-        fn rows_there_and_back(shape in prop::collection::vec(1_usize..5, 1..5), axis in 0_i64..5) {
-            let layout = Layout::of("y", &shape, Some(axis % shape.len() as i64)).unwrap();
-            let values: Vec<f32> = (0..shape.iter().product::<usize>()).map(|at| at as f32).collect();
-            let back = layout.tensor(&layout.rows(&values));
-            prop_assert_eq!(&*back.values::<f32>().unwrap(), &values[..]);
-        }
     }
 }

@@ -4,14 +4,15 @@ use std::sync::Mutex;
 
 use kmr_abi::{
     AbiResult, Batch, BatchIterator, BatchIterator_TO, BatchIteratorBox, ErrorCode, Host_TO, HostRef, OutputBufferBox,
-    PluginError, REFERENCE, SessionBox, SharedTensor, SharedTensor_TO, SharedTensorBox, TensorDescription,
+    PluginError, REFERENCE, SessionBox, SharedTensorBox, TensorDescription,
     abi_stable::{
         erased_types::TD_Opaque,
         sabi_types::RRef,
         std_types::{RErr, RNone, ROk, ROption, RSlice, RSome, RStr, RVec},
     },
 };
-use kmr_sdk::{RunRequest, model::Tensor, tensors::describe};
+use kmr_sdk::{RunRequest, model::Tensor};
+use kmr_testkit::held;
 
 /// A host whose models have one output, `logits`.
 pub struct CannedHost {
@@ -61,22 +62,6 @@ impl CannedHost {
     }
 }
 
-struct Held(&'static str, Tensor);
-
-impl SharedTensor for Held {
-    fn description(&self) -> AbiResult<TensorDescription> {
-        ROk(describe(self.0, self.1.dtype(), self.1.shape()))
-    }
-
-    fn bytes(&self) -> AbiResult<RSlice<'_, u8>> {
-        ROk(RSlice::from_slice(self.1.bytes()))
-    }
-}
-
-fn held(name: &'static str, tensor: Tensor) -> SharedTensorBox {
-    SharedTensor_TO::from_value(Held(name, tensor), TD_Opaque)
-}
-
 struct Player<'h> {
     host: &'h CannedHost,
     output: &'h Tensor,
@@ -98,13 +83,13 @@ impl BatchIterator for Player<'_> {
         let output = Tensor::new(self.output.dtype(), shape, bytes).unwrap();
         let labels = self.host.labels.as_ref().map(|labels| {
             let labels = labels[range.clone()].to_vec();
-            held("labels", Tensor::from_vec(vec![labels.len()], labels))
+            held("labels", &Tensor::from_vec(vec![labels.len()], labels))
         });
         ROk(RSome(Batch {
             size: range.len() as u64,
             inputs: RVec::new(),
             labels: labels.into(),
-            outputs: RVec::from(vec![held("logits", output)]),
+            outputs: RVec::from(vec![held("logits", &output)]),
         }))
     }
 }

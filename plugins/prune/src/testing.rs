@@ -1,29 +1,24 @@
 //! A host for tests: holds a model, takes edits, and answers observations and sessions with what the test gives.
 
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
-    },
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicUsize, Ordering},
 };
 
-use bytes::Bytes;
 use kmr_abi::{
-    AbiResult, Batch, BatchIteratorBox, BorrowedTensor, CANDIDATE, ErrorCode, Host_TO, HostRef, OutputBuffer,
-    OutputBuffer_TO, OutputBufferBox, PluginError, Session, Session_TO, SessionBox, SharedTensor, SharedTensor_TO,
-    SharedTensorBox, TensorDescription,
+    AbiResult, Batch, BatchIteratorBox, BorrowedTensor, CANDIDATE, ErrorCode, Host_TO, HostRef, OutputBufferBox,
+    Session, Session_TO, SessionBox, SharedTensorBox, TensorDescription,
     abi_stable::{
         erased_types::TD_Opaque,
         sabi_types::RRef,
-        std_types::{RErr, RNone, ROk, ROption, RSlice, RSliceMut, RSome, RStr, RString, RVec},
+        std_types::{RNone, ROk, ROption, RSlice, RSome, RStr, RString, RVec},
     },
 };
 use kmr_sdk::{
     model::{DType, Dimension, Graph, Model, Node, Tensor, ValueInfo},
-    tensors::{describe, read_description},
     wire::{EditRequest, ObserveRequest, SessionRequest},
 };
+use kmr_testkit::{Buffers, fail, held};
 
 /// A graph with float inputs and outputs of these names and nothing else.
 pub fn graph(inputs: &[&str], outputs: &[&str]) -> Graph {
@@ -156,8 +151,7 @@ pub type Observe = dyn Fn(&Model, &ObserveRequest) -> Vec<(String, Tensor)> + Se
 /// A host around one model.
 pub struct ModelHost {
     candidate: Mutex<Model>,
-    committed: Arc<Mutex<HashMap<u64, Tensor>>>,
-    next_buffer: Arc<AtomicU64>,
+    buffers: Buffers,
     observe: Box<Observe>,
     /// Inputs and labels of the calibration data, batch by batch.
     pub batches: Vec<(Tensor, Option<Tensor>)>,
@@ -170,8 +164,7 @@ impl ModelHost {
     pub fn new(model: Model) -> Self {
         Self {
             candidate: Mutex::new(model),
-            committed: Arc::default(),
-            next_buffer: Arc::default(),
+            buffers: Buffers::default(),
             observe: Box::new(|_, _| Vec::new()),
             batches: Vec::new(),
             logits: Tensor::from_vec(vec![0, 2], Vec::<f32>::new()),
@@ -198,47 +191,6 @@ impl ModelHost {
     }
 }
 
-struct Held(String, Tensor);
-
-impl SharedTensor for Held {
-    fn description(&self) -> AbiResult<TensorDescription> {
-        ROk(describe(&self.0, self.1.dtype(), self.1.shape()))
-    }
-
-    fn bytes(&self) -> AbiResult<RSlice<'_, u8>> {
-        ROk(RSlice::from_slice(self.1.bytes()))
-    }
-}
-
-fn held(name: &str, tensor: &Tensor) -> SharedTensorBox {
-    SharedTensor_TO::from_value(Held(name.into(), tensor.clone()), TD_Opaque)
-}
-
-struct Buffer {
-    description: TensorDescription,
-    bytes: Vec<u8>,
-    committed: Arc<Mutex<HashMap<u64, Tensor>>>,
-    next: Arc<AtomicU64>,
-}
-
-impl OutputBuffer for Buffer {
-    fn bytes(&mut self) -> AbiResult<RSliceMut<'_, u8>> {
-        ROk(RSliceMut::from_mut_slice(&mut self.bytes))
-    }
-
-    fn commit(&mut self) -> AbiResult<u64> {
-        let (dtype, shape) = read_description(&self.description).unwrap();
-        let tensor = Tensor::new(dtype, shape, Bytes::from(std::mem::take(&mut self.bytes))).unwrap();
-        let number = self.next.fetch_add(1, Ordering::SeqCst);
-        self.committed.lock().unwrap().insert(number, tensor);
-        ROk(number)
-    }
-}
-
-fn fail<T>(error: impl ToString) -> AbiResult<T> {
-    RErr(PluginError::new(ErrorCode::INVALID_REQUEST, error.to_string()))
-}
-
 impl kmr_abi::Host for ModelHost {
     fn graph(&self, model: RStr<'_>) -> AbiResult<RVec<u8>> {
         assert_eq!(model.as_str(), CANDIDATE);
@@ -248,35 +200,27 @@ impl kmr_abi::Host for ModelHost {
     fn tensor(&self, _: RStr<'_>, name: RStr<'_>) -> AbiResult<SharedTensorBox> {
         match self.candidate().graph.tensor(name.as_str()) {
             Some(tensor) => ROk(held(name.as_str(), tensor)),
-            None => fail(format!("no tensor `{name}`")),
+            None => fail(ErrorCode::INVALID_REQUEST, format!("no tensor `{name}`")),
         }
     }
 
     fn output(&self, description: TensorDescription) -> AbiResult<OutputBufferBox<'_>> {
-        let (dtype, shape) = read_description(&description).unwrap();
-        let buffer = Buffer {
-            bytes: vec![0; dtype.byte_len(shape.iter().product()).unwrap()],
-            description,
-            committed: self.committed.clone(),
-            next: self.next_buffer.clone(),
-        };
-        ROk(OutputBuffer_TO::from_value(buffer, TD_Opaque))
+        self.buffers.buffer(description)
     }
 
     fn edit(&self, operations: RStr<'_>, attachments: RSlice<'_, RVec<u8>>) -> AbiResult<()> {
         let request: EditRequest = serde_json::from_str(operations.as_str()).unwrap();
-        let take = |number| Ok(self.committed.lock().unwrap().remove(&number).unwrap());
-        let patch = request.to_patch(attachments.as_slice(), take).unwrap();
+        let patch = self.buffers.patch(request, attachments.as_slice()).unwrap();
         let mut candidate = self.candidate.lock().unwrap();
         match patch.apply(&candidate.graph) {
             Ok(graph) => *candidate = candidate.with_graph(graph),
-            Err(error) => return fail(error),
+            Err(error) => return fail(ErrorCode::INVALID_REQUEST, error),
         }
         ROk(())
     }
 
     fn run<'a>(&'a self, _: RStr<'_>) -> AbiResult<BatchIteratorBox<'a>> {
-        fail("this host does not run models")
+        fail(ErrorCode::INVALID_REQUEST, "this host does not run models")
     }
 
     fn observe(&self, request: RStr<'_>) -> AbiResult<RVec<SharedTensorBox>> {

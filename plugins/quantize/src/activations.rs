@@ -12,12 +12,11 @@ use kmr_methods::{
 };
 use kmr_sdk::{
     Error, Host, Result,
-    model::{Edit, Graph, GraphIndex, Node, Patch, Tensor},
+    model::{Build, Edit, Graph, GraphIndex, Node, Patch, Tensor},
 };
 use rayon::prelude::*;
 
 use crate::{
-    build::Build,
     calibration::each_batch,
     config::Config,
     values::{is_unscaled, own},

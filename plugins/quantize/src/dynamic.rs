@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use kmr_sdk::{
     Error, Result,
-    model::{DType, Edit, Graph, Node, Patch},
+    model::{Build, DType, Edit, Graph, Node, Patch},
 };
 
-use crate::{build::Build, values::is_unscaled};
+use crate::values::is_unscaled;
 
 /// Whether `node` can be such a product: a MatMul, or a Gemm that is one with a bias.
 pub fn can_be(graph: &Graph, node: &Node) -> bool {

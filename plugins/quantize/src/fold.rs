@@ -3,13 +3,10 @@
 
 use kmr_sdk::{
     Result,
-    model::{Edit, Graph, GraphIndex, Node, Patch, Tensor},
+    model::{Build, Edit, Graph, GraphIndex, Node, Patch, Tensor},
 };
 
-use crate::{
-    build::Build,
-    values::{finite, own, with_values},
-};
+use crate::values::{finite, own, with_values};
 
 /// A batch normalization that a convolution can take over.
 struct Foldable<'g> {

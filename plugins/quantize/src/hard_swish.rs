@@ -5,10 +5,8 @@ use std::collections::HashSet;
 
 use kmr_sdk::{
     Result,
-    model::{Edit, Graph, GraphIndex, Node, Patch},
+    model::{Build, Edit, Graph, GraphIndex, Node, Patch},
 };
-
-use crate::build::Build;
 
 /// How far a constant may be from what it should be, relatively.
 const TOLERANCE: f32 = 1e-4;

@@ -2,7 +2,6 @@
 
 mod activations;
 mod bits;
-mod build;
 mod calibration;
 mod config;
 mod cut;

@@ -8,7 +8,7 @@ use std::{
 use kmr_sdk::{
     Action, Applied, Error, ErrorCode, Host, KnobSettings, Result, Rule, RunRequest, Target, log,
     model::{
-        Graph, GraphIndex, Model, Patch, Tensor,
+        Build, Graph, GraphIndex, Model, Patch, Tensor,
         shapes::{self, Shapes},
     },
     wire::{Per, Platform},
@@ -17,7 +17,6 @@ use kmr_sdk::{
 use crate::{
     activations::{self, Activation},
     bits::{Bits, KNOB, Setting},
-    build::Build,
     config::{Activations, Choice, Config, IntegerLayers, Method},
     dynamic, equalize, fold, hard_swish,
     inputs::{self, Inputs},

@@ -5,14 +5,14 @@ use kmr_methods::{Granularity, Quantized, pack};
 use kmr_sdk::{
     Error, Result,
     model::{
-        DType, ErrorKind, ModelError, Tensor,
+        Build, DType, ErrorKind, ModelError, Tensor,
         stored::{self, IntegerWeight, Sharing},
     },
 };
 
 pub use kmr_sdk::model::stored::{Decode, stored_bytes};
 
-use crate::{bits::Bits, build::Build, layers::Layer};
+use crate::{bits::Bits, layers::Layer};
 
 /// A weight's codes, ready to be stored.
 pub struct Stored<'q> {

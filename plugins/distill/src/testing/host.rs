@@ -1,29 +1,21 @@
 //! The host for tests.
 
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
-    },
-};
+use std::{collections::HashMap, sync::Mutex};
 
-use bytes::Bytes;
 use kmr_abi::{
-    AbiResult, BatchIteratorBox, CANDIDATE, ErrorCode, Host_TO, HostRef, OutputBuffer, OutputBuffer_TO,
-    OutputBufferBox, PluginError, REFERENCE, Session_TO, SessionBox, SharedTensor, SharedTensor_TO, SharedTensorBox,
-    TensorDescription,
+    AbiResult, BatchIteratorBox, CANDIDATE, ErrorCode, Host_TO, HostRef, OutputBufferBox, PluginError, REFERENCE,
+    Session_TO, SessionBox, SharedTensorBox, TensorDescription,
     abi_stable::{
         erased_types::TD_Opaque,
         sabi_types::RRef,
-        std_types::{RErr, ROk, RSlice, RSliceMut, RStr, RVec},
+        std_types::{RErr, ROk, RSlice, RStr, RVec},
     },
 };
 use kmr_sdk::{
-    model::{Model, Patch, Tensor},
-    tensors::{describe, read_description},
+    model::{Model, Patch},
     wire::{EditRequest, SessionRequest},
 };
+use kmr_testkit::{Buffers, held};
 
 use super::session::{State, ToySession};
 
@@ -47,8 +39,7 @@ pub struct Seen {
 pub struct ToyHost {
     candidate: Mutex<Model>,
     reference: Model,
-    committed: Arc<Mutex<HashMap<u64, Tensor>>>,
-    next_buffer: Arc<AtomicU64>,
+    buffers: Buffers,
     pub samples: Vec<Sample>,
     pub checkpoints: Mutex<HashMap<String, (String, State)>>,
     seen: Mutex<Seen>,
@@ -61,8 +52,7 @@ impl ToyHost {
         Self {
             candidate: Mutex::new(candidate),
             reference,
-            committed: Arc::default(),
-            next_buffer: Arc::default(),
+            buffers: Buffers::default(),
             samples,
             checkpoints: Mutex::default(),
             seen: Mutex::default(),
@@ -111,45 +101,7 @@ impl ToyHost {
     }
 
     fn patch(&self, request: EditRequest, attachments: &RSlice<'_, RVec<u8>>) -> Patch {
-        let take = |number| Ok(self.committed.lock().unwrap().remove(&number).unwrap());
-        request.to_patch(attachments.as_slice(), take).unwrap()
-    }
-}
-
-struct Held(String, Tensor);
-
-impl SharedTensor for Held {
-    fn description(&self) -> AbiResult<TensorDescription> {
-        ROk(describe(&self.0, self.1.dtype(), self.1.shape()))
-    }
-
-    fn bytes(&self) -> AbiResult<RSlice<'_, u8>> {
-        ROk(RSlice::from_slice(self.1.bytes()))
-    }
-}
-
-pub fn held(name: &str, tensor: &Tensor) -> SharedTensorBox {
-    SharedTensor_TO::from_value(Held(name.into(), tensor.clone()), TD_Opaque)
-}
-
-struct Buffer {
-    description: TensorDescription,
-    bytes: Vec<u8>,
-    committed: Arc<Mutex<HashMap<u64, Tensor>>>,
-    next: Arc<AtomicU64>,
-}
-
-impl OutputBuffer for Buffer {
-    fn bytes(&mut self) -> AbiResult<RSliceMut<'_, u8>> {
-        ROk(RSliceMut::from_mut_slice(&mut self.bytes))
-    }
-
-    fn commit(&mut self) -> AbiResult<u64> {
-        let (dtype, shape) = read_description(&self.description).unwrap();
-        let tensor = Tensor::new(dtype, shape, Bytes::from(std::mem::take(&mut self.bytes))).unwrap();
-        let number = self.next.fetch_add(1, Ordering::SeqCst);
-        self.committed.lock().unwrap().insert(number, tensor);
-        ROk(number)
+        self.buffers.patch(request, attachments.as_slice()).unwrap()
     }
 }
 
@@ -165,14 +117,7 @@ impl kmr_abi::Host for ToyHost {
     }
 
     fn output(&self, description: TensorDescription) -> AbiResult<OutputBufferBox<'_>> {
-        let (dtype, shape) = read_description(&description).unwrap();
-        let buffer = Buffer {
-            bytes: vec![0; dtype.byte_len(shape.iter().product()).unwrap()],
-            description,
-            committed: self.committed.clone(),
-            next: self.next_buffer.clone(),
-        };
-        ROk(OutputBuffer_TO::from_value(buffer, TD_Opaque))
+        self.buffers.buffer(description)
     }
 
     fn edit(&self, operations: RStr<'_>, attachments: RSlice<'_, RVec<u8>>) -> AbiResult<()> {

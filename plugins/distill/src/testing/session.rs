@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 
 use kmr_abi::{
-    AbiResult, Batch, BorrowedTensor, CANDIDATE, ErrorCode, PluginError, Session, SharedTensorBox,
-    abi_stable::std_types::{RErr, RNone, ROk, ROption, RSlice, RSome, RStr, RString, RVec},
+    AbiResult, Batch, BorrowedTensor, CANDIDATE, ErrorCode, Session, SharedTensorBox,
+    abi_stable::std_types::{RNone, ROk, ROption, RSlice, RSome, RStr, RString, RVec},
 };
 use kmr_sdk::{
     Method,
@@ -12,9 +12,10 @@ use kmr_sdk::{
     tensors::read_description,
     wire::{SessionRequest, Update, Updated},
 };
+use kmr_testkit::{fail, held};
 
 use super::{
-    host::{ToyHost, held},
+    host::ToyHost,
     tape::{Value, backward, forward},
 };
 
@@ -39,10 +40,6 @@ pub struct ToySession<'h> {
     values: HashMap<String, Value>,
     slopes: BTreeMap<String, Value>,
     train: bool,
-}
-
-fn fail<T>(code: ErrorCode, message: impl Into<String>) -> AbiResult<T> {
-    RErr(PluginError::new(code, message.into()))
 }
 
 impl<'h> ToySession<'h> {

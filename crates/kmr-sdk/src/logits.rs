@@ -1,11 +1,8 @@
 //! Which value holds the scores of classes, and how they lie in it.
 
-use kmr_sdk::{
-    Error, ErrorCode, Result,
-    model::{Graph, Tensor},
-};
+use kmr_model::{Graph, Tensor};
 
-use crate::config::refused;
+use crate::{Error, ErrorCode, Result};
 
 /// The value of `graph` that holds the logits: `wanted`, or the first output; where a Softmax makes that output, what
 /// the Softmax reads.
@@ -24,7 +21,7 @@ pub fn value(graph: &Graph, wanted: Option<&str>, key: &str) -> Result<String> {
             "the model has no value `{wanted}`; its outputs are {}",
             outputs.join(", ")
         );
-        return Err(refused(key, message));
+        return Err(Error::invalid_configuration(message).at(format!("config.{key}")));
     }
     let first = outputs()
         .next()
@@ -45,7 +42,7 @@ impl Layout {
     /// Classes along `axis`; if none is given, along the second of four axes or more, as in images, else the last.
     ///
     /// # Errors
-    /// If there is no such axis.
+    /// If there is no such axis, or nothing lies along it.
     pub fn of(name: &str, shape: &[usize], axis: Option<i64>) -> Result<Self> {
         let rank = shape.len();
         let wanted = axis.unwrap_or(if rank >= 4 { 1 } else { -1 });
@@ -54,6 +51,10 @@ impl Layout {
             let message = format!("value `{name}` has the shape {shape:?} and no axis {wanted} for classes");
             Error::new(ErrorCode::SHAPE, message).at("config.class_axis")
         })?;
+        if shape[axis] == 0 {
+            let message = format!("value `{name}` has the shape {shape:?} and no classes on axis {wanted}");
+            return Err(Error::new(ErrorCode::SHAPE, message).at("config.class_axis"));
+        }
         Ok(Self {
             shape: shape.to_vec(),
             axis,
@@ -94,7 +95,7 @@ impl Layout {
 mod tests {
     use std::sync::Arc;
 
-    use kmr_sdk::model::{Node, ValueInfo};
+    use kmr_model::{Node, ValueInfo};
     use proptest::prelude::*;
 
     use super::*;
@@ -128,6 +129,7 @@ mod tests {
         let error = Layout::of("y", &[2], Some(1)).unwrap_err().to_string();
         assert!(error.contains("shape [2] and no axis 1"), "{error}");
         assert!(Layout::of("y", &[], None).is_err());
+        assert!(Layout::of("y", &[2, 0], None).is_err());
     }
 
     proptest! {
