@@ -34,7 +34,7 @@ impl Manifest {
         Self::parse(&text, path)
     }
 
-    /// Checks that the model, the data of every split and the plugin paths exist.
+    /// Checks that the models, the data of every split and the plugin paths exist.
     ///
     /// # Errors
     ///
@@ -47,6 +47,7 @@ impl Manifest {
         };
         let relative = format!("relative paths start from the manifest's folder, {from}");
         let mut named = vec![("model file", ErrorKind::File, &self.model.path)];
+        named.extend(self.models.values().map(|path| ("model file", ErrorKind::File, path)));
         for (split, source) in self.data.splits() {
             let what = match split {
                 "calibration" => "calibration data",

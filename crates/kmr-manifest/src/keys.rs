@@ -70,6 +70,7 @@ use ValueKind::{
 pub const KEYS: &[Key] = &[
     key("", "schema", Whole(1), true, "the version of these keys: write `schema = 1`"),
     key("", "model", Table("model"), true, "the model to make smaller"),
+    key("", "models", Table("models"), false, "further models that rules may look at, such as a teacher"),
     key("", "data", Table("data"), true, "samples by split"),
     key("", "budget", Table("budget"), true, "what the result may cost"),
     key("", "quality", Table("quality"), true, "how good the result must be"),
@@ -83,6 +84,8 @@ pub const KEYS: &[Key] = &[
     key("model", "path", Text, true, "the model's file, relative to the manifest like every path"),
     key("model", "inputs", Table("model.inputs"), false, "shapes for inputs whose dimensions the model leaves open"),
     key("model.inputs", "*", Shape, false, "the shape of the input of this name, batch included"),
+
+    key("models", "*", Text, false, "the file of the model of this name, of the same inputs"),
 
     key("data", "calibration", Table("split"), false, "what rules may read"),
     key("data", "training", Table("split"), false, "what rules may train on; default the calibration data, which it may share samples with"),
@@ -132,7 +135,7 @@ pub const KEYS: &[Key] = &[
     key("rule", "config", Table("config"), false, "the rule's own settings"),
     key("rule.knobs", "*", Table("knob"), false, "the knob of this name"),
     key("knob", "values", Values, false, "values to search, the first being off; default the rule's own"),
-    key("knob", "per", Choice(&["model", "layer"]), false, "one value for the model or one per layer; default the rule's own"),
+    key("knob", "per", Choice(&["model", "layer", "channel_group"]), false, "one value for the model, one per layer, or one per group of channels; default the rule's own"),
 
     key("plugins", "paths", Texts, false, "plugin files or folders of them"),
 

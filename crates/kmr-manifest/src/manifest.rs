@@ -18,6 +18,8 @@ pub struct Manifest {
     pub(crate) directory: PathBuf,
     /// `[model]`
     pub model: Model,
+    /// `[models]`: files of further models that rules may look at, by name.
+    pub models: IndexMap<String, Placed<PathBuf>>,
     /// `[data]`
     pub data: Data,
     /// `[budget]`: at least one limit, each of another meter.
@@ -260,6 +262,8 @@ pub enum Per {
     Model,
     /// One value for each layer, or each group of layers that must change together.
     Layer,
+    /// One value for each group of neighboring channels of a layer.
+    ChannelGroup,
 }
 
 impl fmt::Display for Per {
@@ -267,6 +271,7 @@ impl fmt::Display for Per {
         formatter.write_str(match self {
             Self::Model => "model",
             Self::Layer => "layer",
+            Self::ChannelGroup => "channel_group",
         })
     }
 }

@@ -31,6 +31,7 @@ impl Manifest {
             source,
             directory: directory.to_path_buf(),
             model: sections::model(&section, directory),
+            models: sections::models(&section, directory),
             data: sections::data(&section, directory),
             budget: sections::budget(&section),
             quality: sections::quality(&section),

@@ -2,11 +2,13 @@
 
 mod digest;
 mod folder;
+mod frontier;
 mod journal;
 mod report;
 
 pub use digest::{Sha256, sha256};
 pub use folder::{RunError, RunFolder, replace_file};
+pub use frontier::{FRONTIER_SCHEMA, Frontier, FrontierPoint, frontier_schema};
 pub use journal::Journal;
 pub use report::{
     ArtifactReport, BeforeAfter, BudgetReport, ChangeReport, ContenderReport, EngineReading, FileReport, FloorTest,

@@ -33,6 +33,9 @@ pub struct Report {
     pub manifest: FileReport,
     /// The model that the run started from.
     pub model: FileReport,
+    /// The further models that rules could look at, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub models: BTreeMap<String, FileReport>,
     /// The engine that ran the models: name, version, instruction set.
     pub engine: String,
     /// The seed of everything random.
@@ -323,23 +326,29 @@ pub struct PluginReport {
     pub sha256: Sha256,
 }
 
+/// Holds `schema` to the file of this name under `docs/`.
+#[cfg(test)]
+pub(crate) fn published(name: &str, schema: &serde_json::Value) {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../docs")
+        .join(name);
+    let schema = format!("{schema:#}\n");
+    if std::env::var_os("UPDATE_SCHEMA").is_some() {
+        std::fs::write(&path, &schema).unwrap();
+    }
+    let published = std::fs::read_to_string(&path).unwrap();
+    assert!(
+        published == schema,
+        "run this test with UPDATE_SCHEMA=1, and count the schema's version up if meaning changed"
+    );
+}
+
 #[cfg(test)]
 mod tests {
-    use std::{env, fs, path::Path};
-
     use super::*;
 
     #[test]
     fn the_published_schema_is_the_one_that_is_written() {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/report.schema.json");
-        let schema = format!("{:#}\n", report_schema());
-        if env::var_os("UPDATE_SCHEMA").is_some() {
-            fs::write(&path, &schema).unwrap();
-        }
-        let published = fs::read_to_string(&path).unwrap();
-        assert!(
-            published == schema,
-            "run this test with UPDATE_SCHEMA=1, and count REPORT_SCHEMA up if meaning changed"
-        );
+        published("report.schema.json", &report_schema());
     }
 }

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Runs the experiments and prints their results as tables. Needs a built `kmr` and nothing else.
 
-    examples/fashion-mnist/experiments/run.py [sweep] [policies] [granularity]
+    examples/fashion-mnist/experiments/run.py [sweep] [policies] [granularity] [bits]
 """
 
 import functools
@@ -71,6 +71,7 @@ EXPERIMENTS = {
     "sweep": sweep,
     "policies": lambda: compare(["greedy", "scheduled"]),
     "granularity": lambda: compare(["global", "greedy"]),
+    "bits": lambda: compare(["bits_per_model", "bits_per_layer", "bits_per_channel_group"]),
 }
 
 for wanted in sys.argv[1:] or EXPERIMENTS:

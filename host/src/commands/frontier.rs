@@ -3,8 +3,7 @@
 use std::path::Path;
 
 use kmr_core::{Assignment, Curve, Options, Outcome, Pipeline, Policy, Stage, run_stages};
-use kmr_run::{ContenderReport, RunFolder};
-use serde_json::json;
+use kmr_run::{ContenderReport, FRONTIER_SCHEMA, FrontierPoint, RunFolder};
 
 use crate::{
     arguments::{Common, Frontier},
@@ -56,26 +55,32 @@ pub fn execute(arguments: &Frontier, common: &Common) -> Result<u8, Failure> {
     let missing: Vec<&str> = limits
         .iter()
         .map(|(name, _)| name.as_str())
-        .filter(|name| !points.iter().any(|point| point.reaches(name)))
+        .filter(|name| {
+            !points
+                .iter()
+                .any(|point| point.found.budgets.iter().any(|own| own == name))
+        })
         .collect();
-    let document = json!({
-        "schema": 1,
-        "meter": meter,
-        "original": setup.before.get(&meter),
-        "quality_meter": quality_meter,
-        "model": setup.model,
-        "points": points.iter().map(|point| &point.json).collect::<Vec<_>>(),
-        "out_of_reach": missing,
-    });
+    let document = kmr_run::Frontier {
+        schema: FRONTIER_SCHEMA,
+        original: setup.before.get(&meter).copied(),
+        quality_meter,
+        model: setup.model,
+        points: points.iter().map(|point| point.found.clone()).collect(),
+        out_of_reach: missing.iter().map(|&name| name.to_owned()).collect(),
+        meter: meter.clone(),
+    };
     let path = arguments.out.join("frontier.json");
-    let text = format!("{document:#}\n");
+    let text = serde_json::to_string_pretty(&document)
+        .map_err(|error| Failure::new(exit::INTERNAL, error.to_string()))?
+        + "\n";
     kmr_run::replace_file(&path, text.as_bytes())?;
     folder.remove_checkpoints()?;
     setup.context.progress.clear();
     if common.json {
         crate::terminal::text!("{text}");
     } else {
-        let mut table = Table::new(&["budget", &meter, &quality_meter, "holdout", "model"]);
+        let mut table = Table::new(&["budget", &meter, &document.quality_meter, "holdout", "model"]);
         points.iter().for_each(|point| table.row(point.row.clone()));
         crate::terminal::text!("\n{}", table.render());
     }
@@ -121,15 +126,8 @@ fn pipeline(setup: &Setup, meter: &str, least: f64) -> Result<Pipeline, Failure>
 
 /// One budget's solution.
 struct Point {
-    names: Vec<String>,
-    json: serde_json::Value,
+    found: FrontierPoint,
     row: [String; 5],
-}
-
-impl Point {
-    fn reaches(&self, name: &str) -> bool {
-        self.names.iter().any(|own| own == name)
-    }
 }
 
 /// Makes a solution again, writes it, and reads its quality on the holdout.
@@ -167,18 +165,16 @@ fn point(
         shown(holdout),
         file.clone(),
     ];
-    let names: Vec<String> = contender.label.split(", ").map(str::to_owned).collect();
     Ok(Point {
-        json: json!({
-            "budgets": names,
-            "file": file,
-            "costs": contender.costs,
-            "quality": contender.quality,
-            "samples": contender.samples,
-            "holdout": holdout,
-            "assignment": contender.assignment,
-        }),
-        names,
+        found: FrontierPoint {
+            budgets: contender.label.split(", ").map(str::to_owned).collect(),
+            file,
+            costs: contender.costs,
+            quality: contender.quality,
+            samples: contender.samples,
+            holdout,
+            assignment: contender.assignment,
+        },
         row,
     })
 }

@@ -166,6 +166,7 @@ fn knob(knob: &wire::KnobInfo) -> manifest::KnobOffer {
             .map(|per| match per {
                 wire::Per::Model => manifest::Per::Model,
                 wire::Per::Layer => manifest::Per::Layer,
+                wire::Per::ChannelGroup => manifest::Per::ChannelGroup,
             })
             .collect(),
         default: knob.default.clone(),

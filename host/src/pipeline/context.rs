@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     path::PathBuf,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -12,6 +12,7 @@ use std::{
 use kmr_compute::{ComputeError, Engine, Program};
 use kmr_formats::Augmentation;
 use kmr_model::{Model, ModelError, codec::ModelFiles, compact, shapes::Shapes};
+use kmr_run::FileReport;
 
 use super::{data::Splits, forward::Answers};
 use crate::{exit, failure::Failure, terminal::Progress};
@@ -37,8 +38,42 @@ impl Executor {
     }
 }
 
+/// A model of the manifest beside the one under reduction.
+pub struct FurtherModel {
+    /// The model, its weights being initializers.
+    pub model: Model,
+    /// Its file.
+    pub file: FileReport,
+    program: OnceLock<Arc<dyn Program>>,
+}
+
+impl FurtherModel {
+    /// A model that was read from a file.
+    pub fn new(model: Model, file: FileReport) -> Self {
+        Self {
+            model,
+            file,
+            program: OnceLock::new(),
+        }
+    }
+
+    /// The model, ready to run in `engine`; always the same one.
+    ///
+    /// # Errors
+    /// If the engine cannot run it.
+    pub fn program(&self, engine: &dyn Engine) -> Result<Arc<dyn Program>, ComputeError> {
+        if let Some(program) = self.program.get() {
+            return Ok(program.clone());
+        }
+        let loaded = Arc::from(engine.load(&self.model)?);
+        Ok(self.program.get_or_init(|| loaded).clone())
+    }
+}
+
 /// What every part of a run shares and none changes.
 pub struct Context {
+    /// Further models that rules may look at, by name.
+    pub models: BTreeMap<String, FurtherModel>,
     /// The engine that is linked in: rules observe and differentiate in it.
     pub builtin: Arc<Executor>,
     /// ONNX Runtime, if the holdout is judged in it.

@@ -110,6 +110,12 @@ pub fn finish(mut run: Finish<'_>) -> Result<Report, Failure> {
         message,
         manifest: run.manifest.clone(),
         model: run.model.clone(),
+        models: run
+            .context
+            .models
+            .iter()
+            .map(|(name, further)| (name.clone(), further.file.clone()))
+            .collect(),
         engine: engine(&run.context),
         seed: run.context.seed,
         budget: limits

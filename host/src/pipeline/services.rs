@@ -87,7 +87,10 @@ impl Services {
         match name {
             CANDIDATE => Ok(self.transaction.model()),
             REFERENCE => Ok(self.context.reference.clone()),
-            other => Err(unknown_model(other)),
+            other => match self.context.models.get(other) {
+                Some(further) => Ok(further.model.clone()),
+                None => Err(self.unknown_model(other)),
+            },
         }
     }
 
@@ -99,8 +102,21 @@ impl Services {
         match name {
             CANDIDATE => self.transaction.program(&*executor.engine).map_err(compute_error),
             REFERENCE => Ok(executor.reference.clone()),
-            other => Err(unknown_model(other)),
+            other => match self.context.models.get(other) {
+                Some(further) => further.program(&*self.context.builtin.engine).map_err(compute_error),
+                None => Err(self.unknown_model(other)),
+            },
         }
+    }
+
+    fn unknown_model(&self, name: &str) -> PluginError {
+        let further = self.context.models.keys().map(|name| format!(", `{name}`"));
+        let message = format!(
+            "there is no model `{name}`; there are `{CANDIDATE}`, `{REFERENCE}`{}, and those that the manifest names \
+             under `[models]`",
+            further.collect::<String>()
+        );
+        PluginError::new(ErrorCode::NOT_FOUND, message)
     }
 
     /// The data of a split and the number of samples that the caller may see of it.
@@ -150,7 +166,8 @@ impl Services {
                 Split::Evaluation,
             ) => Some(match request.model.as_str() {
                 REFERENCE => self.context.reference_answers.on(executor, data),
-                _ => answers.clone(),
+                CANDIDATE => answers.clone(),
+                _ => return None,
             }),
             _ => None,
         }
@@ -443,13 +460,6 @@ pub fn share(name: &str, tensor: Tensor) -> SharedTensorBox {
 
 pub fn parse<T: DeserializeOwned>(json: RStr<'_>) -> Result<T, PluginError> {
     serde_json::from_str(json.as_str()).map_err(|error| PluginError::new(ErrorCode::INVALID_REQUEST, error.to_string()))
-}
-
-fn unknown_model(name: &str) -> PluginError {
-    PluginError::new(
-        ErrorCode::NOT_FOUND,
-        format!("there is no model `{name}`; there are `{CANDIDATE}` and `{REFERENCE}`"),
-    )
 }
 
 /// An execution's error, for a plugin.

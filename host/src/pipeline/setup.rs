@@ -1,6 +1,7 @@
 //! What a search needs before it begins: the plan, the model, the data, the engines and the plugins.
 
 use std::{
+    collections::BTreeMap,
     io::Write,
     num::NonZeroUsize,
     path::Path,
@@ -18,7 +19,7 @@ use kmr_model::{Model, shapes};
 use kmr_run::{FileReport, RunFolder, sha256};
 
 use super::{
-    context::{Context, Executor},
+    context::{Context, Executor, FurtherModel},
     data::Splits,
     forward::Answers,
     plan::Plan,
@@ -90,6 +91,7 @@ impl Setup {
         let reference_shapes =
             shapes::infer(&model, &feed_shapes).map_err(|error| Failure::model(&model_path, &error))?;
         let context = Arc::new(Context {
+            models: further_models(&plan)?,
             search: everywhere.unwrap_or_else(|| builtin.clone()),
             builtin,
             runtime,
@@ -124,6 +126,21 @@ impl Setup {
             subject,
         })
     }
+}
+
+/// The models that the manifest names beside the one under reduction.
+fn further_models(plan: &Plan) -> Result<BTreeMap<String, FurtherModel>, Failure> {
+    let read = |(name, path): (&String, &manifest::Placed<PathBuf>)| {
+        let bytes = files::read(&path.value)?;
+        let file = file_report(&path.value, &bytes);
+        let model = prepared(&files::decode(&path.value, bytes)?, &path.value, plan.opset())?;
+        if let Some(refusal) = Interpreter.supports(&model).into_iter().next() {
+            let error = kmr_compute::ComputeError::from(refusal);
+            return Err(compute_failure(&path.value, &error));
+        }
+        Ok((name.clone(), FurtherModel::new(model, file)))
+    };
+    plan.manifest.models.iter().map(read).collect()
 }
 
 /// Ctrl-C asks the run to stop at the next safe moment; a second one ends it at once.

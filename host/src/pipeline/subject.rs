@@ -345,7 +345,9 @@ impl Subject {
                 costs_only: purpose == Purpose::Costs,
             };
             let transaction = Transaction::new(model);
-            let asked = serde_json::to_string(&(&rule.id, &rule.configuration, &action)).unwrap_or_default();
+            let further = self.context.models.iter();
+            let further: Vec<_> = further.map(|(name, further)| (name, &further.file.sha256)).collect();
+            let asked = serde_json::to_string(&(&rule.id, &rule.configuration, &action, further)).unwrap_or_default();
             let caller = Caller::Apply(asked.into());
             let services = Services::new(self.context.clone(), caller, transaction.clone());
             let applied = rule

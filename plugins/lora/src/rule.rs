@@ -90,7 +90,7 @@ impl Rule for Lora {
                 let all: Vec<&Layer> = layers.iter().collect();
                 target(MODEL, "all layers", &all).into_iter().collect()
             }
-            Per::Layer => {
+            Per::Layer | Per::ChannelGroup => {
                 let targets = layers
                     .iter()
                     .filter_map(|layer| target(&layer.weight, &layer.name, &[layer]));
@@ -119,7 +119,7 @@ impl Rule for Lora {
             .collect();
         let known = |target: &&&str| match self.ranks.per {
             Per::Model => **target == MODEL,
-            Per::Layer => layers.iter().any(|layer| layer.weight == **target),
+            Per::Layer | Per::ChannelGroup => layers.iter().any(|layer| layer.weight == **target),
         };
         if let Some(unknown) = asked.keys().find(|target| !known(target)) {
             return Err(unknown_target(unknown));

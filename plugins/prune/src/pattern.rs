@@ -135,7 +135,7 @@ impl Rule for PruneNM {
         for (assignment, pattern) in assigned {
             let chosen = scored.weights.iter().filter(|weight| match self.per {
                 Per::Model => assignment.target == MODEL,
-                Per::Layer => weight.tensor == assignment.target,
+                Per::Layer | Per::ChannelGroup => weight.tensor == assignment.target,
             });
             let mut found = false;
             for weight in chosen {

@@ -125,7 +125,7 @@ impl Rule for PruneUnstructured {
         for (assignment, sparsity) in assigned {
             let chosen: Vec<&Weight> = match self.sparsity.per {
                 Per::Model if assignment.target == MODEL => scored.weights.iter().collect(),
-                Per::Layer => scored
+                Per::Layer | Per::ChannelGroup => scored
                     .weights
                     .iter()
                     .filter(|weight| weight.tensor == assignment.target)

@@ -1,7 +1,7 @@
 //! The configuration of `quantize`.
 
 use kmr_methods::{Clipping, Granularity, Grid, Scheme, calibration::RangeMethod, gptq};
-use kmr_sdk::{Error, Ignore, Result};
+use kmr_sdk::{Error, Ignore, Result, wire::Per};
 use serde::{Deserialize, Deserializer, de};
 
 /// How codes are chosen.
@@ -67,10 +67,14 @@ impl<'de> Deserialize<'de> for Choice {
             Flag(bool),
             Text(String),
         }
-        match Written::deserialize(deserializer) {
+        let written = kmr_sdk::serde_json::Value::deserialize(deserializer)?;
+        match Written::deserialize(&written) {
             Ok(Written::Flag(flag)) => Ok(Self::Always(flag)),
             Ok(Written::Text(text)) if text == "auto" => Ok(Self::Auto),
-            _ => Err(de::Error::custom("takes \"auto\", true or false")),
+            _ => {
+                let message = format!("takes \"auto\", true or false; got {written}");
+                Err(de::Error::custom(message))
+            }
         }
     }
 }
@@ -87,8 +91,12 @@ impl<'de> Deserialize<'de> for Sharing {
             Group(u64),
             Text(String),
         }
-        let expected = || de::Error::custom("takes \"tensor\", \"channel\", or the size of a group, 2 or more");
-        match Written::deserialize(deserializer) {
+        let written = kmr_sdk::serde_json::Value::deserialize(deserializer)?;
+        let expected = || {
+            let message = format!("takes \"tensor\", \"channel\", or the size of a group, 2 or more; got {written}");
+            de::Error::custom(message)
+        };
+        match Written::deserialize(&written) {
             Ok(Written::Text(text)) if text == "tensor" => Ok(Self(Granularity::Tensor)),
             Ok(Written::Text(text)) if text == "channel" => Ok(Self(Granularity::Channel)),
             Ok(Written::Group(size)) if size >= 2 => {
@@ -121,6 +129,7 @@ pub struct Config {
     pub equalize: bool,
     pub smooth: f64,
     pub embeddings: bool,
+    pub channel_group: usize,
     pub ignore: Ignore,
 }
 
@@ -146,6 +155,7 @@ impl Default for Config {
             equalize: false,
             smooth: 0.0,
             embeddings: true,
+            channel_group: 16,
             ignore: Ignore::default(),
         }
     }
@@ -156,9 +166,20 @@ impl Config {
     ///
     /// # Errors
     /// The first such key.
-    pub fn check(&self) -> Result<()> {
+    pub fn check(&self, per: Per) -> Result<()> {
         let refuse =
             |key: &str, message: String| Err(Error::invalid_configuration(message).at(format!("config.{key}")));
+        if self.channel_group == 0 {
+            return refuse("channel_group", "has to be 1 or more; got 0".into());
+        }
+        if per == Per::ChannelGroup && self.activations != Activations::Float {
+            return refuse(
+                "activations",
+                "integer kernels take one number of bits for a weight; turn the knob per \"layer\", or let activations \
+                 stay \"float\""
+                    .into(),
+            );
+        }
         if self.samples == 0 {
             return refuse("samples", "has to be 1 or more; got 0".into());
         }

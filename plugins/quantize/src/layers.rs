@@ -83,7 +83,6 @@ impl Layer {
     }
 
     /// The elements of the matrix in the order of the tensor.
-    #[cfg(test)]
     pub fn in_tensor_order<'v, T: Copy>(&self, matrix: &'v [T]) -> Cow<'v, [T]> {
         match self.moves() {
             None => Cow::Borrowed(matrix),

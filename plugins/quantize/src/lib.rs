@@ -11,6 +11,7 @@ mod fold;
 mod hard_swish;
 mod inputs;
 mod layers;
+mod parts;
 mod placement;
 mod rule;
 mod smooth;
@@ -31,7 +32,7 @@ kmr_sdk::export_plugin! {
             "name": "weight_bits",
             "description": "the bits that a weight is stored in; 32 is off",
             "domain": { "choices": [32, 16, "bf16", 8, 7, 6, 5, 4, 3, 2] },
-            "per": ["layer", "model"],
+            "per": ["layer", "model", "channel_group"],
             "default": [32, 8, 6, 4, 3, 2]
         }],
         "after": ["prune"],

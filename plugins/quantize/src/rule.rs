@@ -5,6 +5,7 @@ use std::{
     sync::Arc,
 };
 
+use kmr_methods::Quantized;
 use kmr_sdk::{
     Action, Applied, Error, ErrorCode, Host, KnobSettings, Result, Rule, RunRequest, Target, log,
     model::{
@@ -21,6 +22,7 @@ use crate::{
     dynamic, equalize, fold, hard_swish,
     inputs::{self, Inputs},
     layers::{Layer, Use, layers},
+    parts::{self, Part},
     placement, smooth,
     storage::{self, Decode, Stored},
     values::{finite, is_unscaled, own, with_values},
@@ -64,10 +66,11 @@ impl Rule for Quantize {
     type Config = Config;
 
     fn new(config: Config, knobs: KnobSettings) -> Result<Self> {
-        config.check()?;
+        let setting = Setting::read(&knobs)?;
+        config.check(setting.per)?;
         Ok(Self {
             reduced: config.reduce_range != Choice::Always(false),
-            setting: Setting::read(&knobs)?,
+            setting,
             config,
             feeds: None,
             prepared: Vec::new(),
@@ -109,9 +112,8 @@ impl Rule for Quantize {
                 .into_iter()
                 .collect());
         }
-        let targets = layers
-            .iter()
-            .filter_map(|layer| target(&layer.tensor, &layer.label, &[layer]));
+        let targets = layers.iter().flat_map(|layer| self.targets_of(layer));
+        let targets = targets.filter_map(|layer| target(&layer.tensor, &layer.label, &[&layer]));
         Ok(targets.collect())
     }
 
@@ -143,6 +145,11 @@ impl Quantize {
         self.config
             .ignore
             .covers(names.into_iter().chain(layer.nodes.iter().map(String::as_str)))
+    }
+
+    /// What the knob is turned for in this layer.
+    fn targets_of(&self, layer: &Layer) -> Vec<Layer> {
+        parts::targets(layer, self.setting.per, self.config.channel_group)
     }
 
     /// Refuses settings that look at calibration data where there is none.
@@ -282,24 +289,37 @@ impl Quantize {
         for patch in &prepared.groundwork {
             host.edit(patch)?;
         }
-        let (graph, layers) = (prepared.graph.clone(), prepared.layers.clone());
-        let of = |layer: &Layer| match self.setting.per {
-            Per::Model => assigned.get(MODEL),
-            Per::Layer => assigned.get(layer.tensor.as_str()),
-        };
-        if let Some(unknown) = assigned.keys().find(|target| match self.setting.per {
-            Per::Model => **target != MODEL,
-            Per::Layer => layers.iter().all(|layer| layer.tensor != **target),
+        let layers = prepared.layers.clone();
+        let targets: Vec<Vec<Layer>> = layers.iter().map(|layer| self.targets_of(layer)).collect();
+        if let Some(unknown) = assigned.keys().find(|asked| match self.setting.per {
+            Per::Model => **asked != MODEL,
+            _ => targets.iter().flatten().all(|target| target.tensor != **asked),
         }) {
             let message =
                 "this model has no such target; targets have to be asked for again when the model has changed";
             return Err(Error::not_found(message).at(format!("target `{unknown}`")));
         }
-        let bits_of = |layer: &Layer| {
-            let offered = |bits: &Bits| self.setting.per == Per::Layer || self.values(&[layer]).contains(bits);
-            of(layer).copied().filter(offered)
+        let parts = parts::parts(&layers, &targets, |layer, target| match self.setting.per {
+            Per::Model => assigned
+                .get(MODEL)
+                .copied()
+                .filter(|bits| self.values(&[layer]).contains(bits)),
+            _ => assigned.get(target.tensor.as_str()).copied(),
+        });
+        let cut = parts::cut(&prepared.graph, &layers, &parts)?;
+        let graph = match cut.edits.is_empty() {
+            true => prepared.graph.clone(),
+            false => {
+                host.edit(&cut)?;
+                Arc::new(cut.apply(&prepared.graph)?)
+            }
         };
-        let integer = self.integer_nodes(prepared, |layer| matches!(bits_of(layer), Some(Bits::Integer(_))));
+        let integers: HashSet<&str> = parts
+            .iter()
+            .filter(|part| matches!(part.bits, Bits::Integer(_)))
+            .map(|part| part.layer.tensor.as_str())
+            .collect();
+        let integer = self.integer_nodes(prepared, |layer| integers.contains(layer.tensor.as_str()));
         let on_integers: HashSet<&str> = graph
             .nodes
             .iter()
@@ -308,40 +328,46 @@ impl Quantize {
             .collect();
         let works_on_integers = |layer: &Layer| layer.nodes.iter().any(|node| on_integers.contains(node.as_str()));
         let mut build = Build::on(&graph);
-        let mut integers: Vec<(usize, Arc<Encoded>)> = Vec::new();
-        for (position, layer) in layers.iter().enumerate() {
-            let Some(bits) = bits_of(layer) else {
-                continue;
+        let mut integers: Vec<(&Part, Arc<Encoded>, Quantized)> = Vec::new();
+        for part in &parts {
+            let (position, layer) = (part.position, &part.layer);
+            let what = match part.rows.len() == layers[position].rows() {
+                true => "weights".into(),
+                false => format!("weights of channels {} to {}", part.rows.start, part.rows.end - 1),
             };
-            applied.change(&layer.nodes[0], "weights", Bits::Off.name(), bits.name());
-            match bits {
+            applied.change(&layer.nodes[0], &what, Bits::Off.name(), part.bits.name());
+            match part.bits {
                 Bits::Off => {}
                 Bits::Float16 | Bits::BFloat16 => {
                     build.place(layer.nodes.first().map(String::as_str));
-                    storage::store_half(&mut build, layer, &finite(&graph, &layer.tensor)?, bits)?;
+                    storage::store_half(&mut build, layer, &finite(&graph, &layer.tensor)?, part.bits)?;
                 }
                 Bits::Integer(bits) => {
                     let bits = self.codes(bits, works_on_integers(layer));
                     let encoded = self.encoded(host, prepared, position, bits, costs_only)?;
-                    integers.push((position, encoded));
+                    let quantized = parts::rows_of(&encoded.quantized, &part.rows);
+                    integers.push((part, encoded, quantized));
                 }
             }
         }
-        for (position, encoded) in &integers {
-            if let (Some(correction), Some(bias)) = (&encoded.correction, &prepared.biases[*position]) {
-                correct(&mut build, &graph, bias, correction)?;
+        let encoded = integers
+            .iter()
+            .map(|(part, encoded, _)| (part.position, &part.rows, &**encoded));
+        for (position, correction) in parts::corrections(&layers, encoded) {
+            if let Some(bias) = &prepared.biases[position] {
+                correct(&mut build, &graph, bias, &correction)?;
             }
         }
         let first = graph.nodes.first().map(|node| node.id().to_owned());
         let stored: Vec<Stored<'_>> = integers
             .iter()
-            .map(|(position, encoded)| {
-                let layer = &layers[*position];
+            .map(|(part, _, quantized)| {
+                let layer = &part.layer;
                 let integer = works_on_integers(layer);
                 Stored {
                     layer,
-                    quantized: &encoded.quantized,
-                    decode: if integer || self.keeps_integers(&graph, layer, &encoded.quantized) {
+                    quantized,
+                    decode: if integer || self.keeps_integers(&graph, layer, quantized) {
                         Decode::Kernel
                     } else {
                         Decode::Constant
@@ -505,7 +531,7 @@ impl Quantize {
     }
 
     /// Whether the integers of this layer are left to a runtime's kernel for float activations.
-    fn keeps_integers(&self, graph: &Graph, layer: &Layer, quantized: &kmr_methods::Quantized) -> bool {
+    fn keeps_integers(&self, graph: &Graph, layer: &Layer, quantized: &Quantized) -> bool {
         self.config.weight_kernels
             && matches!(quantized.grid.bits(), 4 | 8)
             && matches!(layer.reads, Use::Products(_))

@@ -161,6 +161,26 @@ fn pruning_and_quantization_share_a_budget_whatever_the_threads() {
 }
 
 #[test]
+fn channels_of_one_layer_may_have_different_bits() {
+    let rules = quantize("[32, 4, 2]", "channel_group", "method = \"mse\", channel_group = 32");
+    let bench = short("12%", KNAPSACK, &rules);
+    bench.run(&["--no-latency"]).expect(0, &["[0:32]", "[32:64]"]);
+    check(&bench);
+    assert!(count(&model(&bench), "Concat") > 0, "no layer was cut into parts");
+    if runtime_is_there() {
+        let test = kmr_tests::example().join("test-10k.npz");
+        let artifact = bench.path("run/model.onnx");
+        let [builtin, runtime] = ["builtin", "onnxruntime"].map(|engine| answers(&bench, &artifact, &test, engine));
+        let apart = builtin.iter().zip(&runtime).map(|(one, other)| (one - other).abs());
+        assert!(apart.fold(0.0_f32, f32::max) < 1e-2);
+    }
+    let rules = quantize("[32, 4]", "channel_group", "activations = \"static\"");
+    short("20%", SCHEDULED, &rules)
+        .run(&[])
+        .expect(20, &["config.activations", "one number of bits", "\"layer\""]);
+}
+
+#[test]
 fn several_limits_hold_at_once() {
     let bench = short("20%", KNAPSACK, "");
     let text = fs::read_to_string(bench.path("pipeline.toml")).unwrap();

@@ -54,6 +54,24 @@ fn distillation_wins_back_what_pruning_lost() {
 }
 
 #[test]
+fn a_teacher_may_come_from_a_file() {
+    let artifact = |bench: &Bench| fs::read(bench.path("run/model.onnx")).unwrap();
+    let own = Bench::new(&manifest(DISTILL));
+    own.run(&[]).expect(0, &[]);
+    let rule = DISTILL.replace("batch = 40", "batch = 40, teacher = \"large\"");
+    let named = format!("{}\n[models]\nlarge = \"{{example}}/resnet20.onnx\"\n", manifest(&rule));
+    let bench = Bench::new(&named);
+    bench.run(&[]).expect(0, &[]);
+    assert!(artifact(&bench) == artifact(&own), "the same teacher teaches the same");
+    assert_eq!(
+        bench.report()["models"]["large"]["sha256"],
+        bench.report()["model"]["sha256"]
+    );
+    let unnamed = Bench::new(&manifest(&rule));
+    unnamed.run(&[]).expect(24, &["there is no model `large`", "[models]"]);
+}
+
+#[test]
 fn training_gives_the_same_bytes_whatever_the_number_of_threads() {
     let artifacts = ["1", "2"].map(|threads| {
         let bench = Bench::new(&manifest(DISTILL));

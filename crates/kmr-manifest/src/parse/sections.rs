@@ -48,6 +48,31 @@ pub(super) fn model(root: &Section<'_, '_>, directory: &Path) -> Model {
     }
 }
 
+pub(super) fn models(root: &Section<'_, '_>, directory: &Path) -> IndexMap<String, Placed<PathBuf>> {
+    let mut models = IndexMap::new();
+    let Some(section) = root.table("models") else {
+        return models;
+    };
+    for (name, value) in section.entries() {
+        if matches!(name.value.as_str(), "candidate" | "reference") {
+            let message = format!("{} is what rules call a model of the run itself", quoted(&name.value));
+            let help = "choose another name";
+            section
+                .context()
+                .report(ErrorKind::Value, name.span.clone(), message, help);
+            continue;
+        }
+        match (value.get_ref().as_str(), keys::find("models", "*")) {
+            (Some(text), _) => {
+                models.insert(name.value, Placed::new(directory.join(text), value.span()));
+            }
+            (None, Some(key)) => wrong_type(section.context(), key, &name, value),
+            (None, None) => {}
+        }
+    }
+    models
+}
+
 pub(super) fn data(root: &Section<'_, '_>, directory: &Path) -> Data {
     let Some(section) = root.table("data") else {
         return Data::default();

@@ -118,6 +118,7 @@ fn knob(name: Placed<String>, section: &Section<'_, '_>) -> KnobUse {
     let per = section.choice("per").map(|choice| {
         choice.map(|per| match per {
             "model" => Per::Model,
+            "channel_group" => Per::ChannelGroup,
             _ => Per::Layer,
         })
     });

@@ -12,6 +12,7 @@ fn every_key_is_read() {
     let manifest = Manifest::parse(GOOD, Path::new("folder/pipeline.toml")).unwrap();
     assert_eq!(*manifest.model.path, Path::new("folder/resnet20.onnx"));
     assert_eq!(*manifest.model.inputs["x"], [1, 1, 28, 28]);
+    assert_eq!(*manifest.models["teacher"], Path::new("folder/resnet56.onnx"));
 
     let calibration = manifest.data.calibration.as_ref().unwrap();
     assert_eq!(calibration.take, Some(512));
@@ -177,6 +178,6 @@ fn the_schema_declares_what_is_required() {
     let knobs = &stage["rule"]["items"]["properties"]["knobs"];
     assert_eq!(
         knobs["additionalProperties"]["properties"]["per"]["enum"],
-        json!(["model", "layer"])
+        json!(["model", "layer", "channel_group"])
     );
 }

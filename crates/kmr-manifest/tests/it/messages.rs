@@ -357,3 +357,10 @@ fn the_graphical_form_has_label_and_help() {
     assert_eq!(contents.name(), Some("pipeline.toml"));
     assert_eq!(contents.line() + 1, source.line_and_column().0);
 }
+
+#[test]
+fn further_models_have_names_of_their_own() {
+    let reserved = parse(&changed("teacher = ", "reference = ")).unwrap_err();
+    let number = parse(&changed("\"resnet56.onnx\"", "56")).unwrap_err();
+    insta::assert_snapshot!(format!("{}\n\n{}", reserved.render(false), number.render(false)));
+}

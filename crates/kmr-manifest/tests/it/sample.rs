@@ -81,6 +81,9 @@ cpu = "x86-64-v4"
 format = "onnx"
 names = "keep"
 external_data = false
+
+[models]
+teacher = "resnet56.onnx"
 "#;
 
 pub fn parse(text: &str) -> Result<Manifest, kmr_manifest::Error> {

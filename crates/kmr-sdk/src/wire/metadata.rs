@@ -167,6 +167,8 @@ pub enum Per {
     Model,
     /// For each layer, or each group of layers that must change together.
     Layer,
+    /// For each group of neighboring channels of a layer.
+    ChannelGroup,
 }
 
 /// What a meter measures.
