@@ -177,8 +177,8 @@ const KNOB: Shape = Shape {
         (
             "per",
             Form::List(&Form::OneOf(
-                &["model", "layer"],
-                "a knob's `per` lists \"model\" and \"layer\" alone",
+                &["model", "layer", "channel_group"],
+                "a knob's `per` lists \"model\", \"layer\" and \"channel_group\" alone",
             )),
             false,
         ),

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     io::Write,
     num::NonZeroUsize,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
