@@ -505,8 +505,15 @@ mod tests {
         let layers: Vec<&str> = targets[0].layers.iter().map(String::as_str).collect();
         assert_eq!(
             layers,
-            ["stem.conv", "block.second.conv", "block.first.conv", "wide.conv"],
-            "what makes the channels comes first, then what reads them"
+            [
+                "stem.conv",
+                "block.second.conv",
+                "stem.norm",
+                "block.first.conv",
+                "block.second.norm",
+                "wide.conv"
+            ],
+            "what makes the channels comes first, then what reads them in the order of the graph"
         );
     }
 
