@@ -9,7 +9,7 @@ use std::{
 };
 
 use kmr_core::{
-    Assignment, Conclusion, Outcome as Found, PipelineConclusion, SubjectError,
+    Assignment, Conclusion, Outcome as Found, PipelineConclusion, Role, SubjectError,
     statistics::{Comparison, non_inferiority},
 };
 use kmr_formats::Dataset;
@@ -342,10 +342,19 @@ impl Finish<'_> {
             ),
             Found::QualityFloor { .. } => (
                 Outcome::QualityFloor,
-                format!("every further action breaks the quality floor; {words}"),
+                match self.only_recovers() {
+                    true => format!("no recovery brings the quality up to the floor; {words}"),
+                    false => format!("every further action breaks the quality floor; {words}"),
+                },
             ),
             Found::Interrupted => (Outcome::Interrupted, format!("interrupted; {words}")),
         }
+    }
+
+    /// Whether the stage that ended the search has nothing to reduce.
+    fn only_recovers(&self) -> bool {
+        let last = self.conclusion.stages.last();
+        last.is_some_and(|stage| stage.history.knobs.iter().all(|knob| knob.role == Role::Recover))
     }
 
     fn write_files(&self, name: &str, files: &ModelFiles) -> Result<PathBuf, Failure> {

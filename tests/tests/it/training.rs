@@ -54,6 +54,15 @@ fn distillation_wins_back_what_pruning_lost() {
 }
 
 #[test]
+fn a_floor_that_recovery_does_not_reach_is_said_to_be_that() {
+    let weak = DISTILL.replace("learning_rate = 0.02", "learning_rate = 1e-9");
+    let strict = manifest(&weak).replace("drop_at_most = 0.5", "drop_at_most = 0.0");
+    Bench::new(&strict)
+        .run(&[])
+        .expect(31, &["no recovery brings the quality up to the floor"]);
+}
+
+#[test]
 fn a_teacher_may_come_from_a_file() {
     let artifact = |bench: &Bench| fs::read(bench.path("run/model.onnx")).unwrap();
     let own = Bench::new(&manifest(DISTILL));
