@@ -156,6 +156,7 @@ fn part(layer: &Layer, rows: &Range<usize>) -> Layer {
 
 #[cfg(test)]
 mod tests {
+    use kmr_sdk::model::Node;
     use proptest::prelude::*;
 
     use super::*;
@@ -196,6 +197,7 @@ mod tests {
             let mut graph = Graph::new("g");
             let values: Vec<f32> = (0..3 * rows).map(|value| value as f32).collect();
             graph.initializers.insert("w".into(), Tensor::from_vec(vec![3, rows], values.clone()).into());
+            graph.nodes.push(Node::new("Identity", "y", &["w"], &["y"]).into());
             let cut = cut(&graph, &layers, &parts).unwrap().apply(&graph).unwrap();
             let mut joined = vec![0.0; 3 * rows];
             for part in parts.iter().filter(|_| parts.len() > 1) {
