@@ -61,7 +61,14 @@ pub fn parts(layers: &[Layer], targets: &[Vec<Layer>], assigned: impl Fn(&Layer,
         let whole = runs.len() == 1;
         parts.extend(runs.into_iter().map(|(rows, bits)| Part {
             position,
-            layer: if whole { layer.clone() } else { part(layer, &rows) },
+            layer: match whole {
+                true => layer.clone(),
+                // The Concat reads it.
+                false => Layer {
+                    nodes: vec![layer.tensor.clone()],
+                    ..part(layer, &rows)
+                },
+            },
             rows,
             bits,
         }));

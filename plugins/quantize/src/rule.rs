@@ -335,7 +335,7 @@ impl Quantize {
                 true => "weights".into(),
                 false => format!("weights of channels {} to {}", part.rows.start, part.rows.end - 1),
             };
-            applied.change(&layer.nodes[0], &what, Bits::Off.name(), part.bits.name());
+            applied.change(&layers[position].nodes[0], &what, Bits::Off.name(), part.bits.name());
             match part.bits {
                 Bits::Off => {}
                 Bits::Float16 | Bits::BFloat16 => {
