@@ -92,7 +92,7 @@ impl Default for Config {
 }
 
 /// The host's name for the model before anything changed it.
-const REFERENCE: &str = "reference";
+pub const REFERENCE: &str = "reference";
 
 /// An inner value that is to be like one of the teacher's.
 #[derive(Clone, Debug, PartialEq, Deserialize)]

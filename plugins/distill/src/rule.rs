@@ -10,7 +10,7 @@ use kmr_sdk::{
 
 use crate::{
     average::{Average, running_statistics},
-    config::{Config, refused},
+    config::{Config, REFERENCE, refused},
     course::Course,
     epochs::Epochs,
     features::features,
@@ -49,6 +49,9 @@ impl Rule for Distill {
     fn targets(&mut self, host: &Host<'_>) -> Result<Vec<Target>> {
         let model = host.graph()?;
         let layers = Selection::of(&model.graph, &self.config)?.readers;
+        if self.config.teacher != REFERENCE {
+            teacher_model(host, &self.config)?;
+        }
         Ok(self.epochs.target(layers).into_iter().collect())
     }
 
@@ -225,7 +228,8 @@ fn teacher_model(host: &Host<'_>, config: &Config) -> Result<Model> {
     host.graph_of(&config.teacher).map_err(|error| match error.code {
         ErrorCode::NOT_FOUND => {
             let message = format!(
-                "there is no model `{}`; leave `teacher` out to learn from the model as it was before it was changed",
+                "there is no model `{}`; name its file under `[models]` in the manifest, or leave `teacher` out to \
+                 learn from the model as it was before it was changed",
                 config.teacher
             );
             refused("teacher", message)

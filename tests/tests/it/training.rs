@@ -77,7 +77,9 @@ fn a_teacher_may_come_from_a_file() {
         bench.report()["model"]["sha256"]
     );
     let unnamed = Bench::new(&manifest(&rule));
-    unnamed.run(&[]).expect(24, &["there is no model `large`", "[models]"]);
+    unnamed
+        .run(&[])
+        .expect(20, &["config.teacher", "there is no model `large`", "[models]"]);
 }
 
 #[test]

@@ -402,7 +402,7 @@ fn models_that_do_not_do_are_refused() {
     let host = host();
     let error = refused(&host, r#"{"teacher": "large"}"#);
     assert!(
-        error.starts_with("config.teacher: there is no model `large`; leave `teacher` out"),
+        error.starts_with("config.teacher: there is no model `large`; name its file under `[models]`"),
         "{error}"
     );
     assert!(refused(&host, r#"{"output": "scores"}"#).contains("no value `scores`; its outputs are `logits`"));
