@@ -24,7 +24,9 @@ pub(crate) fn read_object(path: &Path) -> Result<Map<String, Value>, HuggingFace
     let io = |cause| HuggingFaceError::io(path, "read the file", &cause);
     let metadata = fs::metadata(path).map_err(io)?;
     if !metadata.is_file() || metadata.len() > LONGEST {
-        return Err(HuggingFaceError::new(ErrorKind::Malformed, "is no JSON file of a model").file(path));
+        return Err(HuggingFaceError::new(ErrorKind::Malformed, "is no JSON file of a model")
+            .file(path)
+            .help("give a folder that `save_pretrained` wrote"));
     }
     let text = fs::read(path).map_err(io)?;
     serde_json::from_slice(&text).map_err(|cause| {
@@ -52,7 +54,11 @@ pub(crate) fn read_tensors(folder: &Path) -> Result<NamedArrays, HuggingFaceErro
 }
 
 fn read_shards(folder: &Path, index_path: &Path) -> Result<NamedArrays, HuggingFaceError> {
-    let malformed = |message: String| HuggingFaceError::new(ErrorKind::Malformed, message).file(index_path);
+    let malformed = |message: String| {
+        HuggingFaceError::new(ErrorKind::Malformed, message)
+            .file(index_path)
+            .help("the index does not belong to these files: download it again")
+    };
     let index = read_object(index_path)?;
     let map = index.get("weight_map").and_then(Value::as_object);
     let map = map.ok_or_else(|| malformed("has no object `weight_map`".into()))?;
@@ -74,8 +80,8 @@ fn read_shards(folder: &Path, index_path: &Path) -> Result<NamedArrays, HuggingF
         }
         for (name, tensor) in read_safetensors(&path)? {
             if map.get(&name).and_then(Value::as_str) != Some(file) {
-                let message = format!("holds tensor `{}`, which `{INDEX}` does not place here", shown(&name));
-                return Err(HuggingFaceError::new(ErrorKind::Malformed, message).file(&path));
+                let message = format!("tensor `{}` lies in `{}` and is placed elsewhere", shown(&name), shown(file));
+                return Err(malformed(message));
             }
             all.insert(name, tensor);
         }

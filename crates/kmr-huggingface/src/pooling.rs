@@ -177,7 +177,11 @@ fn cast(network: &mut Network, x: &str, to: DType, name: &str) -> String {
 /// The modules that `modules.json` lists: type and path of each.
 fn modules(path: &Path) -> Result<Vec<(String, String)>, HuggingFaceError> {
     let io = |cause| HuggingFaceError::io(path, "read the file", &cause);
-    let malformed = |message: String| HuggingFaceError::new(ErrorKind::Malformed, message).file(path);
+    let malformed = |message: String| {
+        HuggingFaceError::new(ErrorKind::Malformed, message)
+            .file(path)
+            .help("take the `modules.json` that sentence-transformers saved")
+    };
     let text = std::fs::read(path).map_err(io)?;
     let list: Vec<Value> =
         serde_json::from_slice(&text).map_err(|cause| malformed(format!("is no list of modules: {cause}")))?;
