@@ -14,7 +14,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         kmr_platform::replace_file(Path::new(output), &mut |file| {
             files.write_model(&mut std::io::BufWriter::new(file))
         })?;
-        println!("{folder}: {} nodes, unused {:?}", opened.model.graph.nodes.len(), opened.unused);
+        println!(
+            "{folder}: {} nodes, unused {:?}",
+            opened.model.graph.nodes.len(),
+            opened.unused
+        );
     }
     Ok(())
 }

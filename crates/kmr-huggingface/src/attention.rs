@@ -40,7 +40,9 @@ impl Heads {
             true => [&[0, 2, 3, 1, 4], &[0, 2, 3, 4, 1], &[0, 3, 1, 2, 4]],
         };
         let mut transposed = |x: &str, order: &[i64], name: &str| {
-            network.with("Transpose", &[x], &format!("{module}.{name}"), |node| node.with_ints("perm", order))
+            network.with("Transpose", &[x], &format!("{module}.{name}"), |node| {
+                node.with_ints("perm", order)
+            })
         };
         let query = transposed(query, queries, "queries");
         let key = transposed(key, keys, "keys");
@@ -56,6 +58,8 @@ impl Heads {
         let mixed = network.with("Transpose", &[&mixed], &format!("{module}.heads"), |node| {
             node.with_ints("perm", back)
         });
-        network.with("Flatten", &[&mixed], &format!("{module}.context"), |node| node.with_int("axis", 2))
+        network.with("Flatten", &[&mixed], &format!("{module}.context"), |node| {
+            node.with_int("axis", 2)
+        })
     }
 }

@@ -94,7 +94,10 @@ impl Config {
 
 /// The architecture that the folder was saved with, one of those that are known for its type.
 pub(crate) fn architecture<'c>(config: &Object<'c>, known: &[&str]) -> Result<Option<&'c str>, HuggingFaceError> {
-    let Some(name) = config.texts("architectures")?.and_then(|names| names.into_iter().next()) else {
+    let Some(name) = config
+        .texts("architectures")?
+        .and_then(|names| names.into_iter().next())
+    else {
         return Ok(None);
     };
     match known.contains(&name) {

@@ -118,7 +118,12 @@ impl Attention<'_> {
         let value = self.project(network, &normal, &module, "v", config.key_value_heads)?;
         let mixed = self.heads.attend(network, [&query, &key, &value], self.mask, &module);
         let width = config.heads * config.head_size;
-        let mixed = network.linear(&mixed, &format!("{module}.o_proj"), (width, config.hidden), config.output_bias)?;
+        let mixed = network.linear(
+            &mixed,
+            &format!("{module}.o_proj"),
+            (width, config.hidden),
+            config.output_bias,
+        )?;
         Ok(network.op("Add", &[rows, &mixed], &format!("{module}.sum")))
     }
 
@@ -135,12 +140,19 @@ impl Attention<'_> {
         let own = format!("{module}.{kind}_proj");
         let sizes = (config.hidden, heads * config.head_size);
         let made = network.linear(rows, &own, sizes, config.query_key_value_bias)?;
-        let mut made = self.heads.split(network, self.tokens, &made, &format!("{own}.heads"), kind == "q");
+        let mut made = self
+            .heads
+            .split(network, self.tokens, &made, &format!("{own}.heads"), kind == "q");
         if kind == "v" {
             return Ok(made);
         }
         if config.head_norms {
-            made = network.root_norm(&made, &format!("{module}.{kind}_norm"), config.head_size, config.epsilon)?;
+            made = network.root_norm(
+                &made,
+                &format!("{module}.{kind}_norm"),
+                config.head_size,
+                config.epsilon,
+            )?;
         }
         Ok(self.rotation.turn(network, &made, &own))
     }

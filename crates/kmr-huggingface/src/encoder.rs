@@ -39,7 +39,14 @@ pub fn encoder(
     let visible = tokens.visible(&mut network, false);
     let mask = additive(&mut network, &visible, "mask");
     for layer in 0..config.layers {
-        rows = block(&mut network, config, &names, (&tokens, heads), (&rows, &mask), &config.layer(layer))?;
+        rows = block(
+            &mut network,
+            config,
+            &names,
+            (&tokens, heads),
+            (&rows, &mask),
+            &config.layer(layer),
+        )?;
     }
     head(&mut network, config, pooling, &tokens, &rows)?;
     network.finish()
@@ -47,9 +54,8 @@ pub fn encoder(
 
 fn embeddings(network: &mut Network, config: &EncoderConfig, tokens: &Tokens) -> Result<String, HuggingFaceError> {
     let module = format!("{}embeddings", config.prefix);
-    let mut table = |name: &str, rows: usize| {
-        network.parameter(&format!("{module}.{name}.weight"), &[rows, config.hidden])
-    };
+    let mut table =
+        |name: &str, rows: usize| network.parameter(&format!("{module}.{name}.weight"), &[rows, config.hidden]);
     let words = table("word_embeddings", config.vocabulary)?;
     let places = table("position_embeddings", config.positions)?;
     let types = match config.token_types {
@@ -66,7 +72,11 @@ fn embeddings(network: &mut Network, config: &EncoderConfig, tokens: &Tokens) ->
         EncoderFamily::Roberta => counted_positions(network, tokens, config.padding),
         EncoderFamily::Bert | EncoderFamily::DistilBert => tokens.positions(network),
     };
-    let places = network.op("Gather", &[&places, &positions], &format!("{module}.position_embeddings"));
+    let places = network.op(
+        "Gather",
+        &[&places, &positions],
+        &format!("{module}.position_embeddings"),
+    );
     let sum = network.op("Add", &[&sum, &places], &format!("{module}.sum"));
     network.layer_norm(&sum, &format!("{module}.LayerNorm"), config.hidden, config.epsilon)
 }
@@ -77,7 +87,9 @@ fn counted_positions(network: &mut Network, tokens: &Tokens, padding: usize) -> 
     let padding = network.constant("padding", Tensor::scalar(padding as i64));
     let axis = network.constant("one", Tensor::scalar(1_i64));
     let to_integers = |network: &mut Network, x: &str, name: &str| {
-        network.with("Cast", &[x], name, |node| node.with_int("to", DType::INT64.number().into()))
+        network.with("Cast", &[x], name, |node| {
+            node.with_int("to", DType::INT64.number().into())
+        })
     };
     let equal = network.op("Equal", &[&tokens.ids, &padding], "positions.padding");
     let token = network.op("Not", &[&equal], "positions.tokens");
@@ -107,7 +119,11 @@ fn block(
     let sum = network.op("Add", &[&mixed, rows], &format!("{}.sum", name(names.output)));
     let rows = network.layer_norm(&sum, &name(names.output_norm), hidden, config.epsilon)?;
     let inside = network.linear(&rows, &name(names.expand), (hidden, inner), true)?;
-    let inside = network.activation(&inside, config.activation, &format!("{}.activation", name(names.expand)));
+    let inside = network.activation(
+        &inside,
+        config.activation,
+        &format!("{}.activation", name(names.expand)),
+    );
     let inside = network.linear(&inside, &name(names.contract), (inner, hidden), true)?;
     let sum = network.op("Add", &[&inside, &rows], &format!("{}.sum", name(names.contract)));
     network.layer_norm(&sum, &name(names.contract_norm), hidden, config.epsilon)
@@ -133,7 +149,9 @@ fn head(
         (None, EncoderHead::Classification { labels }) => {
             let states = tokens.unfold(network, rows, "hidden_states");
             let zero = network.constant("zero", Tensor::scalar(0_i64));
-            let first = network.with("Gather", &[&states, &zero], "first_token", |node| node.with_int("axis", 1));
+            let first = network.with("Gather", &[&states, &zero], "first_token", |node| {
+                node.with_int("axis", 1)
+            });
             let [dense, function, last] = match config.family {
                 EncoderFamily::Bert => [&format!("{}pooler.dense", config.prefix), "Tanh", "classifier"],
                 EncoderFamily::DistilBert => ["pre_classifier", "Relu", "classifier"],

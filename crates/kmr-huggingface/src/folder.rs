@@ -24,9 +24,11 @@ pub(crate) fn read_object(path: &Path) -> Result<Map<String, Value>, HuggingFace
     let io = |cause| HuggingFaceError::io(path, "read the file", &cause);
     let metadata = fs::metadata(path).map_err(io)?;
     if !metadata.is_file() || metadata.len() > LONGEST {
-        return Err(HuggingFaceError::new(ErrorKind::Malformed, "is no JSON file of a model")
-            .file(path)
-            .help("give a folder that `save_pretrained` wrote"));
+        return Err(
+            HuggingFaceError::new(ErrorKind::Malformed, "is no JSON file of a model")
+                .file(path)
+                .help("give a folder that `save_pretrained` wrote"),
+        );
     }
     let text = fs::read(path).map_err(io)?;
     serde_json::from_slice(&text).map_err(|cause| {
@@ -65,8 +67,12 @@ fn read_shards(folder: &Path, index_path: &Path) -> Result<NamedArrays, HuggingF
     let mut files = BTreeSet::new();
     for (name, file) in map {
         let plain = file.as_str().filter(|file| is_plain(file));
-        let file = plain
-            .ok_or_else(|| malformed(format!("tensor `{}` lies in {file}, which is no file here", shown(name))))?;
+        let file = plain.ok_or_else(|| {
+            malformed(format!(
+                "tensor `{}` lies in {file}, which is no file here",
+                shown(name)
+            ))
+        })?;
         files.insert(file);
     }
     let mut all = NamedArrays::new();
@@ -80,7 +86,11 @@ fn read_shards(folder: &Path, index_path: &Path) -> Result<NamedArrays, HuggingF
         }
         for (name, tensor) in read_safetensors(&path)? {
             if map.get(&name).and_then(Value::as_str) != Some(file) {
-                let message = format!("tensor `{}` lies in `{}` and is placed elsewhere", shown(&name), shown(file));
+                let message = format!(
+                    "tensor `{}` lies in `{}` and is placed elsewhere",
+                    shown(&name),
+                    shown(file)
+                );
                 return Err(malformed(message));
             }
             all.insert(name, tensor);

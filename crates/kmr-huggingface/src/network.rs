@@ -90,9 +90,8 @@ impl<'t> Network<'t> {
     /// makes the value.
     pub fn parameter(&mut self, name: &str, shape: &[usize]) -> Result<String, HuggingFaceError> {
         let refuse = |message: String| {
-            Err(HuggingFaceError::new(ErrorKind::Tensor, message).help(
-                "the tensors and the configuration do not belong together: take both from one folder",
-            ))
+            Err(HuggingFaceError::new(ErrorKind::Tensor, message)
+                .help("the tensors and the configuration do not belong together: take both from one folder"))
         };
         if let Some(known) = self.known.get(name) {
             return match known == shape {
@@ -122,7 +121,10 @@ impl<'t> Network<'t> {
                 });
             }
             other => {
-                let message = format!("tensor `{}` is {other}; weights are float32, float16 or bfloat16", shown(name));
+                let message = format!(
+                    "tensor `{}` is {other}; weights are float32, float16 or bfloat16",
+                    shown(name)
+                );
                 return Err(HuggingFaceError::new(ErrorKind::Tensor, message)
                     .help("take the folder of the model before it was quantized"));
             }
@@ -141,17 +143,29 @@ impl<'t> Network<'t> {
     ) -> Result<String, HuggingFaceError> {
         let weight = self.parameter(&format!("{module}.weight"), &[outputs, inputs])?;
         let mut operands = vec![rows, &weight];
-        let bias = bias.then(|| self.parameter(&format!("{module}.bias"), &[outputs])).transpose()?;
+        let bias = bias
+            .then(|| self.parameter(&format!("{module}.bias"), &[outputs]))
+            .transpose()?;
         operands.extend(bias.as_deref());
         Ok(self.with("Gemm", &operands, module, |node| node.with_int("transB", 1)))
     }
 
     /// A module's normalization to mean 0 and variance 1 along the last axis of `width`. Older files call its tensors
     /// `gamma` and `beta`.
-    pub fn layer_norm(&mut self, x: &str, module: &str, width: usize, epsilon: f64) -> Result<String, HuggingFaceError> {
+    pub fn layer_norm(
+        &mut self,
+        x: &str,
+        module: &str,
+        width: usize,
+        epsilon: f64,
+    ) -> Result<String, HuggingFaceError> {
         let [weight, bias] = [("weight", "gamma"), ("bias", "beta")].map(|(name, older)| {
             let older = format!("{module}.{older}");
-            if self.has(&older) { older } else { format!("{module}.{name}") }
+            if self.has(&older) {
+                older
+            } else {
+                format!("{module}.{name}")
+            }
         });
         let (weight, bias) = (self.parameter(&weight, &[width])?, self.parameter(&bias, &[width])?);
         Ok(self.with("LayerNormalization", &[x, &weight, &bias], module, |node| {

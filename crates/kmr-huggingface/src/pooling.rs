@@ -41,7 +41,11 @@ const KNOWN: [(&str, &str, Pool); 4] = [
     ("pooling_mode_cls_token", "cls", Pool::First),
     ("pooling_mode_max_tokens", "max", Pool::Max),
     ("pooling_mode_mean_tokens", "mean", Pool::Mean),
-    ("pooling_mode_mean_sqrt_len_tokens", "mean_sqrt_len_tokens", Pool::RootMean),
+    (
+        "pooling_mode_mean_sqrt_len_tokens",
+        "mean_sqrt_len_tokens",
+        Pool::RootMean,
+    ),
 ];
 
 impl Pooling {
@@ -113,7 +117,11 @@ impl Pooling {
 
     /// Adds the output `sentence_embedding`, float32 [batch, width · pools], of `states`, [batch, sequence, width].
     pub(crate) fn write(&self, network: &mut Network, tokens: &Tokens, states: &str, width: usize) {
-        let pools: Vec<String> = self.pools.iter().map(|pool| pool.write(network, tokens, states)).collect();
+        let pools: Vec<String> = self
+            .pools
+            .iter()
+            .map(|pool| pool.write(network, tokens, states))
+            .collect();
         let pools: Vec<&str> = pools.iter().map(String::as_str).collect();
         let (last, output) = (network.integers("last_axis", &[-1]), "sentence_embedding");
         let joined = match pools[..] {
@@ -140,7 +148,9 @@ impl Pool {
         match self {
             Self::First => {
                 let zero = network.constant("zero", Tensor::scalar(0_i64));
-                network.with("Gather", &[states, &zero], "pooling.first", |node| node.with_int("axis", 1))
+                network.with("Gather", &[states, &zero], "pooling.first", |node| {
+                    node.with_int("axis", 1)
+                })
             }
             Self::Max => {
                 let tokens = cast(network, &tokens.mask, DType::BOOL, "pooling.tokens");

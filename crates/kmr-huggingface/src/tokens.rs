@@ -27,7 +27,9 @@ impl Tokens {
 
     /// 0, 1, 2 … for each place of the sequence: int64 [sequence].
     pub fn positions(&self, network: &mut Network) -> String {
-        let length = network.with("Shape", &[&self.ids], "positions.sizes", |node| node.with_int("start", 1));
+        let length = network.with("Shape", &[&self.ids], "positions.sizes", |node| {
+            node.with_int("start", 1)
+        });
         let length = network.op("Squeeze", &[&length], "positions.length");
         let (zero, one) = (
             network.constant("zero", Tensor::scalar(0_i64)),

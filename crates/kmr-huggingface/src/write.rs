@@ -37,7 +37,10 @@ pub struct Written {
 /// such a folder cannot say, by name: weights stored as integers, layers of different sizes, nodes that the
 /// architecture does not have; and files that cannot be written.
 pub fn write_back(model: &Model, source: &Path, target: &Path) -> Result<Written, HuggingFaceError> {
-    if target.canonicalize().is_ok_and(|target| source.canonicalize().is_ok_and(|source| source == target)) {
+    if target
+        .canonicalize()
+        .is_ok_and(|target| source.canonicalize().is_ok_and(|source| source == target))
+    {
         let message = "the folder to write is the one that the model came from";
         return Err(HuggingFaceError::new(ErrorKind::Io, message)
             .file(target)
@@ -58,7 +61,12 @@ pub fn write_back(model: &Model, source: &Path, target: &Path) -> Result<Written
     same::check(&again.graph, &model.graph)?;
 
     std::fs::create_dir_all(target).map_err(|cause| HuggingFaceError::io(target, "make the folder", &cause))?;
-    files::copy(source, target, &mut written.warnings, old.vocabulary() == new.vocabulary())?;
+    files::copy(
+        source,
+        target,
+        &mut written.warnings,
+        old.vocabulary() == new.vocabulary(),
+    )?;
     let tensors = gathered.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor));
     kmr_formats::write_safetensors(&target.join(TENSORS), tensors)?;
     if map == old_map {

@@ -86,7 +86,9 @@ impl<'c> Object<'c> {
     }
 
     pub fn number(&self, key: &str) -> Result<Option<f64>, HuggingFaceError> {
-        self.typed(key, "a number", |value| value.as_f64().filter(|number| number.is_finite()))
+        self.typed(key, "a number", |value| {
+            value.as_f64().filter(|number| number.is_finite())
+        })
     }
 
     pub fn flag(&self, key: &str) -> Result<Option<bool>, HuggingFaceError> {

@@ -70,7 +70,10 @@ impl Rotary {
             Some(newer) => Some(newer),
             None => config.object("rope_scaling")?,
         };
-        let own_base = scaling.map(|scaling| scaling.number("rope_theta")).transpose()?.flatten();
+        let own_base = scaling
+            .map(|scaling| scaling.number("rope_theta"))
+            .transpose()?
+            .flatten();
         let base = own_base.or(config.number("rope_theta")?);
         let base = base.or(default_base).unwrap_or(DEFAULT_BASE);
         if base <= 1.0 {
@@ -129,9 +132,8 @@ impl Rotary {
                 positions,
                 truncate,
             } => {
-                let dimension = |turns: f64| {
-                    size as f64 * (positions as f64 / (turns * TAU)).ln() / (2.0 * self.base.ln())
-                };
+                let dimension =
+                    |turns: f64| size as f64 * (positions as f64 / (turns * TAU)).ln() / (2.0 * self.base.ln());
                 let (mut low, mut high) = (dimension(beta_fast), dimension(beta_slow));
                 if truncate {
                     (low, high) = (low.floor(), high.ceil());
@@ -200,7 +202,13 @@ impl RotaryScaling {
             Some(factor) => factor,
             None => positions as f64 / trained as f64,
         };
-        let grown = |scale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * scale * factor.ln() + 1.0 };
+        let grown = |scale: f64| {
+            if factor <= 1.0 {
+                1.0
+            } else {
+                0.1 * scale * factor.ln() + 1.0
+            }
+        };
         let scales = (object.number("mscale")?, object.number("mscale_all_dim")?);
         let attention_factor = match (object.number("attention_factor")?, scales) {
             (Some(given), _) => given,

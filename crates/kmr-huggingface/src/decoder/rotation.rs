@@ -18,10 +18,14 @@ impl Rotation {
     pub fn new(network: &mut Network, rotary: &Rotary, heads: Heads, positions: &str) -> Self {
         let (frequencies, factor) = rotary.frequencies(heads.size);
         let frequencies = match rotary.scaling {
-            RotaryScaling::Dynamic { factor, positions: most } => {
-                grown(network, rotary.base, heads.size, (factor, most), positions)
-            }
-            _ => network.constant("rotary.frequencies", Tensor::from_vec(vec![frequencies.len()], frequencies)),
+            RotaryScaling::Dynamic {
+                factor,
+                positions: most,
+            } => grown(network, rotary.base, heads.size, (factor, most), positions),
+            _ => network.constant(
+                "rotary.frequencies",
+                Tensor::from_vec(vec![frequencies.len()], frequencies),
+            ),
         };
         let last = network.integers("last_axis", &[-1]);
         let places = network.with("Cast", &[positions], "rotary.positions", |node| {
@@ -63,25 +67,24 @@ impl Rotation {
         );
         let first = network.op("Sub", &[&kept, &crossed], &name("first.turned"));
         let second = network.op("Add", &[&other, &moved], &name("second.turned"));
-        network.with("Concat", &[&first, &second], &name("turned"), |node| node.with_int("axis", -1))
+        network.with("Concat", &[&first, &second], &name("turned"), |node| {
+            node.with_int("axis", -1)
+        })
     }
 }
 
 /// Frequencies of a θ that grows once the sequence is longer than `most`: θ · (f · n / most − f + 1)^(d / (d − 2)).
-fn grown(
-    network: &mut Network,
-    base: f64,
-    size: usize,
-    (factor, most): (f64, usize),
-    positions: &str,
-) -> String {
+fn grown(network: &mut Network, base: f64, size: usize, (factor, most): (f64, usize), positions: &str) -> String {
     let float = |node: kmr_model::Node| node.with_int("to", DType::FLOAT.number().into());
     let d = size as f64;
     let most_integer = network.integers("rotary.most", &[most as i64]);
     let length = network.op("Shape", &[positions], "rotary.length");
     let length = network.op("Max", &[&length, &most_integer], "rotary.counted");
     let length = network.with("Cast", &[&length], "rotary.counted.real", float);
-    let (by, most) = (network.scalar("rotary.growth", factor as f32), network.scalar("rotary.most.real", most as f32));
+    let (by, most) = (
+        network.scalar("rotary.growth", factor as f32),
+        network.scalar("rotary.most.real", most as f32),
+    );
     let less = network.scalar("rotary.growth.less", (factor - 1.0) as f32);
     let length = network.op("Mul", &[&length, &by], "rotary.stretched");
     let ratio = network.op("Div", &[&length, &most], "rotary.ratio");

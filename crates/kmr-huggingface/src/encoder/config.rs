@@ -71,7 +71,11 @@ impl EncoderConfig {
 
     pub(crate) fn read(config: &Object, model_type: &str, tensors: &dyn Tensors) -> Result<Self, HuggingFaceError> {
         let (family, classes, base) = match model_type {
-            "bert" => (EncoderFamily::Bert, ["BertModel", "BertForSequenceClassification"], "bert."),
+            "bert" => (
+                EncoderFamily::Bert,
+                ["BertModel", "BertForSequenceClassification"],
+                "bert.",
+            ),
             "distilbert" => (
                 EncoderFamily::DistilBert,
                 ["DistilBertModel", "DistilBertForSequenceClassification"],

@@ -35,14 +35,19 @@ pub(super) fn copy(
 ) -> Result<(), HuggingFaceError> {
     copy_folder(source, target, 0)?;
     if !same_vocabulary && source.join(TOKENIZER).exists() {
-        warnings.push(format!("`{TOKENIZER}` was copied as it is, and the vocabulary has another size now"));
+        warnings.push(format!(
+            "`{TOKENIZER}` was copied as it is, and the vocabulary has another size now"
+        ));
     }
     Ok(())
 }
 
 fn copy_folder(source: &Path, target: &Path, depth: usize) -> Result<(), HuggingFaceError> {
     let io = |cause| HuggingFaceError::io(source, "read the folder", &cause);
-    let mut entries = fs::read_dir(source).map_err(io)?.collect::<Result<Vec<_>, _>>().map_err(io)?;
+    let mut entries = fs::read_dir(source)
+        .map_err(io)?
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(io)?;
     entries.sort_by_key(fs::DirEntry::file_name);
     for entry in entries {
         let name = entry.file_name();

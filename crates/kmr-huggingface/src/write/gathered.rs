@@ -56,7 +56,11 @@ impl Gathered {
             let message = format!("layer {layer} is there in part: tensor `{}` is gone", shown(gone));
             return Err(inexpressible(message));
         }
-        let layers: Vec<usize> = layers.into_iter().filter(|(_, (there, _))| *there > 0).map(|(layer, _)| layer).collect();
+        let layers: Vec<usize> = layers
+            .into_iter()
+            .filter(|(_, (there, _))| *there > 0)
+            .map(|(layer, _)| layer)
+            .collect();
         let mut gathered = Self {
             tensors: NamedArrays::new(),
             layers,
@@ -84,7 +88,9 @@ impl Gathered {
     /// The shape of a tensor that the model has.
     pub fn shape(&self, name: &str) -> Result<&[usize], HuggingFaceError> {
         let tensor = self.tensors.get(name);
-        tensor.map(Tensor::shape).ok_or_else(|| inexpressible(format!("tensor `{}` is gone", shown(name))))
+        tensor
+            .map(Tensor::shape)
+            .ok_or_else(|| inexpressible(format!("tensor `{}` is gone", shown(name))))
     }
 
     /// The element type that all weights of the model have; float32 where there are several.
@@ -92,13 +98,21 @@ impl Gathered {
         let used = self.tensors.iter().filter(|(name, _)| !self.unused.contains(*name));
         let mut types = used.map(|(_, tensor)| tensor.dtype());
         let first = types.next().unwrap_or(DType::FLOAT);
-        if types.all(|dtype| dtype == first) { first } else { DType::FLOAT }
+        if types.all(|dtype| dtype == first) {
+            first
+        } else {
+            DType::FLOAT
+        }
     }
 
     /// Leaves out tensors that are no part of the model and had a size that changed.
     pub fn drop_what_does_not_fit(&mut self, old: &Config, new: &Config, warnings: &mut Vec<String>) {
         let sizes = [(old.vocabulary(), new.vocabulary()), (old.hidden(), new.hidden())];
-        let gone: Vec<usize> = sizes.iter().filter(|(old, new)| old != new).map(|(old, _)| *old).collect();
+        let gone: Vec<usize> = sizes
+            .iter()
+            .filter(|(old, new)| old != new)
+            .map(|(old, _)| *old)
+            .collect();
         let unused = std::mem::take(&mut self.unused);
         self.tensors.retain(|name, tensor| {
             let stays = !unused.contains(name) || !tensor.shape().iter().any(|size| gone.contains(size));
@@ -119,7 +133,9 @@ struct Values<'m> {
 impl<'m> Values<'m> {
     fn of(model: &'m Model) -> Self {
         let nodes = model.graph.nodes.iter();
-        let read = nodes.flat_map(|node| node.inputs().iter().map(String::as_str)).collect();
+        let read = nodes
+            .flat_map(|node| node.inputs().iter().map(String::as_str))
+            .collect();
         Self { model, read }
     }
 

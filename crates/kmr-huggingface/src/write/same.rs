@@ -13,10 +13,20 @@ use crate::{ErrorKind, HuggingFaceError};
 /// The first place where they differ, counted from the outputs, by the names of `found`.
 pub(super) fn check(expected: &Graph, found: &Graph) -> Result<(), HuggingFaceError> {
     let (left, right) = (Side::new(expected), Side::new(found));
-    let outputs = |graph: &Graph| graph.outputs.iter().map(|output| output.name().to_owned()).collect::<Vec<_>>();
+    let outputs = |graph: &Graph| {
+        graph
+            .outputs
+            .iter()
+            .map(|output| output.name().to_owned())
+            .collect::<Vec<_>>()
+    };
     let (wanted, given) = (outputs(expected), outputs(found));
     if wanted != given {
-        return refuse(format!("its outputs are {}, not {}", given.join(", "), wanted.join(", ")));
+        return refuse(format!(
+            "its outputs are {}, not {}",
+            given.join(", "),
+            wanted.join(", ")
+        ));
     }
     let mut open: Vec<(String, String)> = wanted.into_iter().zip(given).collect();
     let mut seen: HashSet<(String, String)> = HashSet::new();
@@ -64,9 +74,10 @@ impl<'g> Side<'g> {
         match (self.origin(own), other.origin(its)) {
             (Origin::Input, Origin::Input) if own == its => Ok(Vec::new()),
             (Origin::Tensor(own), Origin::Tensor(its)) if own == its => Ok(Vec::new()),
-            (Origin::Tensor(_), Origin::Tensor(_)) => {
-                refuse(format!("constant `{}` is not what the architecture has there", shown(its)))
-            }
+            (Origin::Tensor(_), Origin::Tensor(_)) => refuse(format!(
+                "constant `{}` is not what the architecture has there",
+                shown(its)
+            )),
             (Origin::Node(one), Origin::Node(two)) => {
                 let slot = |node: &Node, value: &str| node.outputs().iter().position(|output| output == value);
                 let alike = one.op_type() == two.op_type()
@@ -97,18 +108,27 @@ impl<'g> Side<'g> {
 /// The inputs without absent ones at the end.
 fn present(node: &Node) -> &[String] {
     let inputs = node.inputs();
-    let length = inputs.iter().rposition(|input| !input.is_empty()).map_or(0, |last| last + 1);
+    let length = inputs
+        .iter()
+        .rposition(|input| !input.is_empty())
+        .map_or(0, |last| last + 1);
     &inputs[..length]
 }
 
 fn attributes(node: &Node) -> HashMap<&str, &proto::AttributeProto> {
     let attributes = node.proto().attribute.iter();
-    attributes.map(|attribute| (attribute.name.as_deref().unwrap_or_default(), attribute)).collect()
+    attributes
+        .map(|attribute| (attribute.name.as_deref().unwrap_or_default(), attribute))
+        .collect()
 }
 
 fn unexpected<T>(found: &Node, expected: &Node) -> Result<T, HuggingFaceError> {
     let message = match found.op_type() == expected.op_type() {
-        true => format!("node `{}` ({}) is set otherwise than in the architecture", shown(found.label()), found.op_type()),
+        true => format!(
+            "node `{}` ({}) is set otherwise than in the architecture",
+            shown(found.label()),
+            found.op_type()
+        ),
         false => format!(
             "node `{}` ({}) has no place in the architecture, which has {} there",
             shown(found.label()),

@@ -97,13 +97,21 @@ fn encoder(edit: &mut Edit, config: &EncoderConfig, gathered: &Gathered) -> Resu
     let module = format!("{}embeddings.", config.prefix);
     let rows = |table: &str| Ok::<_, HuggingFaceError>(gathered.shape(&format!("{module}{table}.weight"))?[0]);
     edit.size("vocab_size", config.vocabulary, rows("word_embeddings")?);
-    edit.size("max_position_embeddings", config.positions, rows("position_embeddings")?);
+    edit.size(
+        "max_position_embeddings",
+        config.positions,
+        rows("position_embeddings")?,
+    );
     if let Some(types) = config.token_types {
         edit.size("type_vocab_size", types, rows("token_type_embeddings")?);
     }
     let hidden = gathered.shape(&format!("{module}word_embeddings.weight"))?[1];
     edit.size(key("dim", "hidden_size"), config.hidden, hidden);
-    edit.size(key("n_layers", "num_hidden_layers"), config.layers, gathered.layers.len());
+    edit.size(
+        key("n_layers", "num_hidden_layers"),
+        config.layers,
+        gathered.layers.len(),
+    );
     let names = config.names();
     let weights = |part: &'static str| {
         (0..gathered.layers.len()).map(move |layer| format!("{}{part}.weight", config.layer(layer)))
@@ -144,7 +152,10 @@ fn decoder(edit: &mut Edit, config: &DecoderConfig, gathered: &Gathered) -> Resu
         let rows = Edit::common(gathered, ("rows", key), weights(part), 0)?;
         let rows = rows.unwrap_or(old * config.head_size);
         if !rows.is_multiple_of(config.head_size) {
-            return Err(refuse(format!("{rows} rows are no whole number of heads of {}", config.head_size)));
+            return Err(refuse(format!(
+                "{rows} rows are no whole number of heads of {}",
+                config.head_size
+            )));
         }
         edit.size(key, old, rows / config.head_size);
         Ok(rows / config.head_size)

@@ -36,14 +36,22 @@ fn assert_says(error: &HuggingFaceError, kind: ErrorKind, parts: &[&str]) {
 #[test]
 fn architectures_that_are_not_known_are_named_with_those_that_are() {
     let error = with("bert", "model_type", json!("gpt2"));
-    assert_says(&error, ErrorKind::Unknown, &["config.json", "`model_type` is `gpt2`", "bert, distilbert", "llama"]);
+    assert_says(
+        &error,
+        ErrorKind::Unknown,
+        &["config.json", "`model_type` is `gpt2`", "bert, distilbert", "llama"],
+    );
     let error = with("bert", "architectures", json!(["BertForQuestionAnswering"]));
     let parts = ["`BertForQuestionAnswering`", "BertModel, BertForSequenceClassification"];
     assert_says(&error, ErrorKind::Unknown, &parts);
     let error = with("llama", "hidden_act", json!("laplace"));
     assert_says(&error, ErrorKind::Unknown, &["`hidden_act` is `laplace`", "gelu_new"]);
     let error = with("llama", "rope_parameters", json!({"rope_type": "longrope"}));
-    assert_says(&error, ErrorKind::Unknown, &["`rope_parameters.rope_type` is `longrope`", "llama3, yarn"]);
+    assert_says(
+        &error,
+        ErrorKind::Unknown,
+        &["`rope_parameters.rope_type` is `longrope`", "llama3, yarn"],
+    );
 }
 
 #[test]
@@ -52,9 +60,17 @@ fn files_that_are_missing_or_damaged() {
     let error = damaged("bert", remove("config.json"));
     assert_says(&error, ErrorKind::Io, &["config.json", "cannot read the file"]);
     let error = damaged("bert", remove("model.safetensors"));
-    assert_says(&error, ErrorKind::Io, &["neither `model.safetensors` nor", "save_pretrained"]);
+    assert_says(
+        &error,
+        ErrorKind::Io,
+        &["neither `model.safetensors` nor", "save_pretrained"],
+    );
     let error = damaged("llama_rope3", remove("model-00003-of-00004.safetensors"));
-    assert_says(&error, ErrorKind::Io, &["shard `model-00003-of-00004.safetensors` is missing"]);
+    assert_says(
+        &error,
+        ErrorKind::Io,
+        &["shard `model-00003-of-00004.safetensors` is missing"],
+    );
     let shorten = |file: &'static str| {
         move |folder: &Path| {
             let bytes = fs::read(folder.join(file)).unwrap();
@@ -62,12 +78,18 @@ fn files_that_are_missing_or_damaged() {
         }
     };
     let error = damaged("bert", shorten("config.json"));
-    assert_says(&error, ErrorKind::Malformed, &["config.json", "is no JSON object", "line"]);
+    assert_says(
+        &error,
+        ErrorKind::Malformed,
+        &["config.json", "is no JSON object", "line"],
+    );
     let error = damaged("bert", shorten("model.safetensors"));
     assert_says(&error, ErrorKind::Malformed, &["model.safetensors", "do not lie in"]);
     let error = damaged("bert", |folder| fs::write(folder.join("config.json"), "[1]").unwrap());
     assert_says(&error, ErrorKind::Malformed, &["is no JSON object"]);
-    let error = damaged("sentences", |folder| fs::write(folder.join("modules.json"), "{}").unwrap());
+    let error = damaged("sentences", |folder| {
+        fs::write(folder.join("modules.json"), "{}").unwrap()
+    });
     assert_says(&error, ErrorKind::Malformed, &["modules.json", "is no list of modules"]);
 }
 
@@ -82,7 +104,11 @@ fn shards_and_their_index_agree() {
         })
     };
     let error = place("nothing", "model-00001-of-00004.safetensors");
-    assert_says(&error, ErrorKind::Tensor, &["model-00001-of-00004.safetensors", "tensor `nothing` is missing"]);
+    assert_says(
+        &error,
+        ErrorKind::Tensor,
+        &["model-00001-of-00004.safetensors", "tensor `nothing` is missing"],
+    );
     let error = place("model.norm.weight", "../model.safetensors");
     assert_says(&error, ErrorKind::Malformed, &["`model.norm.weight`", "no file here"]);
     let error = place("model.norm.weight", "model-00001-of-00004.safetensors");
@@ -98,9 +124,16 @@ fn tensors_that_are_missing_or_do_not_fit() {
             tensors.shift_remove("model.layers.1.mlp.up_proj.weight").unwrap();
         });
     });
-    assert_says(&error, ErrorKind::Tensor, &["tensor `model.layers.1.mlp.up_proj.weight` is missing"]);
+    assert_says(
+        &error,
+        ErrorKind::Tensor,
+        &["tensor `model.layers.1.mlp.up_proj.weight` is missing"],
+    );
     let error = with("llama", "intermediate_size", json!(21));
-    let parts = ["`model.layers.0.mlp.gate_proj.weight` has the shape [18, 24]", "asks for [21, 24]"];
+    let parts = [
+        "`model.layers.0.mlp.gate_proj.weight` has the shape [18, 24]",
+        "asks for [21, 24]",
+    ];
     assert_says(&error, ErrorKind::Tensor, &parts);
     let error = damaged("bert", |folder| {
         folders::edit_tensors(folder, |tensors| {
@@ -108,7 +141,11 @@ fn tensors_that_are_missing_or_do_not_fit() {
             tensors.insert(name.into(), Tensor::from_vec(vec![24], vec![1_i8; 24]));
         });
     });
-    assert_says(&error, ErrorKind::Tensor, &["`encoder.layer.0.output.dense.bias` is int8", "before it was quantized"]);
+    assert_says(
+        &error,
+        ErrorKind::Tensor,
+        &["`encoder.layer.0.output.dense.bias` is int8", "before it was quantized"],
+    );
 }
 
 #[test]
@@ -127,25 +164,75 @@ fn keys_of_the_wrong_type_or_without_sense() {
     let config = |name: &str, key: &str, value: Value, parts: &[&str]| {
         assert_says(&with(name, key, value), ErrorKind::Config, parts);
     };
-    config("llama", "hidden_size", json!("24"), &["`hidden_size` must be a whole number; it is a text"]);
-    config("llama", "hidden_size", json!(24.5), &["`hidden_size` must be a whole number; it is 24.5"]);
+    config(
+        "llama",
+        "hidden_size",
+        json!("24"),
+        &["`hidden_size` must be a whole number; it is a text"],
+    );
+    config(
+        "llama",
+        "hidden_size",
+        json!(24.5),
+        &["`hidden_size` must be a whole number; it is 24.5"],
+    );
     config("llama", "hidden_size", json!(-24), &["it is -24"]);
     config("llama", "hidden_size", json!(0), &["must not be 0"]);
     config("llama", "hidden_size", Value::Null, &["`hidden_size` is missing"]);
     config("llama", "num_hidden_layers", json!(1e30), &["num_hidden_layers"]);
-    config("llama", "num_hidden_layers", json!(1_000_000_000), &["more than any model has"]);
+    config(
+        "llama",
+        "num_hidden_layers",
+        json!(1_000_000_000),
+        &["more than any model has"],
+    );
     config("llama", "num_key_value_heads", json!(4), &["does not divide the 6"]);
     config("llama", "head_dim", json!(9), &["`head_dim` is 9", "in pairs"]);
     config("llama", "tie_word_embeddings", json!("no"), &["must be true or false"]);
-    config("llama", "architectures", json!("LlamaForCausalLM"), &["must be a list of texts"]);
-    config("llama", "rope_parameters", json!({"rope_type": "linear"}), &["`rope_parameters.factor` is missing"]);
-    config("llama", "rope_parameters", json!({"rope_theta": 0}), &["must be above 1"]);
-    config("llama", "rope_parameters", json!([]), &["`rope_parameters` must be an object; it is a list"]);
+    config(
+        "llama",
+        "architectures",
+        json!("LlamaForCausalLM"),
+        &["must be a list of texts"],
+    );
+    config(
+        "llama",
+        "rope_parameters",
+        json!({"rope_type": "linear"}),
+        &["`rope_parameters.factor` is missing"],
+    );
+    config(
+        "llama",
+        "rope_parameters",
+        json!({"rope_theta": 0}),
+        &["must be above 1"],
+    );
+    config(
+        "llama",
+        "rope_parameters",
+        json!([]),
+        &["`rope_parameters` must be an object; it is a list"],
+    );
     config("llama", "partial_rotary_factor", json!(0.5), &["turned in part"]);
     config("mistral", "sliding_window", json!(0), &["must not be 0"]);
-    config("qwen3_kinds", "layer_types", json!(["full_attention"]), &["names 1 layers"]);
-    config("qwen3_kinds", "use_sliding_window", json!(false), &["no `sliding_window` is in use"]);
-    config("bert", "num_attention_heads", json!(5), &["does not divide the hidden size 24"]);
+    config(
+        "qwen3_kinds",
+        "layer_types",
+        json!(["full_attention"]),
+        &["names 1 layers"],
+    );
+    config(
+        "qwen3_kinds",
+        "use_sliding_window",
+        json!(false),
+        &["no `sliding_window` is in use"],
+    );
+    config(
+        "bert",
+        "num_attention_heads",
+        json!(5),
+        &["does not divide the hidden size 24"],
+    );
     config("bert", "is_decoder", json!(true), &["only encoders"]);
     config("bert_classifier", "id2label", json!({}), &["names no label"]);
 }
@@ -159,7 +246,11 @@ fn poolings_that_are_not_known() {
         })
     };
     let error = settings(json!({"pooling_mode_lasttoken": true}));
-    assert_says(&error, ErrorKind::Unknown, &["1_Pooling", "`pooling_mode_lasttoken`", "pooling_mode_mean_tokens"]);
+    assert_says(
+        &error,
+        ErrorKind::Unknown,
+        &["1_Pooling", "`pooling_mode_lasttoken`", "pooling_mode_mean_tokens"],
+    );
     let error = settings(json!({"pooling_mode_mean_tokens": false}));
     assert_says(&error, ErrorKind::Config, &["names no way to pool"]);
     let modules = |kind: &'static str, path: &'static str| {
@@ -172,7 +263,11 @@ fn poolings_that_are_not_known() {
         })
     };
     let error = modules("sentence_transformers.models.Dense", "2_Dense");
-    assert_says(&error, ErrorKind::Unknown, &["`sentence_transformers.models.Dense`", "a Pooling"]);
+    assert_says(
+        &error,
+        ErrorKind::Unknown,
+        &["`sentence_transformers.models.Dense`", "a Pooling"],
+    );
     let error = modules("sentence_transformers.models.Pooling", "../1_Pooling");
     assert_says(&error, ErrorKind::Unknown, &["outside of the folder"]);
     let error = damaged("llama", |folder| {
@@ -187,7 +282,11 @@ fn poolings_that_are_not_known() {
 }
 
 fn any_value() -> impl Strategy<Value = Value> {
-    let number = prop_oneof![any::<i64>().prop_map(Value::from), any::<f64>().prop_map(Value::from), (0_u64..70).prop_map(Value::from)];
+    let number = prop_oneof![
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        (0_u64..70).prop_map(Value::from)
+    ];
     prop_oneof![
         Just(Value::Null),
         any::<bool>().prop_map(Value::from),

@@ -13,7 +13,12 @@ pub fn output(model: &Model, stored: &NamedArrays, case: &str) -> Tensor {
     let feeds: Feeds = model
         .graph
         .feeds()
-        .map(|feed| (feed.name().to_owned(), stored[&format!("{case}.{}", feed.name())].clone()))
+        .map(|feed| {
+            (
+                feed.name().to_owned(),
+                stored[&format!("{case}.{}", feed.name())].clone(),
+            )
+        })
         .collect();
     let program = Interpreter.load(model).unwrap();
     program.forward(&feeds, &[name], Mode::default()).unwrap().remove(0)
@@ -42,7 +47,10 @@ fn answers_are_those_of_transformers() {
         let stored = read_npz(&folder.join("expected.npz")).unwrap();
         for case in ["a", "b"] {
             let found = output(&model, &stored, case);
-            let (expected, mask) = (&stored[&format!("{case}.output")], &stored[&format!("{case}.attention_mask")]);
+            let (expected, mask) = (
+                &stored[&format!("{case}.output")],
+                &stored[&format!("{case}.attention_mask")],
+            );
             let difference = difference(&found, expected, mask);
             assert!(difference < 2e-5, "{name} {case}: {difference}");
         }
@@ -56,7 +64,11 @@ fn shapes_are_known_whatever_the_batch_and_the_length() {
         let shapes = kmr_model::shapes::infer_symbolic(&model).unwrap();
         for node in &model.graph.nodes {
             let known = shapes.partial(node.id());
-            assert!(known.is_some_and(|known| known.shape.is_some()), "{name}: {}", node.id());
+            assert!(
+                known.is_some_and(|known| known.shape.is_some()),
+                "{name}: {}",
+                node.id()
+            );
         }
         let output = model.graph.outputs[0].clone();
         assert_eq!(output.dtype(), Some(DType::FLOAT));

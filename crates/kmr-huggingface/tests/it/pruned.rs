@@ -69,7 +69,10 @@ fn neurons_of_all_layers() {
     cut_neurons(&mut model, 1, &[1, 2, 4, 8, 16]);
     let (folder, written) = accepted(&model, "bert");
     assert_eq!(written.changes, ["intermediate_size 20 -> 5"]);
-    assert_eq!(folders::object(&folder.path().join("config.json"))["intermediate_size"], 5);
+    assert_eq!(
+        folders::object(&folder.path().join("config.json"))["intermediate_size"],
+        5
+    );
 }
 
 #[test]
@@ -94,7 +97,10 @@ fn a_group_of_heads() {
         cut_in(&mut model, &name("o"), 1, &queries);
     }
     let (folder, written) = accepted(&model, "llama");
-    assert_eq!(written.changes, ["num_attention_heads 6 -> 3", "num_key_value_heads 2 -> 1"]);
+    assert_eq!(
+        written.changes,
+        ["num_attention_heads 6 -> 3", "num_key_value_heads 2 -> 1"]
+    );
     assert_eq!(folders::object(&folder.path().join("config.json"))["head_dim"], 10);
 }
 
@@ -120,7 +126,11 @@ fn without_layer(model: &mut Model, prefix: &str, result: &str, source: &str) {
     graph.nodes.retain(|node| !node.name().starts_with(prefix));
     graph.initializers.retain(|name, _| !name.starts_with(prefix));
     for node in &mut graph.nodes {
-        let inputs: Vec<&str> = node.inputs().iter().map(|name| if name == result { source } else { name }).collect();
+        let inputs: Vec<&str> = node
+            .inputs()
+            .iter()
+            .map(|name| if name == result { source } else { name })
+            .collect();
         if inputs.iter().zip(node.inputs()).any(|(new, old)| new != old) {
             let mut proto = node.proto().clone();
             proto.input = inputs.iter().map(|&input| input.into()).collect();
@@ -149,7 +159,10 @@ fn half_a_layer_cannot_be_said() {
     let read = "layers.0.self_attn.sum";
     without_layer(&mut model, "layers.0.mlp.", "layers.0.mlp.sum", read);
     let error = refused(&model, "qwen3_kinds").to_string();
-    assert!(error.contains("layer 0 is there in part: tensor `layers.0.mlp.down_proj.weight` is gone"), "{error}");
+    assert!(
+        error.contains("layer 0 is there in part: tensor `layers.0.mlp.down_proj.weight` is gone"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -162,7 +175,10 @@ fn rows_of_the_vocabulary() {
     let written = write_back(&model, &source, target.path()).unwrap();
     assert_eq!(written.changes, ["vocab_size 61 -> 50"]);
     let again = open(target.path()).unwrap().model;
-    assert_eq!(again.graph.tensor("model.embed_tokens.weight").unwrap().shape(), [50, 24]);
+    assert_eq!(
+        again.graph.tensor("model.embed_tokens.weight").unwrap().shape(),
+        [50, 24]
+    );
 }
 const WORDS_LEFT: usize = 50;
 
@@ -170,7 +186,10 @@ const WORDS_LEFT: usize = 50;
 fn what_has_the_old_size_is_left_out() {
     let folder = folders::copy("bert");
     folders::edit_tensors(folder.path(), |tensors| {
-        tensors.insert("cls.predictions.bias".into(), Tensor::from_vec(vec![61], vec![0.0_f32; 61]));
+        tensors.insert(
+            "cls.predictions.bias".into(),
+            Tensor::from_vec(vec![61], vec![0.0_f32; 61]),
+        );
         tensors.insert("other".into(), Tensor::from_vec(vec![3], vec![0.0_f32; 3]));
     });
     std::fs::write(folder.path().join("tokenizer.json"), "{}").unwrap();
@@ -184,7 +203,10 @@ fn what_has_the_old_size_is_left_out() {
     };
     assert!(left_out.contains("`cls.predictions.bias`") && tokenizer.contains("`tokenizer.json`"));
     let unused = open(target.path()).unwrap().unused;
-    assert_eq!(unused, ["pooler.dense.bias", "pooler.dense.weight", "other"].map(String::from));
+    assert_eq!(
+        unused,
+        ["pooler.dense.bias", "pooler.dense.weight", "other"].map(String::from)
+    );
 }
 
 #[test]
@@ -201,13 +223,19 @@ fn nodes_that_the_architecture_has_not_cannot_be_said() {
     model.graph.nodes.insert(last, Arc::new(shifted));
     model.graph.check().unwrap();
     let error = refused(&model, "bert").to_string();
-    assert!(error.contains("node `shifted` (Add) has no place in the architecture"), "{error}");
+    assert!(
+        error.contains("node `shifted` (Add) has no place in the architecture"),
+        "{error}"
+    );
 }
 
 #[test]
 fn a_changed_constant_cannot_be_said() {
     let mut model = model("llama");
-    model.graph.initializers.insert("rms_norm_eps".into(), Tensor::scalar(1e-3_f32).into());
+    model
+        .graph
+        .initializers
+        .insert("rms_norm_eps".into(), Tensor::scalar(1e-3_f32).into());
     let error = refused(&model, "llama").to_string();
     assert!(error.contains("constant `rms_norm_eps`"), "{error}");
 }
@@ -218,10 +246,16 @@ fn weights_that_nodes_make_cannot_be_said() {
     let name = "model.layers.1.mlp.up_proj.weight";
     let stored = model.graph.initializers.shift_remove(name).unwrap();
     model.graph.initializers.insert("other".into(), stored);
-    model.graph.nodes.insert(0, Arc::new(Node::new("Neg", "made", &["other"], &[name])));
+    model
+        .graph
+        .nodes
+        .insert(0, Arc::new(Node::new("Neg", "made", &["other"], &[name])));
     model.graph.check().unwrap();
     let error = refused(&model, "llama").to_string();
-    assert!(error.contains(name) && error.contains("is made by nodes (Neg)"), "{error}");
+    assert!(
+        error.contains(name) && error.contains("is made by nodes (Neg)"),
+        "{error}"
+    );
 }
 
 #[test]

@@ -30,7 +30,10 @@ fn shards_become_one_file() {
     let source = folders::path("llama_rope3");
     let target = tempfile::tempdir().unwrap();
     write_back(&open(&source).unwrap().model, &source, target.path()).unwrap();
-    let names: Vec<String> = folders::files(target.path()).into_iter().map(|(name, _)| name).collect();
+    let names: Vec<String> = folders::files(target.path())
+        .into_iter()
+        .map(|(name, _)| name)
+        .collect();
     assert_eq!(names, ["config.json", "expected.npz", "model.safetensors"]);
     let tensors = read_safetensors(&target.path().join("model.safetensors")).unwrap();
     let first = read_safetensors(&source.join("model-00001-of-00004.safetensors")).unwrap();
@@ -44,7 +47,10 @@ fn the_source_is_never_written() {
     let model = open(folder.path()).unwrap().model;
     let error = write_back(&model, folder.path(), &folder.path().join(".")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Io);
-    assert!(error.to_string().contains("the one that the model came from"), "{error}");
+    assert!(
+        error.to_string().contains("the one that the model came from"),
+        "{error}"
+    );
     assert_eq!(folders::files(folder.path()), before);
 }
 
@@ -57,8 +63,14 @@ fn weights_of_16_bits_stay_what_they_are() {
     assert!(graph.node("model.layers.0.mlp.up_proj.weight").unwrap().is("Cast"));
     // As the project knows weights of 16 bits.
     let halves = kmr_model::stored::stored_weights(graph).halves;
-    assert!(halves.iter().any(|half| half.value == "model.layers.0.mlp.up_proj.weight"));
+    assert!(
+        halves
+            .iter()
+            .any(|half| half.value == "model.layers.0.mlp.up_proj.weight")
+    );
     let bytes: usize = graph.initializers.values().map(|stored| stored.tensor.byte_len()).sum();
-    let file = fs::metadata(folders::path("llama_tied").join("model.safetensors")).unwrap().len();
+    let file = fs::metadata(folders::path("llama_tied").join("model.safetensors"))
+        .unwrap()
+        .len();
     assert!((bytes as u64) < file);
 }
