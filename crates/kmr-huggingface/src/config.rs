@@ -6,7 +6,6 @@ mod rotary;
 
 use serde_json::{Map, Value};
 
-pub use activation::Activation;
 pub(crate) use activation::activation;
 pub use rotary::{Rotary, RotaryScaling};
 
@@ -14,7 +13,7 @@ use crate::{HuggingFaceError, Tensors, decoder::DecoderConfig, encoder::EncoderC
 use json::Object;
 
 /// The values of `model_type` that are known.
-pub const MODEL_TYPES: [&str; 8] = [
+pub const MODEL_TYPES: [&str; 11] = [
     "bert",
     "distilbert",
     "roberta",
@@ -23,6 +22,9 @@ pub const MODEL_TYPES: [&str; 8] = [
     "mistral",
     "qwen2",
     "qwen3",
+    "mixtral",
+    "qwen2_moe",
+    "qwen3_moe",
 ];
 
 /// A configuration of a family that is known.
@@ -45,7 +47,7 @@ impl Config {
             "bert" | "distilbert" | "roberta" | "xlm-roberta" => {
                 EncoderConfig::read(&config, model_type, tensors).map(Self::Encoder)
             }
-            "llama" | "mistral" | "qwen2" | "qwen3" => {
+            "llama" | "mistral" | "qwen2" | "qwen3" | "mixtral" | "qwen2_moe" | "qwen3_moe" => {
                 DecoderConfig::read(&config, model_type, tensors).map(Self::Decoder)
             }
             other => Err(config.unknown("model_type", other, &MODEL_TYPES)),
@@ -89,6 +91,16 @@ impl Config {
         let before = self.before_layers();
         let rest = name.strip_prefix(&format!("{before}{from}."));
         rest.map_or_else(|| name.to_owned(), |rest| format!("{before}{to}.{rest}"))
+    }
+
+    /// The routed expert that a tensor of this name belongs to, and what stands before and after its number.
+    pub(crate) fn expert_of<'n>(&self, name: &'n str) -> Option<(&'n str, usize, &'n str)> {
+        let Self::Decoder(DecoderConfig { experts: Some(_), .. }) = self else {
+            return None;
+        };
+        let start = name.find(".experts.")? + ".experts.".len();
+        let (number, after) = name[start..].split_once('.')?;
+        Some((&name[..start], number.parse().ok()?, after))
     }
 }
 

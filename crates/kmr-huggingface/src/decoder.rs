@@ -1,13 +1,16 @@
 //! Decoders of the Llama kind (arXiv 2302.13971).
 
 mod config;
+mod experts;
 mod rotation;
+mod windows;
 
 use std::collections::BTreeMap;
 
 use kmr_model::{Model, Tensor};
 
 pub use config::{DecoderConfig, DecoderHead};
+pub use experts::{ExpertNames, ExpertsConfig};
 
 use crate::attention::Heads;
 use crate::network::Network;
@@ -47,7 +50,7 @@ pub fn decoder(config: &DecoderConfig, tensors: &dyn Tensors) -> Result<Model, H
             mask,
         };
         rows = attention.write(&mut network, &rows, &prefix)?;
-        rows = feed_forward(&mut network, config, &rows, &prefix)?;
+        rows = feed_forward(&mut network, config, &rows, layer)?;
     }
     let rows = network.root_norm(&rows, &format!("{}norm", config.prefix), config.hidden, config.epsilon)?;
     let open = ["batch", "sequence"];
@@ -158,21 +161,27 @@ impl Attention<'_> {
     }
 }
 
-/// The second half of a layer: rows plus what the gated network (arXiv 2002.05202) makes of them.
+/// The second half of a layer: rows plus what the gated network (arXiv 2002.05202) or the experts make of them.
 fn feed_forward(
     network: &mut Network,
     config: &DecoderConfig,
     rows: &str,
-    prefix: &str,
+    layer: usize,
 ) -> Result<String, HuggingFaceError> {
     let (hidden, inner, bias) = (config.hidden, config.intermediate, config.feed_forward_bias);
+    let prefix = config.layer(layer);
     let norm = format!("{prefix}post_attention_layernorm");
     let normal = network.root_norm(rows, &norm, hidden, config.epsilon)?;
     let name = |part: &str| format!("{prefix}mlp.{part}");
-    let gate = network.linear(&normal, &name("gate_proj"), (hidden, inner), bias)?;
-    let gate = network.activation(&gate, config.activation, &name("gate_proj.activation"));
-    let up = network.linear(&normal, &name("up_proj"), (hidden, inner), bias)?;
-    let inside = network.op("Mul", &[&gate, &up], &name("gated"));
-    let made = network.linear(&inside, &name("down_proj"), (inner, hidden), bias)?;
+    let made = match &config.experts {
+        Some(experts) if experts.in_layer(layer) => experts.write(network, config, &normal, &prefix)?,
+        _ => {
+            let gate = network.linear(&normal, &name("gate_proj"), (hidden, inner), bias)?;
+            let gate = network.activation(&gate, config.activation, &name("gate_proj.activation"));
+            let up = network.linear(&normal, &name("up_proj"), (hidden, inner), bias)?;
+            let inside = network.op("Mul", &[&gate, &up], &name("gated"));
+            network.linear(&inside, &name("down_proj"), (inner, hidden), bias)?
+        }
+    };
     Ok(network.op("Add", &[rows, &made], &name("sum")))
 }

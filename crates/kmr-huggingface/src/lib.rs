@@ -34,8 +34,8 @@ mod tensors;
 mod tokens;
 mod write;
 
-pub use config::{Activation, Config, MODEL_TYPES, Rotary, RotaryScaling};
-pub use decoder::{DecoderConfig, DecoderHead, decoder};
+pub use config::{Config, MODEL_TYPES, Rotary, RotaryScaling};
+pub use decoder::{DecoderConfig, DecoderHead, ExpertNames, ExpertsConfig, decoder};
 pub use encoder::{EncoderConfig, EncoderFamily, EncoderHead, encoder};
 pub use error::{ErrorKind, HuggingFaceError};
 pub use open::{Opened, is_folder, open};

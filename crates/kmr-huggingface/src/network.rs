@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use kmr_model::{DType, Dimension, Graph, Model, Node, Tensor, ValueInfo};
+use kmr_model::experts::Activation;
+use kmr_model::{Build, DType, Dimension, Graph, Model, ModelError, Node, Tensor, ValueInfo};
 
-use crate::config::Activation;
 use crate::error::shown;
 use crate::{ErrorKind, HuggingFaceError, Tensors};
 
@@ -198,6 +198,17 @@ impl<'t> Network<'t> {
                 self.op("Mul", &[x, &gate], name)
             }
         }
+    }
+
+    /// Adds what `write` writes, behind everything that is there.
+    pub fn append(
+        &mut self,
+        write: impl FnOnce(&mut Build) -> Result<(), ModelError>,
+    ) -> Result<(), HuggingFaceError> {
+        let mut build = Build::on(&self.graph);
+        write(&mut build)?;
+        self.graph = build.finish().apply(&self.graph)?;
+        Ok(())
     }
 
     /// Declares an output of float32 whose first axes are open, and whose last has `width`.

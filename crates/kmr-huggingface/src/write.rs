@@ -55,7 +55,7 @@ pub fn write_back(model: &Model, source: &Path, target: &Path) -> Result<Written
 
     let mut written = Written::default();
     let mut gathered = Gathered::new(model, &original, &old, &old_tensors)?;
-    let (map, new) = sizes::edited(&old_map, &old, &gathered, &mut written.changes)?;
+    let (map, new) = sizes::edited(&old_map, &old, &gathered, &model.graph, &mut written.changes)?;
     gathered.drop_what_does_not_fit(&old, &new, &mut written.warnings);
     let again = build(&new, pooling.as_ref(), &gathered.tensors)?;
     same::check(&again.graph, &model.graph)?;

@@ -1,21 +1,11 @@
 //! The functions between the products of a feed-forward network.
 
+use kmr_model::experts::Activation;
+
 use super::json::Object;
 use crate::HuggingFaceError;
 
-/// An activation, by what `transformers` calls it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Activation {
-    /// `gelu`: x · Φ(x).
-    Gelu,
-    /// `gelu_new`, `gelu_pytorch_tanh`, `gelu_fast`: its approximation by a hyperbolic tangent.
-    GeluTanh,
-    /// `relu`.
-    Relu,
-    /// `silu`, `swish`: x · σ(x).
-    Silu,
-}
-
+/// Activations by what `transformers` calls them.
 const NAMES: [(&str, Activation); 7] = [
     ("gelu", Activation::Gelu),
     ("gelu_new", Activation::GeluTanh),

@@ -105,6 +105,13 @@ impl<'c> Object<'c> {
         })
     }
 
+    pub fn counts(&self, key: &str) -> Result<Option<Vec<usize>>, HuggingFaceError> {
+        self.typed(key, "a list of whole numbers", |value| {
+            let count = |value: &Value| value.as_u64().and_then(|count| usize::try_from(count).ok());
+            value.as_array()?.iter().map(count).collect()
+        })
+    }
+
     pub fn object(&self, key: &'static str) -> Result<Option<Self>, HuggingFaceError> {
         let map = self.typed(key, "an object", Value::as_object)?;
         let prefix = match key {

@@ -1,6 +1,10 @@
 //! What a decoder of the Llama kind is made of.
 
-use crate::config::{Activation, Rotary, activation, architecture, json::Object};
+use kmr_model::experts::Activation;
+
+use crate::config::{Rotary, activation, architecture, json::Object};
+use super::experts::ExpertsConfig;
+use super::windows::windows;
 use crate::{HuggingFaceError, Tensors};
 
 /// A decoder of the Llama kind: rotary positions, queries in groups that share a key and a value, a gated feed-forward
@@ -42,6 +46,8 @@ pub struct DecoderConfig {
     pub feed_forward_bias: bool,
     /// Whether each head's queries and keys are normalized (Qwen 3).
     pub head_norms: bool,
+    /// What takes the place of feed-forward networks, in some layers or all.
+    pub experts: Option<ExpertsConfig>,
     /// What the model gives.
     pub head: DecoderHead,
 }
@@ -58,12 +64,6 @@ pub enum DecoderHead {
     },
 }
 
-/// What differs between the families beside what their configurations say.
-struct Family {
-    model: &'static str,
-    language_model: &'static str,
-}
-
 impl DecoderConfig {
     /// The number of layers.
     pub fn layers(&self) -> usize {
@@ -77,24 +77,16 @@ impl DecoderConfig {
 
     pub(crate) fn read(config: &Object, model_type: &str, tensors: &dyn Tensors) -> Result<Self, HuggingFaceError> {
         let family = match model_type {
-            "llama" => Family {
-                model: "LlamaModel",
-                language_model: "LlamaForCausalLM",
-            },
-            "mistral" => Family {
-                model: "MistralModel",
-                language_model: "MistralForCausalLM",
-            },
-            "qwen2" => Family {
-                model: "Qwen2Model",
-                language_model: "Qwen2ForCausalLM",
-            },
-            _ => Family {
-                model: "Qwen3Model",
-                language_model: "Qwen3ForCausalLM",
-            },
+            "llama" => "Llama",
+            "mistral" => "Mistral",
+            "mixtral" => "Mixtral",
+            "qwen2" => "Qwen2",
+            "qwen2_moe" => "Qwen2Moe",
+            "qwen3" => "Qwen3",
+            _ => "Qwen3Moe",
         };
-        let architecture = architecture(config, &[family.model, family.language_model])?;
+        let (base, language_model) = (format!("{family}Model"), format!("{family}ForCausalLM"));
+        let architecture = architecture(config, &[&base, &language_model])?;
         let hidden = config.size("hidden_size")?;
         let layers = config.size("num_hidden_layers")?;
         let heads = config.size("num_attention_heads")?;
@@ -112,6 +104,7 @@ impl DecoderConfig {
         if head_size == 0 || head_size % 2 != 0 {
             return Err(config.error("head_dim", format!("is {head_size}; heads are turned in pairs")));
         }
+        let mixtral = model_type == "mixtral";
         let tied = config.flag("tie_word_embeddings")?.unwrap_or(false);
         let bias = config.flag("attention_bias")?.unwrap_or(false);
         let prefix = match tensors.contains("embed_tokens.weight") {
@@ -128,61 +121,23 @@ impl DecoderConfig {
             key_value_heads,
             head_size,
             activation: activation(config, "hidden_act", Activation::Silu)?,
-            epsilon: config.number("rms_norm_eps")?.unwrap_or(1e-6),
+            epsilon: config.number("rms_norm_eps")?.unwrap_or(if mixtral { 1e-5 } else { 1e-6 }),
             positions,
-            rotary: Rotary::read(config, positions, None)?,
+            rotary: Rotary::read(config, positions, mixtral.then_some(1e6))?,
             query_key_value_bias: match model_type {
                 "qwen2" => true,
-                "mistral" => false,
+                "qwen2_moe" => config.flag("qkv_bias")?.unwrap_or(true),
+                "mistral" | "mixtral" => false,
                 _ => bias,
             },
-            output_bias: matches!(model_type, "llama" | "qwen3") && bias,
+            output_bias: matches!(model_type, "llama" | "qwen3" | "qwen3_moe") && bias,
             feed_forward_bias: model_type == "llama" && config.flag("mlp_bias")?.unwrap_or(false),
-            head_norms: model_type == "qwen3",
+            head_norms: matches!(model_type, "qwen3" | "qwen3_moe"),
+            experts: ExpertsConfig::read(config, model_type, layers)?,
             head: match architecture {
-                Some(name) if name == family.model => DecoderHead::HiddenStates,
+                Some(name) if name == base => DecoderHead::HiddenStates,
                 _ => DecoderHead::LanguageModel { tied },
             },
         })
     }
-}
-
-/// How far each layer sees.
-fn windows(config: &Object, model_type: &str, layers: usize) -> Result<Vec<Option<usize>>, HuggingFaceError> {
-    const FULL: &str = "full_attention";
-    const SLIDING: &str = "sliding_attention";
-    let window = match model_type {
-        "mistral" => config.count("sliding_window")?,
-        "qwen2" | "qwen3" if config.flag("use_sliding_window")?.unwrap_or(false) => {
-            Some(config.size_or("sliding_window", 4096)?)
-        }
-        _ => None,
-    };
-    if window == Some(0) {
-        return Err(config.error("sliding_window", "must not be 0"));
-    }
-    // More layers than any tensor file has names for would only take memory.
-    if layers > 100_000 {
-        return Err(config.error("num_hidden_layers", format!("is {layers}, more than any model has")));
-    }
-    let grouped = matches!(model_type, "qwen2" | "qwen3");
-    let kinds = if grouped { config.texts("layer_types")? } else { None };
-    let Some(kinds) = kinds else {
-        let first = match grouped {
-            true => config.count("max_window_layers")?.unwrap_or(28),
-            false => 0,
-        };
-        return Ok((0..layers).map(|layer| window.filter(|_| layer >= first)).collect());
-    };
-    if kinds.len() != layers {
-        let message = format!("names {} layers; `num_hidden_layers` is {layers}", kinds.len());
-        return Err(config.error("layer_types", message));
-    }
-    let windows = kinds.into_iter().map(|kind| match (kind, window) {
-        (FULL, _) => Ok(None),
-        (SLIDING, Some(window)) => Ok(Some(window)),
-        (SLIDING, None) => Err(config.error("layer_types", "has sliding layers, and no `sliding_window` is in use")),
-        (other, _) => Err(config.unknown("layer_types", other, &[FULL, SLIDING])),
-    });
-    windows.collect()
 }

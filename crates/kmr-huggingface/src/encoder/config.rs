@@ -1,7 +1,9 @@
 //! What an encoder of the BERT kind is made of.
 
+use kmr_model::experts::Activation;
+
 use super::names::Names;
-use crate::config::{Activation, activation, architecture, json::Object};
+use crate::config::{activation, architecture, json::Object};
 use crate::{HuggingFaceError, Tensors};
 
 /// An encoder of the BERT kind: learned positions, every token sees all others, normalization after each part.

@@ -1,6 +1,6 @@
 //! The tensors of a changed model by the names that their folder gives them.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use kmr_formats::NamedArrays;
 use kmr_model::{DType, Model, Tensor};
@@ -32,48 +32,51 @@ impl Gathered {
         let is_used =
             |name: &str| initializers.contains_key(name) || initializers.contains_key(&format!("{name}{STORED}"));
         let values = Values::of(model);
-        // For every layer how many of its tensors are there, and one that is not.
-        let mut layers: BTreeMap<usize, (usize, Option<&str>)> = BTreeMap::new();
+        let mut parts: BTreeMap<(usize, Option<usize>), Part> = BTreeMap::new();
         let mut found = BTreeMap::new();
         for name in tensors.keys().filter(|name| is_used(name)) {
             let tensor = values.tensor(name)?;
-            let missing = tensor.is_none();
             match config.layer_of(name) {
-                Some(layer) if missing => {
-                    layers.entry(layer).or_default().1.get_or_insert(name);
+                Some(layer) => {
+                    let expert = config.expert_of(name).map(|(_, expert, _)| expert);
+                    parts.entry((layer, expert)).or_default().count(name, tensor.is_some());
                 }
-                Some(layer) => layers.entry(layer).or_default().0 += 1,
-                None if missing => {
-                    let message = format!("tensor `{}` is gone", shown(name));
-                    return Err(inexpressible(message));
-                }
+                None if tensor.is_none() => return Err(inexpressible(format!("tensor `{}` is gone", shown(name)))),
                 None => {}
             }
             found.extend(tensor.map(|tensor| (name.as_str(), tensor)));
         }
-        let halved = layers.iter().find(|(_, (there, gone))| *there > 0 && gone.is_some());
-        if let Some((layer, (_, Some(gone)))) = halved {
-            let message = format!("layer {layer} is there in part: tensor `{}` is gone", shown(gone));
-            return Err(inexpressible(message));
+        let layers: BTreeSet<usize> = parts.iter().filter(|(_, part)| part.is_there).map(|((layer, _), _)| *layer).collect();
+        for ((layer, expert), part) in parts.iter().filter(|((layer, _), _)| layers.contains(layer)) {
+            match part.gone {
+                // An expert may go as a whole.
+                Some(gone) if part.is_there || expert.is_none() => {
+                    let message = format!("layer {layer} is there in part: tensor `{}` is gone", shown(gone));
+                    return Err(inexpressible(message));
+                }
+                _ => {}
+            }
         }
-        let layers: Vec<usize> = layers
-            .into_iter()
-            .filter(|(_, (there, _))| *there > 0)
-            .map(|(layer, _)| layer)
-            .collect();
+        let left = |layer: usize| {
+            let of_layer = parts.range((layer, Some(0))..=(layer, Some(usize::MAX)));
+            of_layer.filter(|(_, part)| part.is_there).filter_map(|((_, expert), _)| *expert)
+        };
+        let layers: Vec<usize> = layers.into_iter().collect();
         let mut gathered = Self {
             tensors: NamedArrays::new(),
             layers,
             unused: HashSet::new(),
         };
         for (name, tensor) in tensors {
-            let renamed = match config.layer_of(name) {
-                None => name.clone(),
-                Some(layer) => match gathered.layers.binary_search(&layer) {
-                    Ok(place) => config.in_layer(name, layer, place),
-                    Err(_) => continue,
-                },
-            };
+            let mut renamed = name.clone();
+            if let Some(layer) = config.layer_of(name) {
+                let Ok(place) = gathered.layers.binary_search(&layer) else { continue };
+                if let Some((before, expert, after)) = config.expert_of(name) {
+                    let Some(place) = left(layer).position(|other| other == expert) else { continue };
+                    renamed = format!("{before}{place}.{after}");
+                }
+                renamed = config.in_layer(&renamed, layer, place);
+            }
             match found.remove(name.as_str()) {
                 Some(tensor) => gathered.tensors.insert(renamed, tensor),
                 None => {
@@ -121,6 +124,25 @@ impl Gathered {
             }
             stays
         });
+    }
+}
+
+/// Tensors that can only go together: those of an expert, or of the rest of a layer.
+#[derive(Default)]
+struct Part<'n> {
+    /// Whether one is there.
+    is_there: bool,
+    /// One that is not.
+    gone: Option<&'n str>,
+}
+
+impl<'n> Part<'n> {
+    fn count(&mut self, name: &'n str, is_there: bool) {
+        if is_there {
+            self.is_there = true;
+        } else {
+            self.gone.get_or_insert(name);
+        }
     }
 }
 

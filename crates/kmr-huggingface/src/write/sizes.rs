@@ -1,11 +1,11 @@
 //! A configuration with the sizes that the tensors have now.
 
-use kmr_model::DType;
+use kmr_model::{DType, Graph, experts};
 use serde_json::{Map, Value, json};
 
 use super::gathered::Gathered;
 use crate::config::Config;
-use crate::decoder::DecoderConfig;
+use crate::decoder::{DecoderConfig, ExpertNames, ExpertsConfig};
 use crate::encoder::{EncoderConfig, EncoderFamily};
 use crate::error::shown;
 use crate::{ErrorKind, HuggingFaceError};
@@ -15,6 +15,7 @@ pub(super) fn edited(
     old: &Map<String, Value>,
     config: &Config,
     gathered: &Gathered,
+    graph: &Graph,
     changes: &mut Vec<String>,
 ) -> Result<(Map<String, Value>, Config), HuggingFaceError> {
     let mut edit = Edit {
@@ -23,7 +24,7 @@ pub(super) fn edited(
     };
     match config {
         Config::Encoder(config) => encoder(&mut edit, config, gathered)?,
-        Config::Decoder(config) => decoder(&mut edit, config, gathered)?,
+        Config::Decoder(config) => decoder(&mut edit, config, gathered, graph)?,
     }
     edit.dtype(gathered.dtype());
     let map = edit.map;
@@ -135,7 +136,12 @@ fn encoder(edit: &mut Edit, config: &EncoderConfig, gathered: &Gathered) -> Resu
     Ok(())
 }
 
-fn decoder(edit: &mut Edit, config: &DecoderConfig, gathered: &Gathered) -> Result<(), HuggingFaceError> {
+fn decoder(
+    edit: &mut Edit,
+    config: &DecoderConfig,
+    gathered: &Gathered,
+    graph: &Graph,
+) -> Result<(), HuggingFaceError> {
     let table = gathered.shape(&format!("{}embed_tokens.weight", config.prefix))?;
     let (vocabulary, hidden) = (table[0], table[1]);
     edit.size("vocab_size", config.vocabulary, vocabulary);
@@ -144,9 +150,15 @@ fn decoder(edit: &mut Edit, config: &DecoderConfig, gathered: &Gathered) -> Resu
     let weights = |part: &'static str| {
         (0..gathered.layers.len()).map(move |layer| format!("{}{part}.weight", config.layer(layer)))
     };
+    let has_experts = |layer: &usize| config.experts.as_ref().is_some_and(|experts| experts.in_layer(*layer));
     let inner = ("neurons", "intermediate_size");
-    if let Some(size) = Edit::common(gathered, inner, weights("mlp.gate_proj"), 0)? {
+    let routed_layers = gathered.layers.iter().map(has_experts);
+    let dense = weights("mlp.gate_proj").zip(routed_layers).filter(|(_, has_experts)| !has_experts);
+    if let Some(size) = Edit::common(gathered, inner, dense.map(|(name, _)| name), 0)? {
         edit.size(inner.1, config.intermediate, size);
+    }
+    if let Some(experts) = &config.experts {
+        routed(edit, (config, experts), gathered, graph)?;
     }
     let mut heads = |key: &'static str, part: &'static str, old: usize| -> Result<usize, HuggingFaceError> {
         let rows = Edit::common(gathered, ("rows", key), weights(part), 0)?;
@@ -180,10 +192,47 @@ fn decoder(edit: &mut Edit, config: &DecoderConfig, gathered: &Gathered) -> Resu
     Ok(())
 }
 
+/// The sizes of routed experts.
+fn routed(
+    edit: &mut Edit,
+    (config, old): (&DecoderConfig, &ExpertsConfig),
+    gathered: &Gathered,
+    graph: &Graph,
+) -> Result<(), HuggingFaceError> {
+    let mixtral = old.names == ExpertNames::Mixtral;
+    let places = gathered.layers.iter().enumerate();
+    let layers: Vec<usize> = places.filter(|(_, layer)| old.in_layer(**layer)).map(|(place, _)| place).collect();
+    let routers = layers.iter().map(|&layer| old.router(&config.layer(layer)));
+    let key = match edit.map.contains_key("num_local_experts") {
+        true => "num_local_experts",
+        false => "num_experts",
+    };
+    let count = Edit::common(gathered, ("experts", key), routers, 0)?.unwrap_or(old.count);
+    edit.size(key, old.count, count);
+    let inner = if mixtral { "intermediate_size" } else { "moe_intermediate_size" };
+    let gates = layers.iter().flat_map(|&layer| {
+        (0..count).map(move |expert| format!("{}.weight", old.expert(&config.layer(layer), expert)[0]))
+    });
+    if let Some(size) = Edit::common(gathered, ("neurons", inner), gates, 0)? {
+        edit.size(inner, old.intermediate, size);
+    }
+    // How many are chosen is no tensor's size; where layers differ in it, the comparison of graphs will say so.
+    let mut chosen = experts::find(graph).into_iter().map(|found| found.experts.router.top_k);
+    if let Some(first) = chosen.next() {
+        edit.size("num_experts_per_tok", old.top_k, first);
+    }
+    if gathered.layers.len() != config.layers() && !mixtral {
+        let dense: Vec<usize> = (0..gathered.layers.len()).filter(|place| !layers.contains(place)).collect();
+        edit.map.insert("decoder_sparse_step".into(), 1.into());
+        edit.map.insert("mlp_only_layers".into(), json!(dense));
+    }
+    Ok(())
+}
+
 /// Says which of the layers that are left see all tokens, where layers differ in that.
 fn kinds(edit: &mut Edit, config: &DecoderConfig, gathered: &Gathered) {
-    let mistral = edit.map.get("model_type").and_then(Value::as_str) == Some("mistral");
-    if !mistral {
+    let model_type = edit.map.get("model_type").and_then(Value::as_str).unwrap_or_default();
+    if matches!(model_type, "qwen2" | "qwen3" | "qwen2_moe") {
         let windows = gathered.layers.iter().filter_map(|&layer| config.windows.get(layer));
         let kinds: Vec<&str> = windows
             .map(|window| match window {

@@ -138,7 +138,7 @@ fn tensors_that_are_missing_or_do_not_fit() {
     let error = damaged("bert", |folder| {
         folders::edit_tensors(folder, |tensors| {
             let name = "encoder.layer.0.output.dense.bias";
-            tensors.insert(name.into(), Tensor::from_vec(vec![24], vec![1_i8; 24]));
+            tensors.insert(name.into(), Tensor::from_vec(vec![18], vec![1_i8; 18]));
         });
     });
     assert_says(
@@ -231,7 +231,7 @@ fn keys_of_the_wrong_type_or_without_sense() {
         "bert",
         "num_attention_heads",
         json!(5),
-        &["does not divide the hidden size 24"],
+        &["does not divide the hidden size 18"],
     );
     config("bert", "is_decoder", json!(true), &["only encoders"]);
     config("bert_classifier", "id2label", json!({}), &["names no label"]);

@@ -7,7 +7,7 @@ use kmr_formats::{NamedArrays, read_safetensors, write_safetensors};
 use serde_json::{Map, Value};
 use tempfile::TempDir;
 
-pub const NAMES: [&str; 18] = [
+pub const NAMES: [&str; 21] = [
     "bert",
     "bert_classifier",
     "sentences",
@@ -26,6 +26,9 @@ pub const NAMES: [&str; 18] = [
     "qwen3",
     "qwen3_kinds",
     "mistral",
+    "mixtral",
+    "qwen2_moe",
+    "qwen3_moe",
 ];
 
 pub fn path(name: &str) -> PathBuf {
