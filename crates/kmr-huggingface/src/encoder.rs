@@ -1,6 +1,7 @@
 //! Encoders of the BERT kind (arXiv 1810.04805, 1910.01108, 1907.11692).
 
 mod config;
+mod head;
 mod names;
 
 use kmr_model::{DType, Model, Tensor};
@@ -48,7 +49,7 @@ pub fn encoder(
             &config.layer(layer),
         )?;
     }
-    head(&mut network, config, pooling, &tokens, &rows)?;
+    head::write(&mut network, config, pooling, &tokens, &rows)?;
     network.finish()
 }
 
@@ -127,42 +128,4 @@ fn block(
     let inside = network.linear(&inside, &name(names.contract), (inner, hidden), true)?;
     let sum = network.op("Add", &[&inside, &rows], &format!("{}.sum", name(names.contract)));
     network.layer_norm(&sum, &name(names.contract_norm), hidden, config.epsilon)
-}
-
-fn head(
-    network: &mut Network,
-    config: &EncoderConfig,
-    pooling: Option<&Pooling>,
-    tokens: &Tokens,
-    rows: &str,
-) -> Result<(), HuggingFaceError> {
-    let open = ["batch", "sequence"];
-    match (pooling, config.head) {
-        (Some(pooling), _) => {
-            let states = tokens.unfold(network, rows, "hidden_states");
-            pooling.write(network, tokens, &states, config.hidden);
-        }
-        (None, EncoderHead::HiddenStates) => {
-            tokens.unfold(network, rows, "last_hidden_state");
-            network.output("last_hidden_state", &open, config.hidden);
-        }
-        (None, EncoderHead::Classification { labels }) => {
-            let states = tokens.unfold(network, rows, "hidden_states");
-            let zero = network.constant("zero", Tensor::scalar(0_i64));
-            let first = network.with("Gather", &[&states, &zero], "first_token", |node| {
-                node.with_int("axis", 1)
-            });
-            let [dense, function, last] = match config.family {
-                EncoderFamily::Bert => [&format!("{}pooler.dense", config.prefix), "Tanh", "classifier"],
-                EncoderFamily::DistilBert => ["pre_classifier", "Relu", "classifier"],
-                EncoderFamily::Roberta => ["classifier.dense", "Tanh", "classifier.out_proj"],
-            };
-            let made = network.linear(&first, dense, (config.hidden, config.hidden), true)?;
-            let made = network.op(function, &[&made], &format!("{dense}.activation"));
-            let made = network.linear(&made, last, (config.hidden, labels), true)?;
-            network.op("Identity", &[&made], "logits");
-            network.output("logits", &open[..1], labels);
-        }
-    }
-    Ok(())
 }

@@ -11,7 +11,7 @@
 //! |---|---|---|
 //! | an encoder with `modules.json` and a pooling | `sentence_embedding` | [batch, hidden · pools] |
 //! | `…ForSequenceClassification` | `logits` | [batch, labels] |
-//! | `…ForCausalLM` | `logits` | [batch, sequence, vocabulary] |
+//! | `…ForCausalLM`, `…ForMaskedLM` | `logits` | [batch, sequence, vocabulary] |
 //! | any other | `last_hidden_state` | [batch, sequence, hidden] |
 //!
 //! Rows of `last_hidden_state` and `logits` at padding are finite, and mean nothing. Sizes are those of the

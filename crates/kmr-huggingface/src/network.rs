@@ -201,10 +201,7 @@ impl<'t> Network<'t> {
     }
 
     /// Adds what `write` writes, behind everything that is there.
-    pub fn append(
-        &mut self,
-        write: impl FnOnce(&mut Build) -> Result<(), ModelError>,
-    ) -> Result<(), HuggingFaceError> {
+    pub fn append(&mut self, write: impl FnOnce(&mut Build) -> Result<(), ModelError>) -> Result<(), HuggingFaceError> {
         let mut build = Build::on(&self.graph);
         write(&mut build)?;
         self.graph = build.finish().apply(&self.graph)?;

@@ -290,8 +290,11 @@ fn other_adapters_than_plain_ones_are_refused() {
 /// A safetensors file of these float32 values whose data begin `shift` bytes after a multiple of eight.
 fn shifted(values: &[f32], shift: usize) -> Vec<u8> {
     let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-    let mut header =
-        format!(r#"{{"a":{{"dtype":"F32","shape":[{}],"data_offsets":[0,{}]}}}}"#, values.len(), bytes.len());
+    let mut header = format!(
+        r#"{{"a":{{"dtype":"F32","shape":[{}],"data_offsets":[0,{}]}}}}"#,
+        values.len(),
+        bytes.len()
+    );
     header.push_str(&" ".repeat((8 + shift - header.len() % 8) % 8));
     let mut file = (header.len() as u64).to_le_bytes().to_vec();
     file.extend_from_slice(header.as_bytes());

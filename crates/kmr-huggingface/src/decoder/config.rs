@@ -2,9 +2,9 @@
 
 use kmr_model::experts::Activation;
 
-use crate::config::{Rotary, activation, architecture, json::Object};
 use super::experts::ExpertsConfig;
 use super::windows::windows;
+use crate::config::{Rotary, activation, architecture, json::Object};
 use crate::{HuggingFaceError, Tensors};
 
 /// A decoder of the Llama kind: rotary positions, queries in groups that share a key and a value, a gated feed-forward
@@ -121,7 +121,9 @@ impl DecoderConfig {
             key_value_heads,
             head_size,
             activation: activation(config, "hidden_act", Activation::Silu)?,
-            epsilon: config.number("rms_norm_eps")?.unwrap_or(if mixtral { 1e-5 } else { 1e-6 }),
+            epsilon: config
+                .number("rms_norm_eps")?
+                .unwrap_or(if mixtral { 1e-5 } else { 1e-6 }),
             positions,
             rotary: Rotary::read(config, positions, mixtral.then_some(1e6))?,
             query_key_value_bias: match model_type {

@@ -59,11 +59,7 @@ impl ExpertsConfig {
         self.layers.get(layer).copied().unwrap_or(false)
     }
 
-    pub(super) fn read(
-        config: &Object,
-        model_type: &str,
-        layers: usize,
-    ) -> Result<Option<Self>, HuggingFaceError> {
+    pub(super) fn read(config: &Object, model_type: &str, layers: usize) -> Result<Option<Self>, HuggingFaceError> {
         let names = match model_type {
             "mixtral" => ExpertNames::Mixtral,
             "qwen2_moe" | "qwen3_moe" => ExpertNames::Qwen,
@@ -80,15 +76,29 @@ impl ExpertsConfig {
             return Err(config.error("num_experts_per_tok", message));
         }
         let mixtral = names == ExpertNames::Mixtral;
-        let step = if mixtral { 1 } else { config.size_or("decoder_sparse_step", 1)? };
-        let dense = if mixtral { None } else { config.counts("mlp_only_layers")? };
+        let step = if mixtral {
+            1
+        } else {
+            config.size_or("decoder_sparse_step", 1)?
+        };
+        let dense = if mixtral {
+            None
+        } else {
+            config.counts("mlp_only_layers")?
+        };
         let dense = dense.unwrap_or_default();
         Ok(Some(Self {
             names,
-            layers: (0..layers).map(|layer| !dense.contains(&layer) && (layer + 1) % step == 0).collect(),
+            layers: (0..layers)
+                .map(|layer| !dense.contains(&layer) && (layer + 1) % step == 0)
+                .collect(),
             count,
             top_k,
-            intermediate: config.size(if mixtral { "intermediate_size" } else { "moe_intermediate_size" })?,
+            intermediate: config.size(if mixtral {
+                "intermediate_size"
+            } else {
+                "moe_intermediate_size"
+            })?,
             renormalize: mixtral || config.flag("norm_topk_prob")?.unwrap_or(false),
             shared: match model_type {
                 "qwen2_moe" => Some(config.size("shared_expert_intermediate_size")?),
@@ -100,7 +110,9 @@ impl ExpertsConfig {
     /// The modules of an expert's products in a layer.
     pub(crate) fn expert(&self, prefix: &str, expert: usize) -> [String; 3] {
         let module = self.names.module();
-        self.names.products().map(|product| format!("{prefix}{module}.experts.{expert}.{product}"))
+        self.names
+            .products()
+            .map(|product| format!("{prefix}{module}.experts.{expert}.{product}"))
     }
 
     /// The tensor that scores the experts of a layer.

@@ -46,10 +46,7 @@ pub(super) fn windows(
     let windows = kinds.into_iter().map(|kind| match (kind, window) {
         (FULL, _) => Ok(None),
         (SLIDING, Some(window)) => Ok(Some(window)),
-        (SLIDING, None) => Err(config.error(
-            "layer_types",
-            "has sliding layers, and no `sliding_window` is in use",
-        )),
+        (SLIDING, None) => Err(config.error("layer_types", "has sliding layers, and no `sliding_window` is in use")),
         (other, _) => Err(config.unknown("layer_types", other, &[FULL, SLIDING])),
     });
     windows.collect()

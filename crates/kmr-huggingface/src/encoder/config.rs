@@ -53,6 +53,11 @@ pub enum EncoderFamily {
 pub enum EncoderHead {
     /// `last_hidden_state`, float32 [batch, sequence, hidden].
     HiddenStates,
+    /// `logits`, float32 [batch, sequence, vocabulary]: what could stand in each token's place.
+    MaskedLanguageModel {
+        /// Whether the last product is with the table of tokens.
+        tied: bool,
+    },
     /// `logits`, float32 [batch, labels], from the first token.
     Classification {
         /// How many labels.
@@ -72,34 +77,22 @@ impl EncoderConfig {
     }
 
     pub(crate) fn read(config: &Object, model_type: &str, tensors: &dyn Tensors) -> Result<Self, HuggingFaceError> {
-        let (family, classes, base) = match model_type {
-            "bert" => (
-                EncoderFamily::Bert,
-                ["BertModel", "BertForSequenceClassification"],
-                "bert.",
-            ),
-            "distilbert" => (
-                EncoderFamily::DistilBert,
-                ["DistilBertModel", "DistilBertForSequenceClassification"],
-                "distilbert.",
-            ),
-            "roberta" => (
-                EncoderFamily::Roberta,
-                ["RobertaModel", "RobertaForSequenceClassification"],
-                "roberta.",
-            ),
-            _ => (
-                EncoderFamily::Roberta,
-                ["XLMRobertaModel", "XLMRobertaForSequenceClassification"],
-                "roberta.",
-            ),
+        let (family, name, base) = match model_type {
+            "bert" => (EncoderFamily::Bert, "Bert", "bert."),
+            "distilbert" => (EncoderFamily::DistilBert, "DistilBert", "distilbert."),
+            "roberta" => (EncoderFamily::Roberta, "Roberta", "roberta."),
+            _ => (EncoderFamily::Roberta, "XLMRoberta", "roberta."),
         };
+        let classes = ["Model", "ForMaskedLM", "ForSequenceClassification"].map(|class| format!("{name}{class}"));
         let prefix = match tensors.contains(&format!("{base}embeddings.word_embeddings.weight")) {
             true => base,
             false => "",
         };
-        let head = match architecture(config, &classes)? {
-            Some(name) if name == classes[1] => EncoderHead::Classification {
+        let head = match architecture(config, &classes.each_ref().map(String::as_str))? {
+            Some(name) if name == classes[1] => EncoderHead::MaskedLanguageModel {
+                tied: config.flag("tie_word_embeddings")?.unwrap_or(true),
+            },
+            Some(name) if name == classes[2] => EncoderHead::Classification {
                 labels: labels(config)?,
             },
             _ => EncoderHead::HiddenStates,

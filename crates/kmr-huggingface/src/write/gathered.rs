@@ -46,7 +46,11 @@ impl Gathered {
             }
             found.extend(tensor.map(|tensor| (name.as_str(), tensor)));
         }
-        let layers: BTreeSet<usize> = parts.iter().filter(|(_, part)| part.is_there).map(|((layer, _), _)| *layer).collect();
+        let layers: BTreeSet<usize> = parts
+            .iter()
+            .filter(|(_, part)| part.is_there)
+            .map(|((layer, _), _)| *layer)
+            .collect();
         for ((layer, expert), part) in parts.iter().filter(|((layer, _), _)| layers.contains(layer)) {
             match part.gone {
                 // An expert may go as a whole.
@@ -59,7 +63,9 @@ impl Gathered {
         }
         let left = |layer: usize| {
             let of_layer = parts.range((layer, Some(0))..=(layer, Some(usize::MAX)));
-            of_layer.filter(|(_, part)| part.is_there).filter_map(|((_, expert), _)| *expert)
+            of_layer
+                .filter(|(_, part)| part.is_there)
+                .filter_map(|((_, expert), _)| *expert)
         };
         let layers: Vec<usize> = layers.into_iter().collect();
         let mut gathered = Self {
@@ -70,9 +76,13 @@ impl Gathered {
         for (name, tensor) in tensors {
             let mut renamed = name.clone();
             if let Some(layer) = config.layer_of(name) {
-                let Ok(place) = gathered.layers.binary_search(&layer) else { continue };
+                let Ok(place) = gathered.layers.binary_search(&layer) else {
+                    continue;
+                };
                 if let Some((before, expert, after)) = config.expert_of(name) {
-                    let Some(place) = left(layer).position(|other| other == expert) else { continue };
+                    let Some(place) = left(layer).position(|other| other == expert) else {
+                        continue;
+                    };
                     renamed = format!("{before}{place}.{after}");
                 }
                 renamed = config.in_layer(&renamed, layer, place);

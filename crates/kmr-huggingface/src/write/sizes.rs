@@ -153,7 +153,9 @@ fn decoder(
     let has_experts = |layer: &usize| config.experts.as_ref().is_some_and(|experts| experts.in_layer(*layer));
     let inner = ("neurons", "intermediate_size");
     let routed_layers = gathered.layers.iter().map(has_experts);
-    let dense = weights("mlp.gate_proj").zip(routed_layers).filter(|(_, has_experts)| !has_experts);
+    let dense = weights("mlp.gate_proj")
+        .zip(routed_layers)
+        .filter(|(_, has_experts)| !has_experts);
     if let Some(size) = Edit::common(gathered, inner, dense.map(|(name, _)| name), 0)? {
         edit.size(inner.1, config.intermediate, size);
     }
@@ -201,7 +203,10 @@ fn routed(
 ) -> Result<(), HuggingFaceError> {
     let mixtral = old.names == ExpertNames::Mixtral;
     let places = gathered.layers.iter().enumerate();
-    let layers: Vec<usize> = places.filter(|(_, layer)| old.in_layer(**layer)).map(|(place, _)| place).collect();
+    let layers: Vec<usize> = places
+        .filter(|(_, layer)| old.in_layer(**layer))
+        .map(|(place, _)| place)
+        .collect();
     let routers = layers.iter().map(|&layer| old.router(&config.layer(layer)));
     let key = match edit.map.contains_key("num_local_experts") {
         true => "num_local_experts",
@@ -209,7 +214,11 @@ fn routed(
     };
     let count = Edit::common(gathered, ("experts", key), routers, 0)?.unwrap_or(old.count);
     edit.size(key, old.count, count);
-    let inner = if mixtral { "intermediate_size" } else { "moe_intermediate_size" };
+    let inner = if mixtral {
+        "intermediate_size"
+    } else {
+        "moe_intermediate_size"
+    };
     let gates = layers.iter().flat_map(|&layer| {
         (0..count).map(move |expert| format!("{}.weight", old.expert(&config.layer(layer), expert)[0]))
     });
@@ -222,7 +231,9 @@ fn routed(
         edit.size("num_experts_per_tok", old.top_k, first);
     }
     if gathered.layers.len() != config.layers() && !mixtral {
-        let dense: Vec<usize> = (0..gathered.layers.len()).filter(|place| !layers.contains(place)).collect();
+        let dense: Vec<usize> = (0..gathered.layers.len())
+            .filter(|place| !layers.contains(place))
+            .collect();
         edit.map.insert("decoder_sparse_step".into(), 1.into());
         edit.map.insert("mlp_only_layers".into(), json!(dense));
     }

@@ -42,7 +42,10 @@ fn architectures_that_are_not_known_are_named_with_those_that_are() {
         &["config.json", "`model_type` is `gpt2`", "bert, distilbert", "llama"],
     );
     let error = with("bert", "architectures", json!(["BertForQuestionAnswering"]));
-    let parts = ["`BertForQuestionAnswering`", "BertModel, BertForSequenceClassification"];
+    let parts = [
+        "`BertForQuestionAnswering`",
+        "BertModel, BertForMaskedLM, BertForSequenceClassification",
+    ];
     assert_says(&error, ErrorKind::Unknown, &parts);
     let error = with("llama", "hidden_act", json!("laplace"));
     assert_says(&error, ErrorKind::Unknown, &["`hidden_act` is `laplace`", "gelu_new"]);

@@ -7,7 +7,7 @@ use kmr_formats::{NamedArrays, read_safetensors, write_safetensors};
 use serde_json::{Map, Value};
 use tempfile::TempDir;
 
-pub const NAMES: [&str; 21] = [
+pub const NAMES: [&str; 24] = [
     "bert",
     "bert_classifier",
     "sentences",
@@ -25,6 +25,9 @@ pub const NAMES: [&str; 21] = [
     "qwen2_window",
     "qwen3",
     "qwen3_kinds",
+    "bert_words",
+    "distilbert_words",
+    "roberta_words",
     "mistral",
     "mixtral",
     "qwen2_moe",

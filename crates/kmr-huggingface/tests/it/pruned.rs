@@ -210,7 +210,11 @@ fn what_has_the_old_size_is_left_out() {
 }
 
 /// The model of a folder that is like `fixture` but for its configuration and some of its tensors.
-fn changed(fixture: &str, config: impl FnOnce(&mut serde_json::Map<String, serde_json::Value>), tensors: impl FnOnce(&mut kmr_formats::NamedArrays)) -> Model {
+fn changed(
+    fixture: &str,
+    config: impl FnOnce(&mut serde_json::Map<String, serde_json::Value>),
+    tensors: impl FnOnce(&mut kmr_formats::NamedArrays),
+) -> Model {
     let folder = folders::copy(fixture);
     folders::edit(&folder.path().join("config.json"), config);
     folders::edit_tensors(folder.path(), tensors);
@@ -220,7 +224,9 @@ fn changed(fixture: &str, config: impl FnOnce(&mut serde_json::Map<String, serde
 #[test]
 fn an_expert_goes_and_the_next_take_its_number() {
     // As a rule leaves it: what it built is the network of three experts, its tensors keep their old numbers.
-    let expert = |layer: usize, number: usize, part: &str| format!("model.layers.{layer}.mlp.experts.{number}.{part}_proj.weight");
+    let expert = |layer: usize, number: usize, part: &str| {
+        format!("model.layers.{layer}.mlp.experts.{number}.{part}_proj.weight")
+    };
     let mut model = changed(
         "qwen3_moe",
         |config| {
@@ -247,15 +253,32 @@ fn an_expert_goes_and_the_next_take_its_number() {
         name.replace(".experts.1.", ".experts.2.")
     };
     let graph = &mut model.graph;
-    graph.initializers = graph.initializers.drain(..).map(|(name, stored)| (renamed(&name), stored)).collect();
+    graph.initializers = graph
+        .initializers
+        .drain(..)
+        .map(|(name, stored)| (renamed(&name), stored))
+        .collect();
     for node in &mut graph.nodes {
         let mut proto = node.proto().clone();
-        proto.input = proto.input.iter().map(|input| if input.ends_with(".weight") { renamed(input) } else { input.clone() }).collect();
+        proto.input = proto
+            .input
+            .iter()
+            .map(|input| {
+                if input.ends_with(".weight") {
+                    renamed(input)
+                } else {
+                    input.clone()
+                }
+            })
+            .collect();
         *node = Arc::new(Node::from_proto(proto).unwrap());
     }
     graph.check().unwrap();
     let (folder, written) = accepted(&model, "qwen3_moe");
-    assert_eq!(written.changes, ["num_local_experts 4 -> 3", "num_experts_per_tok 2 -> 1"]);
+    assert_eq!(
+        written.changes,
+        ["num_local_experts 4 -> 3", "num_experts_per_tok 2 -> 1"]
+    );
     let tensors = kmr_formats::read_safetensors(&folder.path().join("model.safetensors")).unwrap();
     let numbers = |number: usize| tensors.contains_key(&expert(1, number, "up"));
     assert_eq!([0, 1, 2, 3].map(numbers), [true, true, true, false]);
