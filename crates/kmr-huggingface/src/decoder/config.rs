@@ -101,7 +101,7 @@ impl DecoderConfig {
             let message = format!("is {key_value_heads}, which does not divide the {heads} of `num_attention_heads`");
             return Err(config.error("num_key_value_heads", message));
         }
-        if head_size == 0 || head_size % 2 != 0 {
+        if head_size == 0 || !head_size.is_multiple_of(2) {
             return Err(config.error("head_dim", format!("is {head_size}; heads are turned in pairs")));
         }
         let mixtral = model_type == "mixtral";

@@ -90,7 +90,7 @@ impl ExpertsConfig {
         Ok(Some(Self {
             names,
             layers: (0..layers)
-                .map(|layer| !dense.contains(&layer) && (layer + 1) % step == 0)
+                .map(|layer| !dense.contains(&layer) && (layer + 1).is_multiple_of(step))
                 .collect(),
             count,
             top_k,

@@ -34,7 +34,7 @@ pub(super) fn windows(
     let Some(kinds) = kinds else {
         let border = config.count("max_window_layers")?.unwrap_or(28);
         let slides = |layer: usize| match model_type {
-            "qwen2_moe" => layer % 2 == 0 && layer < border,
+            "qwen2_moe" => layer.is_multiple_of(2) && layer < border,
             _ => !by_layer || layer >= border,
         };
         return Ok((0..layers).map(|layer| window.filter(|_| slides(layer))).collect());
