@@ -6,7 +6,7 @@ mod frontier;
 mod journal;
 mod report;
 
-pub use digest::{Sha256, sha256};
+pub use digest::{Sha256, sha256, sha256_of};
 pub use folder::{RunError, RunFolder, replace_file};
 pub use frontier::{FRONTIER_SCHEMA, Frontier, FrontierPoint, frontier_schema};
 pub use journal::Journal;
