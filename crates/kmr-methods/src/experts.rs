@@ -3,7 +3,7 @@
 mod elimination;
 mod merging;
 
-pub use elimination::{Outputs, Weighting, eliminate, error};
+pub use elimination::{Outputs, Weighting, eliminate, error, weights};
 pub use merging::{Neurons, alignment, averaged, groups};
 
 /// How evenly experts are used.

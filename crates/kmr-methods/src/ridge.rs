@@ -13,13 +13,28 @@ pub struct Linear {
     pub intercepts: Vec<f64>,
 }
 
+/// Whether predictions may be moved as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Intercept {
+    /// By as much as fits best.
+    Fitted,
+    /// No: the prediction of zero is zero.
+    Zero,
+}
+
 /// The weights and intercepts with the least Σ‖target − prediction‖² + λ‖weights‖² over the rows of `inputs` and
-/// `targets` (one row each, `outputs` numbers), λ being `damping` times the mean square of the inputs about their means,
-/// added up over rows. Intercepts are not penalized. Inputs that never vary get no weight.
+/// `targets` (one row each, `outputs` numbers), λ being `damping` times the mean square of the inputs (about their
+/// means, where an intercept is fitted), added up over rows. Intercepts are not penalized. Inputs that never vary get no weight.
 ///
 /// # Errors
 /// If sizes do not fit, there is no row, a number is not finite, or `damping` is not greater than 0.
-pub fn ridge(inputs: Matrix<'_>, targets: &[f64], outputs: usize, damping: f64) -> Result<Linear, MethodError> {
+pub fn ridge(
+    inputs: Matrix<'_>,
+    targets: &[f64],
+    outputs: usize,
+    damping: f64,
+    intercept: Intercept,
+) -> Result<Linear, MethodError> {
     let (rows, columns) = (inputs.rows(), inputs.columns());
     check_length(
         "the targets of a regression",
@@ -44,7 +59,10 @@ pub fn ridge(inputs: Matrix<'_>, targets: &[f64], outputs: usize, damping: f64) 
     if rows == 0 {
         return Err(MethodError::NothingObserved);
     }
-    let mean = |at: &dyn Fn(usize) -> f64| (0..rows).map(at).sum::<f64>() / rows as f64;
+    let mean = |at: &dyn Fn(usize) -> f64| match intercept {
+        Intercept::Fitted => (0..rows).map(at).sum::<f64>() / rows as f64,
+        Intercept::Zero => 0.0,
+    };
     let input_means: Vec<f64> = (0..columns)
         .map(|column| mean(&|row| f64::from(inputs.row(row)[column])))
         .collect();
@@ -136,7 +154,7 @@ mod tests {
             damping in 0.01_f64..2.0,
         ) {
             let inputs = Matrix::new(8, 3, &values).unwrap();
-            let found = ridge(inputs, &targets, 2, damping).unwrap();
+            let found = ridge(inputs, &targets, 2, damping, Intercept::Fitted).unwrap();
             let variance: f64 = (0..3).map(|column| {
                 let mean: f64 = (0..8).map(|row| f64::from(inputs.row(row)[column])).sum::<f64>() / 8.0;
                 (0..8).map(|row| (f64::from(inputs.row(row)[column]) - mean).powi(2)).sum::<f64>()
@@ -160,16 +178,25 @@ mod tests {
         let targets: Vec<f64> = (0..20)
             .map(|row| 3.0 - f64::from(inputs.row(row)[0]) + 2.0 * f64::from(inputs.row(row)[1]))
             .collect();
-        let found = ridge(inputs, &targets, 1, 1e-9).unwrap();
+        let found = ridge(inputs, &targets, 1, 1e-9, Intercept::Fitted).unwrap();
         for (found, expected) in found.weights.iter().chain(&found.intercepts).zip([-1.0, 2.0, 3.0]) {
             assert!((found - expected).abs() < 1e-6, "{found} {expected}");
         }
         // Inputs that never vary.
         let still = ridge(Matrix::new(3, 1, &[1.0; 3]).unwrap(), &[1.0, 2.0, 3.0], 1, 0.1).unwrap();
         assert_eq!((still.weights, still.intercepts), (vec![0.0], vec![2.0]));
-        assert!(ridge(inputs, &targets, 1, 0.0).is_err());
-        assert!(ridge(inputs, &targets, 2, 0.1).is_err());
-        assert!(ridge(Matrix::new(0, 2, &[]).unwrap(), &[], 1, 0.1).is_err());
-        assert!(ridge(Matrix::new(1, 1, &[1.0]).unwrap(), &[f64::NAN], 1, 0.1).is_err());
+        assert!(ridge(inputs, &targets, 1, 0.0, Intercept::Fitted).is_err());
+        assert!(ridge(inputs, &targets, 2, 0.1, Intercept::Fitted).is_err());
+        assert!(ridge(Matrix::new(0, 2, &[]).unwrap(), &[], 1, 0.1, Intercept::Fitted).is_err());
+        assert!(
+            ridge(
+                Matrix::new(1, 1, &[1.0]).unwrap(),
+                &[f64::NAN],
+                1,
+                0.1,
+                Intercept::Fitted
+            )
+            .is_err()
+        );
     }
 }

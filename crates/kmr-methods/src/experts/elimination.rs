@@ -110,6 +110,22 @@ pub fn error(outputs: &Outputs<'_>, kept: &[usize]) -> Result<f64, MethodError> 
     Ok(if sums.1 > 0.0 { sums.0 / sums.1 } else { 0.0 })
 }
 
+/// How much weight tokens give each expert, added up.
+///
+/// # Errors
+/// If sizes do not fit.
+pub fn weights(outputs: &Outputs<'_>) -> Result<Vec<f64>, MethodError> {
+    outputs.check()?;
+    let all: Vec<usize> = (0..outputs.made.len()).collect();
+    let mut sums = vec![0.0; all.len()];
+    for token in 0..outputs.tokens() {
+        for (expert, weight) in outputs.chosen(token, &all) {
+            sums[expert] += weight;
+        }
+    }
+    Ok(sums)
+}
+
 /// Experts in the order in which they are to go, until `least` are left: each time the one without which the layer's
 /// outputs stay closest to those with all ("Not All Experts are Equal", arXiv 2402.14800, section 3.1, one expert after
 /// the other instead of all sets). No fewer than the chosen ones can be left.

@@ -1,6 +1,6 @@
 //! Several experts become one.
 
-use super::{cosine, greatest};
+use super::greatest;
 use crate::{MethodError, assignment::assign, error::check_length};
 
 /// The neurons of an expert: `width` numbers for each, all that the network has about it (what it reads, its bias, what
@@ -75,30 +75,32 @@ pub fn averaged(experts: &[Neurons<'_>], weights: &[f64]) -> Result<Vec<f32>, Me
     Ok(sums.into_iter().map(|sum| sum as f32).collect())
 }
 
-/// Groups of experts that become one each, `count` of them: the most used ones, each followed by those whose outputs are
-/// most like its own ("Merge, Then Compress", arXiv 2310.01334, section 3.1, with outputs in place of router scores). In
-/// the order of the experts that lead them.
+/// Groups of experts that become one each: those in `leaders`, each followed by the others that are most like it by
+/// `likeness`, experts × experts ("Merge, Then Compress", arXiv 2310.01334, section 3.1). In the order of `leaders`.
 ///
 /// # Errors
-/// If there are fewer experts than groups, no group, or not as many outputs as experts.
-pub fn groups(usage: &[f32], outputs: &[Vec<f32>], count: usize) -> Result<Vec<Vec<usize>>, MethodError> {
-    check_length("the outputs of experts", usage.len(), outputs.len())?;
-    if count == 0 || count > usage.len() {
+/// If there is no leader, or one is no expert.
+pub fn groups(leaders: &[usize], likeness: &[f32], experts: usize) -> Result<Vec<Vec<usize>>, MethodError> {
+    check_length(
+        "the likeness of experts",
+        experts.saturating_mul(experts),
+        likeness.len(),
+    )?;
+    let outside = leaders.iter().copied().find(|&leader| leader >= experts);
+    if let Some(leader) = outside.or(leaders.is_empty().then_some(0)) {
         return Err(MethodError::Domain {
-            what: "the number of groups",
-            domain: "1 to the number of experts",
-            value: count as f64,
+            what: "an expert that leads others",
+            domain: "one of the experts",
+            value: leader as f64,
         });
     }
-    let mut leaders = greatest(usage, count);
-    leaders.sort_unstable();
     let mut groups: Vec<Vec<usize>> = leaders.iter().map(|&leader| vec![leader]).collect();
-    for expert in (0..usage.len()).filter(|expert| !leaders.contains(expert)) {
-        let likeness: Vec<f32> = leaders
+    for expert in (0..experts).filter(|expert| !leaders.contains(expert)) {
+        let to_leaders: Vec<f32> = leaders
             .iter()
-            .map(|&leader| cosine(&outputs[expert], &outputs[leader]) as f32)
+            .map(|&leader| likeness[expert * experts + leader])
             .collect();
-        if let Some(&nearest) = greatest(&likeness, 1).first() {
+        if let Some(&nearest) = greatest(&to_leaders, 1).first() {
             groups[nearest].push(expert);
         }
     }
@@ -128,14 +130,18 @@ mod tests {
 
     #[test]
     fn experts_follow_those_that_they_are_like() {
-        let outputs = vec![vec![1.0, 0.0], vec![0.1, 1.0], vec![0.0, 1.0], vec![1.0, 0.1]];
-        assert_eq!(
-            groups(&[5.0, 1.0, 4.0, 2.0], &outputs, 2).unwrap(),
-            [vec![0, 3], vec![2, 1]]
-        );
-        assert_eq!(groups(&[1.0; 4], &outputs, 4).unwrap().len(), 4);
-        assert!(groups(&[1.0; 4], &outputs, 0).is_err());
-        assert!(groups(&[1.0; 3], &outputs, 2).is_err());
+        let likeness = [
+            [1.0, 0.1, 0.0, 0.9],
+            [0.1, 1.0, 0.8, 0.2],
+            [0.0, 0.8, 1.0, 0.1],
+            [0.9, 0.2, 0.1, 1.0],
+        ];
+        let likeness = likeness.concat();
+        assert_eq!(groups(&[0, 2], &likeness, 4).unwrap(), [vec![0, 3], vec![2, 1]]);
+        assert_eq!(groups(&[0, 1, 2, 3], &likeness, 4).unwrap().len(), 4);
+        assert!(groups(&[], &likeness, 4).is_err());
+        assert!(groups(&[4], &likeness, 4).is_err());
+        assert!(groups(&[0], &likeness, 3).is_err());
     }
 
     #[test]

@@ -173,11 +173,7 @@ impl<'g> Finder<'g> {
         for (node, slot) in self.readers(rows.id()) {
             if node.is("Gather") && slot == 1 && first_axis(node) {
                 own = Some(&**node);
-            } else if node.is("Unsqueeze")
-                && self
-                    .integers(node.input(1)?)
-                    .is_some_and(|axes| axes == [1] || axes == [-1])
-            {
+            } else if self.makes_column(node) {
                 indices = Some(&**node);
             } else {
                 return None;
@@ -198,7 +194,9 @@ impl<'g> Finder<'g> {
                 return None;
             }
             weights = Some(gather.input(0)?.to_owned());
-            let column = self.only_reader(gather.id(), "Unsqueeze")?;
+            let column = self
+                .only_reader(gather.id(), "Unsqueeze")
+                .filter(|node| self.makes_column(node))?;
             let product = self.only_reader(column.id(), "Mul")?;
             if product.id() != made || self.index.sole_consumer(made).is_none() {
                 return None;
@@ -304,6 +302,12 @@ impl<'g> Finder<'g> {
     fn only_reader(&self, value: &str, op_type: &str) -> Option<&'g Node> {
         let (at, _) = self.index.sole_consumer(value)?;
         Some(&*self.graph.nodes[at]).filter(|node| node.is(op_type))
+    }
+
+    /// Whether this makes a column of a list.
+    fn makes_column(&self, node: &Node) -> bool {
+        let axes = node.input(1).and_then(|axes| self.integers(axes));
+        node.is("Unsqueeze") && axes.is_some_and(|axes| axes == [1] || axes == [-1])
     }
 
     fn constant(&self, value: &str) -> Option<Tensor> {
