@@ -1,0 +1,245 @@
+//! The rule `moe_experts`: fewer experts, and a router for those that are left.
+
+mod merge;
+mod order;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use kmr_sdk::{
+    Action, Applied, Error, Host, KnobSettings, Result, Rule, Target, log,
+    model::{
+        Edit, Graph, Model, Patch,
+        experts::{FeedForward, FoundExperts, Linear},
+    },
+};
+
+use crate::{
+    config::{ExpertsConfig, Method},
+    knob::{Count, Place},
+    layer::{place, routed, store},
+    network::{Network, Weights},
+    samples::rows,
+    top_k::NOTHING,
+};
+use order::Order;
+
+/// The rule `moe_experts`.
+pub struct Experts {
+    config: ExpertsConfig,
+    knob: Count,
+    /// What was found out about layers of a model, by the names of their routers.
+    known: Option<(Model, BTreeMap<String, Arc<Order>>)>,
+}
+
+/// A layer whose experts can be dropped.
+struct Layer {
+    found: FoundExperts,
+    router: Weights,
+    networks: Vec<Network>,
+}
+
+impl Rule for Experts {
+    type Config = ExpertsConfig;
+
+    fn new(config: ExpertsConfig, knobs: KnobSettings) -> Result<Self> {
+        config.check()?;
+        let knob = Count::read(&knobs, "experts")?;
+        Ok(Self {
+            config,
+            knob,
+            known: None,
+        })
+    }
+
+    fn targets(&mut self, host: &Host<'_>) -> Result<Vec<Target>> {
+        let layers = self.layers(&host.graph()?.graph)?;
+        if layers.is_empty() {
+            log::warn!("{NOTHING}");
+        }
+        Ok(self.knob.targets(&places(&layers), "all experts"))
+    }
+
+    fn apply(&mut self, host: &Host<'_>, action: &Action) -> Result<Applied> {
+        let base = host.graph()?;
+        let layers = self.layers(&base.graph)?;
+        let assigned = self.knob.assigned(action, &places(&layers))?;
+        let mut applied = Applied {
+            complete: assigned.is_empty() || !action.costs_only,
+            ..Applied::default()
+        };
+        if assigned.is_empty() {
+            return Ok(applied);
+        }
+        let meant: Vec<&Layer> = assigned.iter().map(|&(at, _)| &layers[at]).collect();
+        let known = match action.costs_only {
+            true => BTreeMap::new(),
+            false => self.analyze(host, &base, &meant)?,
+        };
+        let mut patch = Patch::new();
+        for (layer, &(_, count)) in meant.iter().zip(&assigned) {
+            let place = |error: Error| error.at(format!("layer `{}`", layer.found.label()));
+            let (router, networks) = match known.get(layer.id()) {
+                Some(order) => self.kept(layer, order, count).map_err(place)?,
+                None => layer.only(&(0..count).collect::<Vec<_>>()),
+            };
+            layer.write(&mut patch, &base.graph, &router, &networks);
+            applied.change(layer.found.label(), "experts", layer.networks.len(), count);
+        }
+        host.edit(&patch)?;
+        Ok(applied)
+    }
+}
+
+fn places(layers: &[Layer]) -> Vec<Place> {
+    let counts = |layer: &Layer| layer.found.experts.router.top_k..layer.networks.len();
+    layers.iter().map(|layer| place(&layer.found, counts(layer))).collect()
+}
+
+impl Experts {
+    fn layers(&self, graph: &Graph) -> Result<Vec<Layer>> {
+        let mut layers = Vec::new();
+        for found in routed(graph, &self.config.ignore)? {
+            let label = found.label().to_owned();
+            match Layer::of(graph, found, self.config.method == Method::Merge)? {
+                Ok(layer) => layers.push(layer),
+                Err(reason) => log::info!("the experts of {label} stay: {reason}"),
+            }
+        }
+        Ok(layers)
+    }
+
+    fn analyze(&mut self, host: &Host<'_>, base: &Model, layers: &[&Layer]) -> Result<BTreeMap<String, Arc<Order>>> {
+        let mut known = match self.known.take() {
+            Some((model, known)) if model == *base => known,
+            _ => BTreeMap::new(),
+        };
+        let open: Vec<&&Layer> = layers.iter().filter(|layer| !known.contains_key(layer.id())).collect();
+        let tokens: Vec<(String, usize)> = open
+            .iter()
+            .map(|layer| (layer.found.tokens.clone(), layer.router.inputs))
+            .collect();
+        let config = &self.config;
+        rows(host, &tokens, config.samples, config.tokens, &mut |at, tokens| {
+            let layer = open[at];
+            host.progress(
+                at as f64 / open.len() as f64,
+                &format!("experts of {}", layer.found.label()),
+            )?;
+            let order = Order::of(layer, tokens, config.importance)
+                .map_err(|error| error.at(format!("layer `{}`", layer.found.label())))?;
+            known.insert(layer.id().to_owned(), Arc::new(order));
+            Ok(())
+        })?;
+        self.known = Some((base.clone(), known.clone()));
+        Ok(known)
+    }
+
+    /// The `count` experts that stay of `layer`, and their router.
+    fn kept(&self, layer: &Layer, order: &Order, count: usize) -> Result<(Weights, Vec<Network>)> {
+        let kept = order.kept(count);
+        match self.config.method {
+            Method::Drop => Ok(layer.only(&kept)),
+            Method::Merge => merge::merged(layer, order, &kept),
+        }
+    }
+}
+
+impl Layer {
+    /// A layer of which experts can be dropped, or why it is none.
+    fn of(graph: &Graph, found: FoundExperts, alike: bool) -> Result<Result<Self, &'static str>> {
+        let experts = &found.experts;
+        let first = &experts.experts[0];
+        let form = |network: &FeedForward| -> Vec<(bool, bool)> {
+            network
+                .linears()
+                .map(|linear| (linear.outputs_first, linear.bias.is_some()))
+                .collect()
+        };
+        if experts
+            .experts
+            .iter()
+            .any(|expert| form(expert) != form(first) || expert.activation != first.activation)
+        {
+            return Ok(Err("they are not of one form"));
+        }
+        let index = graph.index();
+        let own = experts.experts.iter().flat_map(FeedForward::linears);
+        let own: Vec<&str> = own.chain([&experts.router.scores]).flat_map(Linear::tensors).collect();
+        if own.into_iter().any(|tensor| index.sole_consumer(tensor).is_none()) {
+            return Ok(Err("something else reads their weights, too"));
+        }
+        let networks = experts.experts.iter().map(|expert| Network::of(graph, expert));
+        let networks: Option<Vec<Network>> = networks.collect::<Result<_>>()?;
+        let (Some(networks), Some(router)) = (networks, Weights::of(graph, &experts.router.scores)?) else {
+            return Ok(Err(
+                "their weights are no float32 initializers; drop experts before quantization",
+            ));
+        };
+        if alike
+            && networks
+                .iter()
+                .any(|network| network.neurons() != networks[0].neurons())
+        {
+            return Ok(Err("they are not of one size, and cannot be merged"));
+        }
+        Ok(Ok(Self {
+            found,
+            router,
+            networks,
+        }))
+    }
+
+    fn id(&self) -> &str {
+        &self.found.experts.router.scores.weight
+    }
+
+    /// These experts as they are, and their scores.
+    fn only(&self, kept: &[usize]) -> (Weights, Vec<Network>) {
+        let networks = kept.iter().map(|&expert| self.networks[expert].clone()).collect();
+        (self.router.only_outputs(kept), networks)
+    }
+
+    /// Stores `networks` as the first experts and takes the others out, so that names go on counting from the first.
+    fn write(&self, patch: &mut Patch, graph: &Graph, router: &Weights, networks: &[Network]) {
+        let experts = &self.found.experts;
+        store(patch, &experts.router.scores, router);
+        for (named, network) in experts.experts.iter().zip(networks) {
+            let weights = network.gate.iter().chain([&network.up, &network.down]);
+            for (linear, weights) in named.linears().zip(weights) {
+                store(patch, linear, weights);
+            }
+        }
+        let (left, gone) = self.found.each.split_at(networks.len());
+        let before = |value: &str| {
+            let mut value = value;
+            while let Some(expert) = gone.iter().find(|expert| expert.after == value) {
+                value = &expert.before;
+            }
+            value.to_owned()
+        };
+        let mut reads = |node: &str, value: &str| {
+            let now = before(value);
+            if now != value {
+                patch.push(Edit::Rewire {
+                    node: node.into(),
+                    input: 0,
+                    value: now,
+                });
+            }
+        };
+        left.iter().for_each(|expert| reads(&expert.after, &expert.before));
+        if let Some(sum) = graph.node(&self.found.end).and_then(|end| end.input(0)) {
+            reads(&self.found.end, sum);
+        }
+        for node in gone.iter().rev().flat_map(|expert| expert.nodes.iter().rev()) {
+            patch.push(Edit::RemoveNode { node: node.clone() });
+        }
+        let gone = experts.experts[networks.len()..].iter().flat_map(FeedForward::linears);
+        for tensor in gone.flat_map(Linear::tensors) {
+            patch.push(Edit::RemoveTensor { name: tensor.into() });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
