@@ -183,10 +183,6 @@ mod tests {
             assert!((found - expected).abs() < 1e-6, "{found} {expected}");
         }
         // Inputs that never vary.
-<<<<<<< HEAD
-        let still = ridge(Matrix::new(3, 1, &[1.0; 3]).unwrap(), &[1.0, 2.0, 3.0], 1, 0.1).unwrap();
-        assert_eq!((still.weights, still.intercepts), (vec![0.0], vec![2.0]));
-=======
         let still = ridge(
             Matrix::new(3, 1, &[1.0; 3]).unwrap(),
             &[1.0, 2.0, 3.0],
@@ -206,7 +202,6 @@ mod tests {
         )
         .unwrap();
         assert!((zero.weights[0] - 13.0 / 6.0).abs() < 1e-12 && zero.intercepts == [0.0]);
->>>>>>> moe
         assert!(ridge(inputs, &targets, 1, 0.0, Intercept::Fitted).is_err());
         assert!(ridge(inputs, &targets, 2, 0.1, Intercept::Fitted).is_err());
         assert!(ridge(Matrix::new(0, 2, &[]).unwrap(), &[], 1, 0.1, Intercept::Fitted).is_err());
