@@ -109,6 +109,7 @@ pub struct Config {
     pub act_order: bool,
     pub damping: f64,
     pub passes: usize,
+    pub prefix: bool,
     pub samples: usize,
     pub activations: Activations,
     pub integer_layers: IntegerLayers,
@@ -120,6 +121,7 @@ pub struct Config {
     pub bias_correction: bool,
     pub equalize: bool,
     pub smooth: f64,
+    pub awq: u8,
     pub embeddings: bool,
     pub ignore: Ignore,
 }
@@ -134,6 +136,7 @@ impl Default for Config {
             act_order: gptq.act_order,
             damping: gptq.damping,
             passes: gptq.passes,
+            prefix: false,
             samples: 512,
             activations: Activations::default(),
             integer_layers: IntegerLayers::default(),
@@ -145,6 +148,7 @@ impl Default for Config {
             bias_correction: true,
             equalize: false,
             smooth: 0.0,
+            awq: 0,
             embeddings: true,
             ignore: Ignore::default(),
         }
@@ -169,6 +173,18 @@ impl Config {
             return refuse(
                 "smooth",
                 format!("has to be in [0, 1], 0 being off; got {}", self.smooth),
+            );
+        }
+        if !matches!(self.awq, 0 | 2..=8) {
+            return refuse("awq", format!("has to be 0 (off), or 2 to 8 bits; got {}", self.awq));
+        }
+        if self.awq > 0 && self.smooth > 0.0 {
+            return refuse("awq", "moves the same factors as `smooth`; remove one of both".into());
+        }
+        if self.prefix && self.method != Method::Gptq {
+            return refuse(
+                "prefix",
+                "is for method = \"gptq\", the one that looks at inputs".into(),
             );
         }
         if !(self.percentile > 50.0 && self.percentile <= 100.0) {
@@ -209,6 +225,15 @@ impl Config {
                 Method::Mse | Method::Gptq => Clipping::Mse,
             },
         })
+    }
+
+    /// Who shares a scale in a layer of so many columns.
+    pub fn sharing(&self, columns: usize) -> Granularity {
+        match self.granularity.0 {
+            // A group that holds a whole row is a channel.
+            Granularity::Group(size) if size >= columns => Granularity::Channel,
+            granularity => granularity,
+        }
     }
 
     /// The options of GPTQ.

@@ -16,10 +16,11 @@ use kmr_sdk::{
 
 use crate::{
     activations::{self, Activation},
+    awq,
     bits::{Bits, KNOB, Setting},
+    codes::{Codes, Source},
     config::{Activations, Choice, Config, IntegerLayers, Method},
     dynamic, equalize, fold, hard_swish,
-    inputs::{self, Inputs},
     layers::{Layer, Use, layers},
     placement, smooth,
     storage::{self, Decode, Stored},
@@ -55,8 +56,7 @@ struct Prepared {
     biases: Vec<Option<String>>,
     /// What is known of sizes, where nodes are placed by them.
     shapes: Shapes,
-    inputs: Option<Vec<Option<Vec<Inputs>>>>,
-    encoded: HashMap<(usize, u8), Arc<Encoded>>,
+    codes: Codes,
     parameters: BTreeMap<String, activations::Parameters>,
 }
 
@@ -179,7 +179,7 @@ impl Quantize {
             let one = |layer: &&Layer| {
                 let count = layer.len();
                 match bits {
-                    Bits::Off => 4 * count,
+                    Bits::Off => count * layer.stored_bits / 8,
                     Bits::Float16 | Bits::BFloat16 => 2 * count + DECODING_BYTES / 2,
                     Bits::Integer(bits) => storage::stored_bytes(count, bits).0 + 4 * layer.rows() + DECODING_BYTES,
                 }
@@ -241,6 +241,13 @@ impl Quantize {
             }
             lay(&mut graph, patch, &mut groundwork)?;
         }
+        if self.config.awq > 0 {
+            let patch = awq::patch(host, &graph, self.config.awq, &self.config)?;
+            if patch.edits.is_empty() {
+                log::warn!("`awq` changes nothing: no normalization or gate is read by matrix products alone");
+            }
+            lay(&mut graph, patch, &mut groundwork)?;
+        }
         if self.config.bias_correction {
             let patch = missing_biases(&graph);
             lay(&mut graph, patch, &mut groundwork)?;
@@ -265,8 +272,7 @@ impl Quantize {
             graph: Arc::new(graph),
             base,
             groundwork,
-            inputs: None,
-            encoded: HashMap::new(),
+            codes: Codes::default(),
             parameters: BTreeMap::new(),
         })
     }
@@ -308,7 +314,7 @@ impl Quantize {
             .collect();
         let works_on_integers = |layer: &Layer| layer.nodes.iter().any(|node| on_integers.contains(node.as_str()));
         let mut build = Build::on(&graph);
-        let mut integers: Vec<(usize, Arc<Encoded>)> = Vec::new();
+        let mut wanted: Vec<(usize, u8)> = Vec::new();
         for (position, layer) in layers.iter().enumerate() {
             let Some(bits) = bits_of(layer) else {
                 continue;
@@ -321,12 +327,13 @@ impl Quantize {
                     storage::store_half(&mut build, layer, &finite(&graph, &layer.tensor)?, bits)?;
                 }
                 Bits::Integer(bits) => {
-                    let bits = self.codes(bits, works_on_integers(layer));
-                    let encoded = self.encoded(host, prepared, position, bits, costs_only)?;
-                    integers.push((position, encoded));
+                    wanted.push((position, self.codes(bits, works_on_integers(layer))));
                 }
             }
         }
+        let encoded = self.encoded(host, prepared, &wanted, costs_only)?;
+        let positions = wanted.iter().map(|&(position, _)| position);
+        let integers: Vec<(usize, Arc<Encoded>)> = positions.zip(encoded).collect();
         for (position, encoded) in &integers {
             if let (Some(correction), Some(bias)) = (&encoded.correction, &prepared.biases[*position]) {
                 correct(&mut build, &graph, bias, correction)?;
@@ -443,37 +450,31 @@ impl Quantize {
         Ok(known.map(|(value, parameters)| (value.clone(), *parameters)).collect())
     }
 
-    /// The integers of a layer.
+    /// The integers of layers, each with its number of bits.
     fn encoded(
         &self,
         host: &Host<'_>,
         prepared: &mut Prepared,
-        position: usize,
-        bits: u8,
+        wanted: &[(usize, u8)],
         costs_only: bool,
-    ) -> Result<Arc<Encoded>> {
-        let (graph, layers) = (prepared.graph.clone(), prepared.layers.clone());
-        let layer = &layers[position];
+    ) -> Result<Vec<Arc<Encoded>>> {
         if costs_only {
-            return Ok(Arc::new(Encoded {
-                quantized: weights::outline(layer, bits, &self.config)?,
-                correction: None,
-            }));
+            let outlines = wanted.iter().map(|&(position, bits)| {
+                Ok(Arc::new(Encoded {
+                    quantized: weights::outline(&prepared.layers[position], bits, &self.config)?,
+                    correction: None,
+                }))
+            });
+            return outlines.collect();
         }
-        if let Some(known) = prepared.encoded.get(&(position, bits)) {
-            return Ok(known.clone());
-        }
-        let needed = self.config.method == Method::Gptq;
-        if needed && prepared.inputs.is_none() {
-            let centered = |layer: usize| prepared.biases[layer].is_some();
-            prepared.inputs = Some(inputs::observe(host, &graph, &layers, centered, self.config.samples)?);
-        }
-        let inputs = prepared.inputs.as_ref().and_then(|inputs| inputs[position].as_deref());
-        let centered = prepared.biases[position].is_some();
-        let values = finite(&graph, &layer.tensor)?;
-        let encoded = Arc::new(weights::encode(layer, &values, bits, inputs, centered, &self.config)?);
-        prepared.encoded.insert((position, bits), encoded.clone());
-        Ok(encoded)
+        let (graph, layers) = (prepared.graph.clone(), prepared.layers.clone());
+        let source = Source {
+            graph: &graph,
+            layers: &layers,
+            biases: &prepared.biases,
+            config: &self.config,
+        };
+        prepared.codes.of(host, source, wanted)
     }
 
     /// The bits of the codes that are stored in `bits`.

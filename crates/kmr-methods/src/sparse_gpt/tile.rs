@@ -46,10 +46,8 @@ impl Tile {
             } else {
                 &plain
             };
-            for column in 0..self.values.len() {
-                self.values[column][lane] = values[column][lane];
-                self.kept[column][lane] = kept[column][lane];
-            }
+            copy_lane(&mut self.values, values, lane);
+            copy_lane(&mut self.kept, kept, lane);
         }
     }
 
@@ -188,6 +186,12 @@ impl Tile {
                 *value = lanes[lane] as f32;
             }
         }
+    }
+}
+
+fn copy_lane<T: Copy>(to: &mut [[T; LANES]], from: &[[T; LANES]], lane: usize) {
+    for (to, from) in to.iter_mut().zip(from) {
+        to[lane] = from[lane];
     }
 }
 
