@@ -195,7 +195,11 @@ fn the_block_that_does_least_goes_first_and_takes_everything_along() {
 fn an_output_of_the_model_keeps_its_name() {
     let mut model = stack(&[1.0, 0.1], false);
     model.graph.nodes.pop();
-    model.graph.outputs = vec![ValueInfo::tensor("block1.sum", DType::FLOAT, &[Dimension::Unknown; 3])];
+    model.graph.outputs = vec![ValueInfo::tensor(
+        "block1.sum",
+        DType::FLOAT,
+        &[const { Dimension::Unknown }; 3],
+    )];
     let mut rule = rule(json!({}), "[0, 1]").unwrap();
     let host = host(model);
     host.with(|host| rule.apply(host, &action(1))).unwrap();
@@ -214,7 +218,7 @@ fn mistakes_are_told() {
     assert!(refused(json!({}), "[0, 1.5]").contains("takes whole numbers from 0 on; got 1.5"));
     assert!(refused(json!({}), "[1, 2]").contains("has to be 0"));
     assert!(refused(json!({"samples": 0}), "[0, 1]").starts_with("config.samples"));
-    assert!(refused(json!({"importance": "size"}), "[0, 1]").contains("`influence`, `output`"));
+    assert!(refused(json!({"importance": "size"}), "[0, 1]").contains("expected `influence` or `output`"));
     let mut blind = rule(json!({}), "[0, 1]").unwrap();
     let error = ModelHost::new(stack(&[1.0, 1.0], false))
         .with(|host| blind.targets(host))

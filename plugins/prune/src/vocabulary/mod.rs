@@ -51,7 +51,7 @@ impl Default for Config {
             keep: Vec::new(),
             input: None,
             outputs: true,
-            missing_score: -1e4,
+            missing_score: -100.0,
             samples: None,
         }
     }
