@@ -14,7 +14,7 @@ const LIMIT: usize = 1 << 30;
 
 /// What is held.
 #[derive(Clone, Default)]
-pub struct Held(Arc<Mutex<State>>);
+pub struct HeldValues(Arc<Mutex<State>>);
 
 #[derive(Default)]
 struct State {
@@ -30,13 +30,13 @@ struct State {
 
 /// A run that holds values.
 pub struct Holding {
-    held: Held,
+    held: HeldValues,
     run: u64,
     /// The values that whoever runs on from here needs.
     frontier: Vec<String>,
 }
 
-impl Held {
+impl HeldValues {
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -198,7 +198,7 @@ mod tests {
 
     #[test]
     fn what_comes_after_is_computed_from_what_is_held() {
-        let held = Held::default();
+        let held = HeldValues::default();
         let graph = graph();
         let run = held.begin(&graph, &["b".into()]);
         // The shortcut is needed once more; what no input has to do with is not held.
@@ -222,7 +222,7 @@ mod tests {
 
     #[test]
     fn what_an_edit_reaches_is_forgotten() {
-        let held = Held::default();
+        let held = HeldValues::default();
         let graph = graph();
         let run = held.begin(&graph, &["b".into()]);
         run.keep(0..4, Vec::new(), named(&["b", "h"]));

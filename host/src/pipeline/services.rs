@@ -33,7 +33,7 @@ use super::{
     checkpoint::{Checkpoints, Key},
     context::{Context, Executor},
     forward::{BATCH, Forward, ForwardCache},
-    held::{Held, Holding},
+    held::{HeldValues, Holding},
     session::{DataSession, Opening},
     transaction::Transaction,
 };
@@ -64,7 +64,7 @@ pub struct Services {
     caller: Caller,
     transaction: Transaction,
     /// What runs of this call keep for the next ones.
-    held: Held,
+    held: HeldValues,
     /// When this call first told of its progress, and how far it was then: one that goes on from a checkpoint does not
     /// begin at nothing.
     told: OnceLock<(Instant, f64)>,
@@ -77,7 +77,7 @@ impl Services {
             context,
             caller,
             transaction,
-            held: Held::default(),
+            held: HeldValues::default(),
             told: OnceLock::new(),
         }
     }
