@@ -7,17 +7,13 @@
 //! k-th term knows columns k and later alone, so rounding from the last column to the first, each to
 //! what cancels its term, needs neither H⁻¹ nor any update of the weights.
 
-mod lanes;
-mod metric;
 mod tile;
 
 use rayon::prelude::*;
 
 use crate::{
-    Granularity, Matrix, MethodError, Quantized, Scheme, error::check_length, fit, quantize, round_to_nearest,
+    Granularity, Matrix, MethodError, Quantized, Scheme, fit, lanes::LANES, metric::Metric, quantize, round_to_nearest,
 };
-use lanes::LANES;
-use metric::Metric;
 use tile::Tile;
 
 /// What the fitted scales are multiplied by in trials.
@@ -71,11 +67,16 @@ pub fn gptq<G: Copy + Into<f64> + Sync>(
     scheme: &Scheme,
     options: &Options,
 ) -> Result<Quantized, MethodError> {
-    check(weights.columns(), gram, options)?;
+    let metric = Metric::new(gram, weights.columns(), options.damping, |diagonal| {
+        let mut order: Vec<usize> = (0..diagonal.len()).rev().collect();
+        if options.act_order {
+            order.sort_by(|&a, &b| diagonal[a].total_cmp(&diagonal[b]));
+        }
+        order
+    })?;
     if weights.values().is_empty() {
         return quantize(weights, scheme, None);
     }
-    let metric = Metric::new(gram, weights.columns(), options)?;
     let parameters = fit(weights, scheme, Some(metric.diagonal()))?;
     let mut quantized = round_to_nearest(weights, scheme.grid, scheme.granularity, parameters)?;
     let refit = options.refit && scheme.granularity != Granularity::Tensor;
@@ -93,25 +94,4 @@ pub fn gptq<G: Copy + Into<f64> + Sync>(
         tile.store(&mut quantized);
     }
     Ok(quantized)
-}
-
-fn check<G: Copy + Into<f64>>(columns: usize, gram: &[G], options: &Options) -> Result<(), MethodError> {
-    if !(0.0..=1.0).contains(&options.damping) {
-        let (what, domain) = ("the damping", "from 0 to 1");
-        return Err(MethodError::Domain {
-            what,
-            domain,
-            value: options.damping,
-        });
-    }
-    check_length("the Gram matrix", columns.saturating_mul(columns), gram.len())?;
-    match gram.iter().position(|&value| !value.into().is_finite()) {
-        Some(at) => Err(MethodError::NotFinite {
-            what: "Gram matrix",
-            row: at / columns,
-            column: at % columns,
-            value: gram[at].into(),
-        }),
-        None => Ok(()),
-    }
 }

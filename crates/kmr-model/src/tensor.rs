@@ -163,6 +163,31 @@ impl Tensor {
         })
     }
 
+    /// A tensor of the same type and shape with other values, each rounded to the type. The counterpart of
+    /// [`to_f32`](Self::to_f32).
+    ///
+    /// # Errors
+    /// [`ErrorKind::Shape`] for other than floating-point types, or if the number of values differs.
+    pub fn with_f32(&self, values: Vec<f32>) -> Result<Self, ModelError> {
+        if values.len() != self.len() {
+            let message = format!("takes {} values; got {}", self.len(), values.len());
+            return Err(ModelError::new(ErrorKind::Shape, "", message));
+        }
+        let shape = self.shape.clone();
+        let values = values.into_iter();
+        match self.dtype {
+            DType::FLOAT => Ok(Self::from_vec(shape, values.collect())),
+            DType::DOUBLE => Ok(Self::from_vec(shape, values.map(f64::from).collect())),
+            DType::FLOAT16 => Ok(Self::from_vec(shape, values.map(half::f16::from_f32).collect())),
+            DType::BFLOAT16 => Ok(Self::from_vec(shape, values.map(half::bf16::from_f32).collect())),
+            other => Err(ModelError::new(
+                ErrorKind::Shape,
+                "",
+                format!("expected a tensor of floating-point numbers; it is {other}"),
+            )),
+        }
+    }
+
     /// The same bytes under another shape with as many elements.
     ///
     /// # Errors

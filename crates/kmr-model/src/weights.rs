@@ -1,4 +1,7 @@
 //! The weights of convolutions and matrix products: where they are and how they lie.
+//!
+//! A matrix may reach its product through nodes that only give it another form: a Transpose, as frameworks store a row
+//! for each output, or a Cast from a shorter type.
 
 use std::collections::{HashMap, HashSet};
 
@@ -76,6 +79,29 @@ impl Weight {
         element / self.stride(axis) % self.shape[axis].max(1)
     }
 
+    /// The row-major position of each element of the matrix that has a row for each output, and in it everything that
+    /// makes the output in the order of the tensor (of a convolution, input channels and then the taps of the kernel).
+    pub fn matrix_positions(&self) -> impl Iterator<Item = usize> + use<> {
+        let before: usize = self.shape[..self.output_axis].iter().product();
+        let rows = self.shape[self.output_axis];
+        let after = self.stride(self.output_axis);
+        let columns = before * after;
+        (0..rows * columns).map(move |at| {
+            let (row, column) = (at / columns, at % columns);
+            (column / after * rows + row) * after + column % after
+        })
+    }
+
+    /// Columns of that matrix from one input channel to the next: the taps of a kernel.
+    pub fn taps(&self) -> usize {
+        let outputs_after = if self.output_axis > self.input_axis {
+            self.shape[self.output_axis]
+        } else {
+            1
+        };
+        self.stride(self.input_axis) / outputs_after.max(1)
+    }
+
     /// Elements between neighbours on `axis`.
     pub fn stride(&self, axis: usize) -> usize {
         self.shape[axis + 1..].iter().product::<usize>().max(1)
@@ -85,8 +111,11 @@ impl Weight {
 /// The weights of `graph`, in the order in which nodes first read them, those inside subgraphs included. A tensor that
 /// nodes read in different ways is left out.
 pub fn weights(graph: &Graph) -> Vec<Weight> {
+    let forms = graph.nodes.iter().filter(|node| gives_form(node));
     let mut reading = Reading {
         graph,
+        forms: forms.map(|node| (node.id(), &**node)).collect(),
+        passed: Vec::new(),
         found: Vec::new(),
         places: HashMap::new(),
         uses: HashMap::new(),
@@ -101,17 +130,36 @@ pub fn weights(graph: &Graph) -> Vec<Weight> {
     if !reading.complete {
         return Vec::new();
     }
-    let (uses, mut found) = (reading.uses, reading.found);
-    found.retain(|weight| uses.get(&weight.tensor) == Some(&weight.readers.len()) && !weight.shape.contains(&0));
+    let (uses, passed, mut found) = (reading.uses, reading.passed, reading.found);
+    let used = |name: &str, times: usize| uses.get(name) == Some(&times);
+    let shared: HashSet<String> = passed
+        .into_iter()
+        .filter_map(|(tensor, form)| (!used(&form, 1)).then_some(tensor))
+        .collect();
+    found.retain(|weight| {
+        used(&weight.tensor, weight.readers.len()) && !shared.contains(&weight.tensor) && !weight.shape.contains(&0)
+    });
     found
 }
 
 /// Subgraphs nested deeper than this are not entered, and nothing that they may read is pruned.
 const DEEPEST: usize = 64;
 
+/// Forms that may lie between a weight and the product that reads it.
+const FORMS: usize = 4;
+
+/// Whether `node` makes nothing but another form of a tensor.
+fn gives_form(node: &Node) -> bool {
+    node.domain().is_empty() && matches!(node.op_type(), "Transpose" | "Cast" | "Identity")
+}
+
 /// Weights while a graph is read.
 struct Reading<'g> {
     graph: &'g Graph,
+    /// The nodes of the main graph that give tensors another form, by what they make.
+    forms: HashMap<&'g str, &'g Node>,
+    /// Tensors, and the forms of theirs that products read.
+    passed: Vec<(String, String)>,
     found: Vec<Weight>,
     /// The position of each in `found`.
     places: HashMap<String, usize>,
@@ -129,10 +177,13 @@ impl Reading<'_> {
             *self.uses.entry(input.clone()).or_default() += 1;
         }
         if let Ok(node) = Node::from_proto(without_subgraphs(node)) {
-            for mut weight in weights_of(self.graph, &node) {
-                if own.contains(weight.tensor.as_str()) {
+            for (mut weight, forms) in found_in(self.graph, &node, |value| self.forms.get(value).copied()) {
+                let within = forms.iter().chain([&weight.tensor]);
+                if within.into_iter().any(|name| own.contains(name.as_str())) {
                     continue;
                 }
+                self.passed
+                    .extend(forms.into_iter().map(|form| (weight.tensor.clone(), form)));
                 if depth > 0 {
                     for reader in &mut weight.readers {
                         reader.input = None;
@@ -198,6 +249,15 @@ fn without_subgraphs(node: &proto::NodeProto) -> proto::NodeProto {
 
 /// The weights that `node` multiplies with, if it is an operator and they are weights of the kind meant here.
 pub fn weights_of(graph: &Graph, node: &Node) -> Vec<Weight> {
+    let maker = |value: &str| graph.node(value).map(|node| &**node).filter(|node| gives_form(node));
+    found_in(graph, node, maker)
+        .into_iter()
+        .map(|(weight, _)| weight)
+        .collect()
+}
+
+/// The same, with the values in which each is read, where that is not the tensor itself.
+fn found_in<'g>(graph: &'g Graph, node: &Node, maker: impl Fn(&str) -> Option<&'g Node>) -> Vec<(Weight, Vec<String>)> {
     if !node.domain().is_empty() {
         return Vec::new();
     }
@@ -206,7 +266,43 @@ pub fn weights_of(graph: &Graph, node: &Node) -> Vec<Weight> {
         "LSTM" | "GRU" | "RNN" => &[1, 2],
         _ => &[],
     };
-    slots.iter().filter_map(|&slot| weight_of(graph, node, slot)).collect()
+    let mut found = Vec::new();
+    for &slot in slots {
+        if let Some(weight) = weight_of(graph, node, slot) {
+            found.push((weight, Vec::new()));
+        } else if matches!(node.op_type(), "Gemm" | "MatMul") {
+            found.extend(formed_weight(graph, node, slot, &maker));
+        }
+    }
+    found
+}
+
+/// The matrix that reaches `node` in other forms.
+fn formed_weight<'g>(
+    graph: &'g Graph,
+    node: &Node,
+    slot: usize,
+    maker: impl Fn(&str) -> Option<&'g Node>,
+) -> Option<(Weight, Vec<String>)> {
+    let (mut value, mut turned, mut forms) = (node.input(slot)?, false, Vec::new());
+    while graph.tensor(value).is_none() {
+        let form = maker(value).filter(|_| forms.len() < FORMS)?;
+        forms.push(value.to_owned());
+        match form.op_type() {
+            "Transpose" if matches!(form.ints("perm"), None | Some([1, 0])) => turned = !turned,
+            "Transpose" => return None,
+            _ => {}
+        }
+        value = form.input(0)?;
+    }
+    let mut direct = node.clone();
+    let inputs = &mut direct.proto_mut().input;
+    *inputs.get_mut(slot)? = value.to_owned();
+    let mut weight = weight_of(graph, &direct, slot).filter(|weight| weight.shape.len() == 2)?;
+    if turned {
+        std::mem::swap(&mut weight.input_axis, &mut weight.output_axis);
+    }
+    Some((weight, forms))
 }
 
 fn weight_of(graph: &Graph, node: &Node, slot: usize) -> Option<Weight> {
@@ -277,6 +373,23 @@ mod tests {
             .map(|e| weights[0].input_channel(&weights[0].readers[0], e))
             .collect();
         assert_eq!(channels, [0, 1, 0, 1, 2, 3, 2, 3]);
+    }
+
+    #[test]
+    fn a_matrix_has_a_row_for_each_output() {
+        let mut graph = graph(&["x"], &["y"]);
+        let mut matrix = |op: &str, shape: &[usize]| {
+            let tensor = Tensor::from_vec(shape.to_vec(), vec![1.0_f32; shape.iter().product()]);
+            graph.initializers.insert("w".into(), tensor.into());
+            let weight = weights_of(&graph, &Node::new(op, "", &["x", "w"], &["y"])).remove(0);
+            (weight.matrix_positions().collect::<Vec<_>>(), weight.taps())
+        };
+        assert_eq!(matrix("MatMul", &[3, 2]), (vec![0, 2, 4, 1, 3, 5], 1));
+        assert_eq!(matrix("Conv", &[2, 2, 1, 2]), ((0..8).collect(), 2));
+        assert_eq!(
+            matrix("ConvTranspose", &[2, 2, 1, 2]),
+            (vec![0, 1, 4, 5, 2, 3, 6, 7], 2)
+        );
     }
 
     #[test]
@@ -353,6 +466,31 @@ mod tests {
             .map(|w| (w.tensor.as_str(), w.input_axis, w.readers[0].input.is_some()))
             .collect();
         assert_eq!(inputs, [("w", 2, true), ("r", 2, false)]);
+    }
+
+    /// As frameworks write a linear layer: a row for each output, turned before the product.
+    #[test]
+    fn a_turned_matrix_is_a_weight_of_its_product() {
+        let mut graph = graph(&["x"], &["y"]);
+        let tensor = Tensor::from_vec(vec![5, 3], vec![1.0_f32; 15]);
+        graph.initializers.insert("w".into(), tensor.into());
+        let mut add = |node: Node| graph.nodes.push(std::sync::Arc::new(node));
+        add(Node::new("Cast", "", &["w"], &["long"]).with_int("to", 1));
+        add(Node::new("Transpose", "", &["long"], &["turned"]).with_ints("perm", &[1, 0]));
+        add(Node::new("MatMul", "product", &["x", "turned"], &["y"]));
+        let found = weights(&graph);
+        assert_eq!(found.len(), 1);
+        assert_eq!(
+            (found[0].output_axis, found[0].input_axis, found[0].label()),
+            (0, 1, "product")
+        );
+        assert_eq!(found[0].readers[0].input.as_deref(), Some("x"));
+        assert_eq!(weights_of(&graph, &graph.nodes[2]), found);
+        // What something else reads in this form stays.
+        graph
+            .nodes
+            .push(std::sync::Arc::new(Node::new("Relu", "", &["turned"], &["z"])));
+        assert!(weights(&graph).is_empty());
     }
 
     #[test]

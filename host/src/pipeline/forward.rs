@@ -10,7 +10,7 @@ use kmr_compute::{ComputeError, ErrorKind, Mode, Program};
 use kmr_formats::{Dataset, Sample};
 use kmr_model::Tensor;
 
-use super::context::Executor;
+use super::{context::Executor, held::Holding};
 
 /// Samples to a batch where nobody asks otherwise.
 pub const BATCH: usize = 100;
@@ -82,6 +82,41 @@ pub struct Forward {
 }
 
 impl Forward {
+    /// [`outputs`](Self::outputs) of rows, from values that are held, and holding those that others will need.
+    pub fn outputs_from(
+        &self,
+        outputs: &[String],
+        range: Range<usize>,
+        holding: &Holding,
+    ) -> Result<Vec<Tensor>, ComputeError> {
+        let known = holding.known(&range);
+        // What is asked for may be held itself.
+        let asked: Vec<String> = outputs
+            .iter()
+            .filter(|name| known.iter().all(|(held, _)| held != *name))
+            .cloned()
+            .collect();
+        let mut names = asked.clone();
+        names.extend(holding.missing(&known).into_iter().filter(|name| !asked.contains(name)));
+        let mut computed = Vec::new();
+        if !names.is_empty() {
+            let inputs = self.data.calls(range.clone()).into_iter().flatten();
+            let feeds = inputs.chain(known.iter().cloned()).collect();
+            let wanted: Vec<&str> = names.iter().map(String::as_str).collect();
+            let values = self.program.forward(&feeds, &wanted, Mode::default())?;
+            computed = names.into_iter().zip(values).collect();
+        }
+        let answers = outputs.iter().filter_map(|name| {
+            let all = known.iter().chain(&computed);
+            all.into_iter()
+                .find(|(held, _)| held == name)
+                .map(|(_, value)| value.clone())
+        });
+        let answers = answers.collect();
+        holding.keep(range, known, computed);
+        Ok(answers)
+    }
+
     /// The values `outputs` on the samples in `range`; none named means the model's outputs.
     pub fn outputs(&self, outputs: &[String], range: Range<usize>) -> Result<Vec<Tensor>, ComputeError> {
         let key = (outputs.to_vec(), range.clone());

@@ -33,6 +33,7 @@ use super::{
     checkpoint::{Checkpoints, Key},
     context::{Context, Executor},
     forward::{BATCH, Forward, ForwardCache},
+    held::{HeldValues, Holding},
     session::{DataSession, Opening},
     transaction::Transaction,
 };
@@ -62,6 +63,8 @@ pub struct Services {
     context: Arc<Context>,
     caller: Caller,
     transaction: Transaction,
+    /// What runs of this call keep for the next ones.
+    held: HeldValues,
     /// When this call first told of its progress, and how far it was then: one that goes on from a checkpoint does not
     /// begin at nothing.
     told: OnceLock<(Instant, f64)>,
@@ -74,6 +77,7 @@ impl Services {
             context,
             caller,
             transaction,
+            held: HeldValues::default(),
             told: OnceLock::new(),
         }
     }
@@ -221,10 +225,11 @@ impl Host for Services {
             let batches = DataBatches {
                 forward: Forward {
                     program: self.program(&request.model)?,
-                    data,
+                    data: data.clone(),
                     cache: self.cache(&request),
                 },
                 names: self.output_names(&request)?,
+                holding: self.holding(&request, &data),
                 outputs: request.outputs,
                 batch: size,
                 next: 0,
@@ -330,6 +335,14 @@ impl Host for Services {
 }
 
 impl Services {
+    /// Whether a run keeps what it computes, and goes on from what others have kept: those of a rule on the candidate.
+    fn holding(&self, request: &RunRequest, data: &Dataset) -> Option<Holding> {
+        let of_rule = !matches!(self.caller, Caller::Meter { .. });
+        let asked = request.hold && request.split == Split::Calibration && request.model == CANDIDATE;
+        let rows = matches!(data.sample(), Sample::Row);
+        (of_rule && asked && rows).then(|| self.held.begin(&self.transaction.model().graph, &request.outputs))
+    }
+
     fn output_names(&self, request: &RunRequest) -> Result<Vec<String>, PluginError> {
         if !request.outputs.is_empty() {
             return Ok(request.outputs.clone());
@@ -350,6 +363,7 @@ struct DataBatches {
     outputs: Vec<String>,
     /// The names of what comes out: `outputs`, or the model's where these are none.
     names: Vec<String>,
+    holding: Option<Holding>,
     batch: usize,
     next: usize,
     end: usize,
@@ -366,10 +380,11 @@ impl BatchIterator for DataBatches {
                 return Err(PluginError::new(ErrorCode::CANCELLED, "cancelled"));
             }
             let range = self.next..(self.next + self.batch).min(self.end);
-            let outputs = self
-                .forward
-                .outputs(&self.outputs, range.clone())
-                .map_err(compute_error)?;
+            let outputs = match &self.holding {
+                Some(holding) => self.forward.outputs_from(&self.outputs, range.clone(), holding),
+                None => self.forward.outputs(&self.outputs, range.clone()),
+            };
+            let outputs = outputs.map_err(compute_error)?;
             let outputs: Vec<Tensor> = match self.forward.data.sample() {
                 Sample::Row => outputs,
                 Sample::Call => outputs.into_iter().map(of_one_call).collect(),

@@ -1,7 +1,10 @@
-//! Pruning: whole channels (`prune`), single weights (`prune_unstructured`), N:M patterns (`prune_n_m`).
+//! Pruning: whole channels and attention heads (`prune`), residual blocks (`prune_depth`), words (`prune_vocabulary`),
+//! single weights (`prune_unstructured`), N:M patterns (`prune_n_m`).
 
+mod depth;
 mod importance;
 mod knob;
+mod made_up;
 mod pattern;
 mod recalibration;
 mod scored;
@@ -9,6 +12,7 @@ mod selection;
 mod storage;
 mod structural;
 mod unstructured;
+mod vocabulary;
 mod weights;
 mod zeroing;
 
@@ -26,6 +30,31 @@ kmr_sdk::export_plugin! {
             "domain": { "min": 0, "max": 0.95 },
             "per": ["layer", "model"],
             "default": [0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]
+        }],
+        "after": ["prune_depth", "prune_vocabulary"]
+    }
+    rule "prune_depth" => depth::PruneDepth {
+        "summary": "removes the residual blocks that matter least",
+        "role": "reduce",
+        "locality": "graph",
+        "knobs": [{
+            "name": "blocks_removed",
+            "description": "how many blocks are removed",
+            "domain": { "min": 0, "max": 1000 },
+            "per": ["model"],
+            "default": [0, 1, 2, 3, 4]
+        }]
+    }
+    rule "prune_vocabulary" => vocabulary::PruneVocabulary {
+        "summary": "removes the rows of embeddings and word scores that a corpus never uses",
+        "role": "reduce",
+        "locality": "graph",
+        "knobs": [{
+            "name": "token_coverage",
+            "description": "the share of the corpus' words that the rows kept cover",
+            "domain": { "choices": ["off", 1.0, 0.9999, 0.999, 0.998, 0.995, 0.99, 0.98, 0.95, 0.9, 0.8] },
+            "per": ["model"],
+            "default": ["off", 1.0, 0.999, 0.99]
         }]
     }
     rule "prune_unstructured" => unstructured::PruneUnstructured {
@@ -39,7 +68,7 @@ kmr_sdk::export_plugin! {
             "per": ["layer", "model"],
             "default": [0, 0.5, 0.7, 0.8, 0.9, 0.95]
         }],
-        "after": ["prune"]
+        "after": ["prune", "prune_depth", "prune_vocabulary"]
     }
     rule "prune_n_m" => pattern::PruneNM {
         "summary": "keeps at most N of every M neighbouring weights along the input channels",
@@ -52,7 +81,7 @@ kmr_sdk::export_plugin! {
             "per": ["layer", "model"],
             "default": ["off", "2:4", "1:4"]
         }],
-        "after": ["prune"],
+        "after": ["prune", "prune_depth", "prune_vocabulary"],
         "conflicts": ["prune_unstructured"]
     }
 }

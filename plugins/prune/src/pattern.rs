@@ -2,6 +2,7 @@
 
 use std::str::FromStr;
 
+use kmr_methods::sparse_gpt;
 use kmr_sdk::{
     Action, Applied, Error, Host, Ignore, KnobSettings, Result, Rule, Target, log, serde_json::Value, wire::Per,
 };
@@ -10,6 +11,7 @@ use serde::Deserialize;
 use crate::{
     importance::weights::Importance,
     knob::{MODEL, unknown_target},
+    made_up::{Wanted, make_up},
     scored::{Remembered, Scored},
     selection::greatest,
     weights::{Weight, stored},
@@ -66,6 +68,8 @@ impl Default for Config {
 /// The rule `prune_n_m`.
 pub struct PruneNM {
     per: Per,
+    importance: Importance,
+    samples: usize,
     /// The patterns that the manifest turns the knob through, the densest first.
     patterns: Vec<(String, Pattern)>,
     remembered: Remembered,
@@ -89,6 +93,8 @@ impl Rule for PruneNM {
         patterns.sort_by(|(_, a), (_, b)| (b.keep * a.of).cmp(&(a.keep * b.of)));
         Ok(Self {
             per: knobs.get(KNOB).map_or(Per::Layer, |setting| setting.per),
+            importance: config.importance,
+            samples: config.samples,
             patterns,
             remembered: Remembered::new(config.importance, config.samples, config.ignore)?,
         })
@@ -132,6 +138,7 @@ impl Rule for PruneNM {
         }
         let scored = self.remembered.of(host)?;
         let mut zeroing = Zeroing::of(&scored.base);
+        let mut made_up: Vec<Wanted<'_>> = Vec::new();
         for (assignment, pattern) in assigned {
             let chosen = scored.weights.iter().filter(|weight| match self.per {
                 Per::Model => assignment.target == MODEL,
@@ -140,13 +147,26 @@ impl Rule for PruneNM {
             let mut found = false;
             for weight in chosen {
                 found = true;
+                if self.importance == Importance::SparseGpt && !action.costs_only {
+                    made_up.push(Wanted {
+                        weight,
+                        pattern: sparse_gpt::Pattern::Blocks {
+                            keep: pattern.keep,
+                            of: pattern.of,
+                            stride: weight.taps(),
+                        },
+                    });
+                    continue;
+                }
                 zeroing.zero(weight, removed(weight, &scored.scores[&weight.tensor], pattern))?;
             }
             if !found {
                 return Err(unknown_target(assignment));
             }
         }
-        zeroing.finish(host)
+        make_up(host, &scored.base, &made_up, self.samples, &mut zeroing)?;
+        let done = self.importance != Importance::SparseGpt || !action.costs_only;
+        zeroing.finish(host, done)
     }
 }
 

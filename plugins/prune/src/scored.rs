@@ -9,6 +9,7 @@ use crate::{
         ElementScores,
         weights::{Importance, scores},
     },
+    made_up,
     weights::{Weight, weights},
 };
 
@@ -77,6 +78,9 @@ impl Remembered {
                 "no weights can be pruned: no convolution, matrix product or recurrent layer has a stored weight of \
                  floating-point numbers of its own that is not ignored"
             );
+        }
+        if self.importance == Importance::SparseGpt && !weights.is_empty() {
+            made_up::check(host, &base.graph, &weights)?;
         }
         let scores = scores(host, &base.graph, &weights, self.importance, self.samples)?;
         Ok(Scored { base, weights, scores })

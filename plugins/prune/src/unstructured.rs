@@ -1,11 +1,13 @@
 //! The rule `prune_unstructured`: sets single weights to zero.
 
+use kmr_methods::sparse_gpt::Pattern;
 use kmr_sdk::{Action, Applied, Error, Host, Ignore, KnobSettings, Result, Rule, Target, log, model::Model, wire::Per};
 use serde::Deserialize;
 
 use crate::{
     importance::{ElementScores, weights::Importance},
     knob::{MODEL, Sparsity, unknown_target},
+    made_up::{Wanted, make_up},
     scored::Remembered,
     selection::removed,
     weights::{Weight, stored},
@@ -52,6 +54,7 @@ impl Default for Config {
 pub struct PruneUnstructured {
     scope: Scope,
     importance: Importance,
+    samples: usize,
     sparsity: Sparsity,
     remembered: Remembered,
 }
@@ -67,8 +70,8 @@ impl Rule for PruneUnstructured {
                     "\"global\" ranks the weights of the whole model for one knob; turn the knob with per = \"model\", \
                      or leave scope out",
                 ),
-                (_, Importance::Wanda) => {
-                    Some("wanda compares the weights of one output alone; take importance = \"l1\"")
+                (_, importance) if importance.compares_outputs() => {
+                    Some("this importance compares the weights of one output alone; take importance = \"l1\"")
                 }
                 _ => None,
             };
@@ -79,6 +82,7 @@ impl Rule for PruneUnstructured {
         Ok(Self {
             scope: config.scope,
             importance: config.importance,
+            samples: config.samples,
             sparsity,
             remembered: Remembered::new(config.importance, config.samples, config.ignore)?,
         })
@@ -122,6 +126,7 @@ impl Rule for PruneUnstructured {
         }
         let scored = self.remembered.of(host)?;
         let mut zeroing = Zeroing::of(&scored.base);
+        let mut made_up: Vec<Wanted<'_>> = Vec::new();
         for (assignment, sparsity) in assigned {
             let chosen: Vec<&Weight> = match self.sparsity.per {
                 Per::Model if assignment.target == MODEL => scored.weights.iter().collect(),
@@ -141,27 +146,36 @@ impl Rule for PruneUnstructured {
                 }
                 continue;
             }
+            if self.importance == Importance::SparseGpt && !action.costs_only {
+                made_up.extend(chosen.into_iter().map(|weight| Wanted {
+                    weight,
+                    pattern: Pattern::Share {
+                        removed: removed(weight.len() / weight.shape[weight.output_axis].max(1), sparsity),
+                    },
+                }));
+                continue;
+            }
             for weight in chosen {
                 zeroing.zero(weight, self.least(weight, &scored.scores[&weight.tensor], sparsity))?;
             }
         }
-        zeroing.finish(host)
+        make_up(host, &scored.base, &made_up, self.samples, &mut zeroing)?;
+        let done = self.importance != Importance::SparseGpt || !action.costs_only;
+        zeroing.finish(host, done)
     }
 }
 
 impl PruneUnstructured {
     /// The sets of positions of which the same share is removed: a whole tensor, or each output on its own.
     fn sets(&self, weight: &Weight) -> Vec<Vec<usize>> {
-        match self.importance {
-            Importance::L1 => vec![(0..weight.len()).collect()],
-            Importance::Wanda => {
-                let mut sets = vec![Vec::new(); weight.shape[weight.output_axis]];
-                for element in 0..weight.len() {
-                    sets[weight.coordinate(element, weight.output_axis)].push(element);
-                }
-                sets
-            }
+        if !self.importance.compares_outputs() {
+            return vec![(0..weight.len()).collect()];
         }
+        let mut sets = vec![Vec::new(); weight.shape[weight.output_axis]];
+        for element in 0..weight.len() {
+            sets[weight.coordinate(element, weight.output_axis)].push(element);
+        }
+        sets
     }
 
     fn least(&self, weight: &Weight, scores: &[f32], sparsity: f64) -> Vec<usize> {

@@ -46,28 +46,49 @@ impl<'m> Zeroing<'m> {
             zeroed += usize::from(element.iter().any(|&byte| byte != 0));
             element.fill(0);
         }
-        if zeroed == 0 {
-            return Ok(());
+        if zeroed > 0 {
+            let after = Tensor::new(tensor.dtype(), tensor.shape().to_vec(), bytes.into())?;
+            self.store(weight, tensor, after);
         }
-        let after = Tensor::new(tensor.dtype(), tensor.shape().to_vec(), bytes.into())?;
-        let nonzero = [tensor, &after].map(|tensor| crate::storage::stored_count(tensor).unwrap_or(tensor.len()));
+        Ok(())
+    }
+
+    /// Gives `weight` other `values`, some of them zero, and stores it in whichever layout is smaller.
+    pub fn replace(&mut self, weight: &Weight, values: Vec<f32>) -> Result<()> {
+        if let Some(tensor) = self.model.graph.tensor(&weight.tensor) {
+            self.store(weight, tensor, tensor.with_f32(values)?);
+        }
+        Ok(())
+    }
+
+    fn store(&mut self, weight: &Weight, before: &Tensor, after: Tensor) {
+        let nonzero = [before, &after].map(|tensor| crate::storage::stored_count(tensor).unwrap_or(tensor.len()));
         self.applied
             .change(weight.label(), "nonzero weights", nonzero[0], nonzero[1]);
         match store(&mut self.patch, self.model, &weight.tensor, after) {
             Layout::Sparse => self.sparse += 1,
             Layout::Dense => self.dense.push(weight.label().to_owned()),
         }
-        Ok(())
     }
 
-    /// Edits the candidate, and says what was done.
+    /// Edits the candidate with what there is so far, so that it can be observed.
     ///
     /// # Errors
     /// If the host refuses the edits.
-    pub fn finish(mut self, host: &Host<'_>) -> Result<Applied> {
-        if !self.patch.edits.is_empty() {
-            host.edit(&self.patch)?;
+    pub fn edit(&mut self, host: &Host<'_>) -> Result<()> {
+        let patch = std::mem::take(&mut self.patch);
+        if !patch.edits.is_empty() {
+            host.edit(&patch)?;
         }
+        Ok(())
+    }
+
+    /// Edits the candidate, and says what was done; `complete` says that the values are those that they stay.
+    ///
+    /// # Errors
+    /// If the host refuses the edits.
+    pub fn finish(mut self, host: &Host<'_>, complete: bool) -> Result<Applied> {
+        self.edit(host)?;
         if !self.dense.is_empty() {
             let named = self
                 .dense
@@ -92,7 +113,7 @@ impl<'m> Zeroing<'m> {
                 self.sparse + self.dense.len()
             ));
         }
-        self.applied.complete = true;
+        self.applied.complete = complete;
         Ok(self.applied)
     }
 }

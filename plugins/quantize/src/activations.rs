@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
+use kmr_calibration::each_batch;
 use kmr_methods::{
     Grid,
     calibration::{Histogram, activation_parameters},
@@ -17,7 +18,6 @@ use kmr_sdk::{
 use rayon::prelude::*;
 
 use crate::{
-    calibration::each_batch,
     config::Config,
     values::{is_unscaled, own},
 };

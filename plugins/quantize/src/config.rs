@@ -117,6 +117,7 @@ pub struct Config {
     pub act_order: bool,
     pub damping: f64,
     pub passes: usize,
+    pub prefix: bool,
     pub samples: usize,
     pub activations: Activations,
     pub integer_layers: IntegerLayers,
@@ -128,6 +129,7 @@ pub struct Config {
     pub bias_correction: bool,
     pub equalize: bool,
     pub smooth: f64,
+    pub awq: u8,
     pub embeddings: bool,
     pub channel_group: usize,
     pub ignore: Ignore,
@@ -143,6 +145,7 @@ impl Default for Config {
             act_order: gptq.act_order,
             damping: gptq.damping,
             passes: gptq.passes,
+            prefix: false,
             samples: 512,
             activations: Activations::default(),
             integer_layers: IntegerLayers::default(),
@@ -154,6 +157,7 @@ impl Default for Config {
             bias_correction: true,
             equalize: false,
             smooth: 0.0,
+            awq: 0,
             embeddings: true,
             channel_group: 16,
             ignore: Ignore::default(),
@@ -190,6 +194,24 @@ impl Config {
             return refuse(
                 "smooth",
                 format!("has to be in [0, 1], 0 being off; got {}", self.smooth),
+            );
+        }
+        if !matches!(self.awq, 0 | 2..=8) {
+            return refuse("awq", format!("has to be 0 (off), or 2 to 8 bits; got {}", self.awq));
+        }
+        if self.awq > 0 && self.smooth > 0.0 {
+            return refuse("awq", "moves the same factors as `smooth`; remove one of both".into());
+        }
+        if self.prefix && per == Per::ChannelGroup {
+            return refuse(
+                "prefix",
+                "goes from whole layer to whole layer; remove it, or turn the knob per \"layer\"".into(),
+            );
+        }
+        if self.prefix && self.method != Method::Gptq {
+            return refuse(
+                "prefix",
+                "is for method = \"gptq\", the one that looks at inputs".into(),
             );
         }
         if !(self.percentile > 50.0 && self.percentile <= 100.0) {
@@ -230,6 +252,15 @@ impl Config {
                 Method::Mse | Method::Gptq => Clipping::Mse,
             },
         })
+    }
+
+    /// Who shares a scale in a layer of so many columns.
+    pub fn sharing(&self, columns: usize) -> Granularity {
+        match self.granularity.0 {
+            // A group that holds a whole row is a channel.
+            Granularity::Group(size) if size >= columns => Granularity::Channel,
+            granularity => granularity,
+        }
     }
 
     /// The options of GPTQ.

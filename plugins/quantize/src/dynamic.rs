@@ -9,8 +9,12 @@ use kmr_sdk::{
 
 use crate::values::is_unscaled;
 
-/// Whether `node` can be such a product: a MatMul, or a Gemm that is one with a bias.
+/// Whether `node` can be such a product: a MatMul, or a Gemm that is one with a bias, of a stored matrix itself and not
+/// of another form of one.
 pub fn can_be(graph: &Graph, node: &Node) -> bool {
+    if node.input(1).is_none_or(|weight| graph.tensor(weight).is_none()) {
+        return false;
+    }
     let vector = |name: &str| graph.tensor(name).is_some_and(|bias| bias.shape().len() == 1);
     match node.op_type() {
         "MatMul" => true,

@@ -2,18 +2,8 @@
 
 use std::borrow::Cow;
 
+use kmr_calibration::Product;
 use kmr_sdk::model::{DType, Graph, Node, weights};
-
-/// A convolution or matrix product that reads a weight, and what it multiplies with it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Product {
-    /// The node's id.
-    pub node: String,
-    /// The value that it multiplies.
-    pub input: String,
-    /// Groups of a convolution; 1 elsewhere.
-    pub groups: usize,
-}
 
 /// What reads a weight.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,7 +16,7 @@ pub enum Use {
     Embedding,
 }
 
-/// A float32 weight that can be quantized.
+/// A float32 weight that can be quantized, or one of 16 bits that is only ever cast to float32.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layer {
     /// The initializer, which is the target's id.
@@ -41,6 +31,8 @@ pub struct Layer {
     pub axis: usize,
     /// What reads it.
     pub reads: Use,
+    /// The bits that an element takes now.
+    pub stored_bits: usize,
 }
 
 impl Layer {
@@ -104,18 +96,26 @@ impl Layer {
     }
 }
 
-/// The float32 weights of `graph` that can be quantized, in the order in which nodes first read them.
+/// The weights of `graph` that can be quantized, in the order in which nodes first read them.
 pub fn layers(graph: &Graph, embeddings: bool) -> Vec<Layer> {
     let index = graph.index();
-    let is_float = |tensor: &str| {
-        graph
-            .tensor(tensor)
-            .is_some_and(|tensor| tensor.dtype() == DType::FLOAT)
+    // Codes are decoded to float32.
+    let to_float = |&(reader, _): &(usize, usize)| {
+        let node = &graph.nodes[reader];
+        node.is("Cast") && node.int("to") == Some(DType::FLOAT.number().into())
+    };
+    let bits = |name: &str| match graph.tensor(name)?.dtype() {
+        DType::FLOAT => Some(32),
+        DType::FLOAT16 | DType::BFLOAT16 => {
+            (index.is_inner(name) && index.consumers(name).iter().all(to_float)).then_some(16)
+        }
+        _ => None,
     };
     let found = weights::weights(graph).into_iter();
     let mut layers: Vec<Layer> = found
-        .filter(|weight| is_float(&weight.tensor))
-        .map(|weight| Layer {
+        .filter_map(|weight| bits(&weight.tensor).map(|bits| (weight, bits)))
+        .map(|(weight, stored_bits)| Layer {
+            stored_bits,
             label: label(&weight.tensor, weight.label()),
             nodes: weight.readers.iter().map(|reader| reader.node.clone()).collect(),
             axis: weight.output_axis,
@@ -126,7 +126,7 @@ pub fn layers(graph: &Graph, embeddings: bool) -> Vec<Layer> {
         .collect();
     if embeddings {
         let tables = graph.nodes.iter().filter_map(|node| embedding(graph, node));
-        for (tensor, node) in tables.filter(|(tensor, _)| is_float(tensor)) {
+        for (tensor, node) in tables.filter(|(tensor, _)| bits(tensor) == Some(32)) {
             let readers = index.consumers(tensor);
             let gathers =
                 |&(reader, slot): &(usize, usize)| slot == 0 && embedding(graph, &graph.nodes[reader]).is_some();
@@ -146,6 +146,7 @@ pub fn layers(graph: &Graph, embeddings: bool) -> Vec<Layer> {
                     .map_or_else(Vec::new, |tensor| tensor.shape().to_vec()),
                 axis: 0,
                 reads: Use::Embedding,
+                stored_bits: 32,
             });
         }
     }
@@ -207,6 +208,7 @@ mod tests {
             shape: shape.to_vec(),
             axis,
             reads: Use::Unobserved,
+            stored_bits: 32,
         }
     }
 

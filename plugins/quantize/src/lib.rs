@@ -1,19 +1,20 @@
 //! Quantization: weights, and activations where asked, as integers in standard operators.
 
 mod activations;
+mod awq;
 mod bits;
-mod calibration;
+mod codes;
 mod config;
 mod cut;
 mod dynamic;
 mod equalize;
 mod fold;
 mod hard_swish;
-mod inputs;
 mod layers;
 mod parts;
 mod placement;
 mod rule;
+mod sites;
 mod smooth;
 mod storage;
 #[cfg(test)]
@@ -35,7 +36,7 @@ kmr_sdk::export_plugin! {
             "per": ["layer", "model", "channel_group"],
             "default": [32, 8, 6, 4, 3, 2]
         }],
-        "after": ["prune"],
+        "after": ["prune", "prune_depth", "prune_vocabulary"],
         "conflicts": ["prune_unstructured", "prune_n_m"]
     }
 }

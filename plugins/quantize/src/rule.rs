@@ -17,10 +17,11 @@ use kmr_sdk::{
 
 use crate::{
     activations::{self, Activation},
+    awq,
     bits::{Bits, KNOB, Setting},
+    codes::{Codes, Source},
     config::{Activations, Choice, Config, IntegerLayers, Method},
     dynamic, equalize, fold, hard_swish,
-    inputs::{self, Inputs},
     layers::{Layer, Use, layers},
     parts::{self, Part},
     placement, smooth,
@@ -57,8 +58,7 @@ struct Prepared {
     biases: Vec<Option<String>>,
     /// What is known of sizes, where nodes are placed by them.
     shapes: Shapes,
-    inputs: Option<Vec<Option<Vec<Inputs>>>>,
-    encoded: HashMap<(usize, u8), Arc<Encoded>>,
+    codes: Codes,
     parameters: BTreeMap<String, activations::Parameters>,
 }
 
@@ -186,7 +186,7 @@ impl Quantize {
             let one = |layer: &&Layer| {
                 let count = layer.len();
                 match bits {
-                    Bits::Off => 4 * count,
+                    Bits::Off => count * layer.stored_bits / 8,
                     Bits::Float16 | Bits::BFloat16 => 2 * count + DECODING_BYTES / 2,
                     Bits::Integer(bits) => storage::stored_bytes(count, bits).0 + 4 * layer.rows() + DECODING_BYTES,
                 }
@@ -248,6 +248,13 @@ impl Quantize {
             }
             lay(&mut graph, patch, &mut groundwork)?;
         }
+        if self.config.awq > 0 {
+            let patch = awq::patch(host, &graph, self.config.awq, &self.config)?;
+            if patch.edits.is_empty() {
+                log::warn!("`awq` changes nothing: no normalization or gate is read by matrix products alone");
+            }
+            lay(&mut graph, patch, &mut groundwork)?;
+        }
         if self.config.bias_correction {
             let patch = missing_biases(&graph);
             lay(&mut graph, patch, &mut groundwork)?;
@@ -272,8 +279,7 @@ impl Quantize {
             graph: Arc::new(graph),
             base,
             groundwork,
-            inputs: None,
-            encoded: HashMap::new(),
+            codes: Codes::default(),
             parameters: BTreeMap::new(),
         })
     }
@@ -309,17 +315,14 @@ impl Quantize {
         let cut = parts::cut(&prepared.graph, &layers, &parts)?;
         let graph = match cut.edits.is_empty() {
             true => prepared.graph.clone(),
-            false => {
-                host.edit(&cut)?;
-                Arc::new(cut.apply(&prepared.graph)?)
-            }
+            false => Arc::new(cut.apply(&prepared.graph)?),
         };
-        let integers: HashSet<&str> = parts
+        let rounded: HashSet<&str> = parts
             .iter()
             .filter(|part| matches!(part.bits, Bits::Integer(_)))
             .map(|part| part.layer.tensor.as_str())
             .collect();
-        let integer = self.integer_nodes(prepared, |layer| integers.contains(layer.tensor.as_str()));
+        let integer = self.integer_nodes(prepared, |layer| rounded.contains(layer.tensor.as_str()));
         let on_integers: HashSet<&str> = graph
             .nodes
             .iter()
@@ -328,7 +331,8 @@ impl Quantize {
             .collect();
         let works_on_integers = |layer: &Layer| layer.nodes.iter().any(|node| on_integers.contains(node.as_str()));
         let mut build = Build::on(&graph);
-        let mut integers: Vec<(&Part, Arc<Encoded>, Quantized)> = Vec::new();
+        let mut integers: Vec<&Part> = Vec::new();
+        let mut wanted: Vec<(usize, u8)> = Vec::new();
         for part in &parts {
             let (position, layer) = (part.position, &part.layer);
             let what = match part.rows.len() == layers[position].rows() {
@@ -343,17 +347,24 @@ impl Quantize {
                     storage::store_half(&mut build, layer, &finite(&graph, &layer.tensor)?, part.bits)?;
                 }
                 Bits::Integer(bits) => {
-                    let bits = self.codes(bits, works_on_integers(layer));
-                    let encoded = self.encoded(host, prepared, position, bits, costs_only)?;
-                    let quantized = parts::rows_of(&encoded.quantized, &part.rows);
-                    integers.push((part, encoded, quantized));
+                    wanted.push((position, self.codes(bits, works_on_integers(layer))));
+                    integers.push(part);
                 }
             }
         }
-        let encoded = integers
+        // Layers are observed while they are whole.
+        let encoded = self.encoded(host, prepared, &wanted, costs_only)?;
+        if !cut.edits.is_empty() {
+            host.edit(&cut)?;
+        }
+        let quantized: Vec<Quantized> = integers
             .iter()
-            .map(|(part, encoded, _)| (part.position, &part.rows, &**encoded));
-        for (position, correction) in parts::corrections(&layers, encoded) {
+            .zip(&encoded)
+            .map(|(part, encoded)| parts::rows_of(&encoded.quantized, &part.rows))
+            .collect();
+        let corrected = integers.iter().zip(&encoded);
+        let corrected = corrected.map(|(part, encoded)| (part.position, &part.rows, &**encoded));
+        for (position, correction) in parts::corrections(&layers, corrected) {
             if let Some(bias) = &prepared.biases[position] {
                 correct(&mut build, &graph, bias, &correction)?;
             }
@@ -361,7 +372,8 @@ impl Quantize {
         let first = graph.nodes.first().map(|node| node.id().to_owned());
         let stored: Vec<Stored<'_>> = integers
             .iter()
-            .map(|(part, _, quantized)| {
+            .zip(&quantized)
+            .map(|(part, quantized)| {
                 let layer = &part.layer;
                 let integer = works_on_integers(layer);
                 Stored {
@@ -469,37 +481,31 @@ impl Quantize {
         Ok(known.map(|(value, parameters)| (value.clone(), *parameters)).collect())
     }
 
-    /// The integers of a layer.
+    /// The integers of layers, each with its number of bits.
     fn encoded(
         &self,
         host: &Host<'_>,
         prepared: &mut Prepared,
-        position: usize,
-        bits: u8,
+        wanted: &[(usize, u8)],
         costs_only: bool,
-    ) -> Result<Arc<Encoded>> {
-        let (graph, layers) = (prepared.graph.clone(), prepared.layers.clone());
-        let layer = &layers[position];
+    ) -> Result<Vec<Arc<Encoded>>> {
         if costs_only {
-            return Ok(Arc::new(Encoded {
-                quantized: weights::outline(layer, bits, &self.config)?,
-                correction: None,
-            }));
+            let outlines = wanted.iter().map(|&(position, bits)| {
+                Ok(Arc::new(Encoded {
+                    quantized: weights::outline(&prepared.layers[position], bits, &self.config)?,
+                    correction: None,
+                }))
+            });
+            return outlines.collect();
         }
-        if let Some(known) = prepared.encoded.get(&(position, bits)) {
-            return Ok(known.clone());
-        }
-        let needed = self.config.method == Method::Gptq;
-        if needed && prepared.inputs.is_none() {
-            let centered = |layer: usize| prepared.biases[layer].is_some();
-            prepared.inputs = Some(inputs::observe(host, &graph, &layers, centered, self.config.samples)?);
-        }
-        let inputs = prepared.inputs.as_ref().and_then(|inputs| inputs[position].as_deref());
-        let centered = prepared.biases[position].is_some();
-        let values = finite(&graph, &layer.tensor)?;
-        let encoded = Arc::new(weights::encode(layer, &values, bits, inputs, centered, &self.config)?);
-        prepared.encoded.insert((position, bits), encoded.clone());
-        Ok(encoded)
+        let (graph, layers) = (prepared.graph.clone(), prepared.layers.clone());
+        let source = Source {
+            graph: &graph,
+            layers: &layers,
+            biases: &prepared.biases,
+            config: &self.config,
+        };
+        prepared.codes.of(host, source, wanted)
     }
 
     /// The bits of the codes that are stored in `bits`.

@@ -111,6 +111,7 @@ mod tests {
 
     fn layer(name: &str, shape: &[usize], axis: usize) -> Layer {
         Layer {
+            stored_bits: 32,
             tensor: name.into(),
             label: name.into(),
             nodes: vec![format!("{name}_read")],

@@ -1,11 +1,11 @@
 //! A layer's weights as integers, found once for each number of bits.
 
+use kmr_calibration::Inputs;
 use kmr_methods::{Granularity, Matrix, MethodError, Quantized, bias, gptq::gptq, quantize};
 use kmr_sdk::{Error, Result, log};
 
 use crate::{
     config::{Config, Method},
-    inputs::Inputs,
     layers::Layer,
 };
 
@@ -32,7 +32,7 @@ pub fn encode(
     let at = |error: MethodError| Error::unsupported(error.to_string()).at(format!("tensor `{}`", layer.tensor));
     let matrix = layer.in_matrix_order(values);
     let (rows, columns, groups) = (layer.rows(), layer.columns(), layer.groups());
-    let scheme = config.scheme(bits, sharing(layer, config))?;
+    let scheme = config.scheme(bits, config.sharing(layer.columns()))?;
     let whole = Matrix::new(rows, columns, &matrix).map_err(at)?;
     // One scale for all groups of a convolution cannot be found group by group.
     let one_scale = scheme.granularity == Granularity::Tensor && groups > 1;
@@ -85,7 +85,7 @@ pub fn encode(
 /// # Errors
 /// As [`encode`].
 pub fn outline(layer: &Layer, bits: u8, config: &Config) -> Result<Quantized> {
-    let scheme = config.scheme(bits, sharing(layer, config))?;
+    let scheme = config.scheme(bits, config.sharing(layer.columns()))?;
     let (rows, columns) = (layer.rows(), layer.columns());
     let at = |error: MethodError| Error::unsupported(error.to_string()).at(format!("tensor `{}`", layer.tensor));
     let count = scheme.granularity.count(rows, columns).map_err(at)?;
@@ -98,13 +98,4 @@ pub fn outline(layer: &Layer, bits: u8, config: &Config) -> Result<Quantized> {
         scales: vec![1.0; count],
         zero_points: vec![0; count],
     })
-}
-
-/// Who shares a scale in this layer.
-fn sharing(layer: &Layer, config: &Config) -> Granularity {
-    match config.granularity.0 {
-        // A group that holds a whole row is a channel.
-        Granularity::Group(size) if size >= layer.columns() => Granularity::Channel,
-        granularity => granularity,
-    }
 }

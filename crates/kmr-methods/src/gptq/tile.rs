@@ -1,11 +1,12 @@
 //! The rows that are quantized side by side.
 
-use super::{
-    Options,
+use super::Options;
+use crate::{
+    Granularity, Grid, Matrix, Quantized,
     lanes::{LANES, Lanes, dot},
     metric::Metric,
+    rounding::level,
 };
-use crate::{Granularity, Grid, Matrix, Quantized, rounding::level};
 
 /// Up to [`LANES`] rows, element by element. Lanes without a row stay zero.
 pub(super) struct Tile {

@@ -224,15 +224,9 @@ pub(super) fn resize<'m>(relations: &mut Relations<'m>, node: &'m Node) {
 pub(super) fn expand<'m>(relations: &mut Relations<'m>, node: &'m Node) {
     let (from, to) = (input(node), node.id());
     let lead = relations.rank(to).saturating_sub(relations.rank(from));
-    let reason = relations.reason(node, "it repeats elements along this axis");
-    for axis in 0..relations.rank(to) {
-        let source = (from, axis.wrapping_sub(lead));
-        let target = (to, axis);
-        if axis >= lead && relations.elements.size(source) == relations.elements.size(target) {
-            relations.elements.link(source, target);
-        } else {
-            relations.elements.fix(target, reason);
-        }
+    for axis in lead..relations.rank(to) {
+        // An element that is repeated may be repeated less often: the queries that share one key.
+        relations.elements.link((from, axis - lead), (to, axis));
     }
     // The target may have fewer axes: it is aligned with the last ones.
     let sizes = node.input(1).map_or(0, |target| relations.size(target, 0));

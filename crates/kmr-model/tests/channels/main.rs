@@ -5,3 +5,9 @@ mod interpreter;
 mod laws;
 mod networks;
 mod refusals;
+mod transformers;
+
+#[path = "../silence/mod.rs"]
+mod silence;
+#[path = "../zoo/mod.rs"]
+mod zoo;

@@ -36,8 +36,17 @@ impl Net {
     }
 
     pub fn input(&self, name: &str, shape: &[usize]) -> String {
+        self.typed(name, DType::FLOAT, shape)
+    }
+
+    /// An input of integers.
+    pub fn ids(&self, name: &str, shape: &[usize]) -> String {
+        self.typed(name, DType::INT64, shape)
+    }
+
+    fn typed(&self, name: &str, dtype: DType, shape: &[usize]) -> String {
         let sizes: Vec<Dimension> = shape.iter().map(|&size| Dimension::Fixed(size)).collect();
-        let value = ValueInfo::tensor(name, DType::FLOAT, &sizes);
+        let value = ValueInfo::tensor(name, dtype, &sizes);
         self.graph.borrow_mut().inputs.push(value);
         self.feeds.borrow_mut().push((name.to_owned(), shape.to_vec()));
         name.to_owned()
@@ -83,6 +92,10 @@ impl Net {
 
     pub fn integers(&self, values: &[i64]) -> String {
         self.store(Tensor::from_vec(vec![values.len()], values.to_vec()))
+    }
+
+    pub fn scalar(&self, value: i64) -> String {
+        self.store(Tensor::from_vec(Vec::new(), vec![value]))
     }
 
     pub fn floats(&self, shape: &[usize], values: &[f32]) -> String {
@@ -144,6 +157,16 @@ impl Net {
         let (w, b) = (self.weight(&[from, to]), self.weight(&[to]));
         let y = self.op("MatMul", &[x, &w]);
         self.op("Add", &[&y, &b])
+    }
+
+    /// A product with a stored matrix of a row for each output, as frameworks store them, maybe with a bias.
+    pub fn linear_rows(&self, x: &str, from: usize, to: usize, bias: bool) -> String {
+        let w = self.weight(&[to, from]);
+        let y = self.op("MatMul", &[x, &self.transpose(&w, &[1, 0])]);
+        match bias {
+            true => self.op("Add", &[&y, &self.weight(&[to])]),
+            false => y,
+        }
     }
 
     pub fn classify(&self, x: &str, channels: usize) -> String {

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "every user takes a part of it")]
 
 mod builder;
+mod language;
 mod recurrent;
 mod transformers;
 mod vision;
@@ -20,6 +21,11 @@ pub struct Network {
 
 /// All of them.
 pub fn networks() -> Vec<Network> {
-    let all = [vision::networks(), recurrent::networks(), transformers::networks()];
+    let all = [
+        vision::networks(),
+        recurrent::networks(),
+        transformers::networks(),
+        language::networks(),
+    ];
     all.into_iter().flatten().collect()
 }

@@ -32,6 +32,10 @@ pub struct RunRequest {
     pub batch: Option<usize>,
     /// How many samples, from the beginning; all if none is given.
     pub limit: Option<usize>,
+    /// Whether the host may keep values of this run and start later ones of the same call from them, as far as no edit
+    /// reaches them. Results are the same: this is for rules that go through a model layer by layer, and edit on the way.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub hold: bool,
 }
 
 impl Default for RunRequest {
@@ -42,6 +46,7 @@ impl Default for RunRequest {
             outputs: Vec::new(),
             batch: None,
             limit: None,
+            hold: false,
         }
     }
 }

@@ -14,7 +14,7 @@ use kmr_sdk::{Error, ErrorCode};
 pub type ElementScores = HashMap<String, Vec<f32>>;
 
 /// `error` as one of the configuration, where it says that there is no calibration data for `importance`.
-fn needs_data(error: Error, importance: &str, instead: &str) -> Error {
+pub fn needs_data(error: Error, importance: &str, instead: &str) -> Error {
     if error.code != ErrorCode::NOT_FOUND || !error.message.contains("calibration") {
         return error;
     }

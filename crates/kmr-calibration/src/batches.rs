@@ -9,6 +9,8 @@ const BATCH: usize = 16;
 /// Runs the candidate on up to `samples` calibration samples as often as `values` take, and gives every batch to
 /// `take`, with the position among `values` of the first that the batch holds. `doing` says what for.
 ///
+/// With one pass, the host may go on from it when the candidate is edited and run again in the same call.
+///
 /// # Errors
 /// If there is no calibration data, the candidate cannot be run, or `take` fails.
 pub fn each_batch(
@@ -24,6 +26,7 @@ pub fn each_batch(
             outputs: chunk.iter().map(|&value| value.to_owned()).collect(),
             batch: Some(BATCH),
             limit: Some(samples),
+            hold: values.len() <= VALUES,
             ..Default::default()
         };
         for batch in host.run(&request)? {

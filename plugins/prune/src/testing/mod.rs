@@ -1,13 +1,17 @@
-//! A host for tests: holds a model, takes edits, and answers observations and sessions with what the test gives.
+//! A host for tests: holds a model, takes edits, runs models of a few operators, and answers observations and sessions
+//! with what the test gives.
+
+pub mod arithmetic;
 
 use std::sync::{
     Arc, Mutex,
     atomic::{AtomicUsize, Ordering},
 };
 
+use arithmetic::Value;
 use kmr_abi::{
-    AbiResult, Batch, BatchIteratorBox, BorrowedTensor, CANDIDATE, ErrorCode, Host_TO, HostRef, OutputBufferBox,
-    Session, Session_TO, SessionBox, SharedTensorBox, TensorDescription,
+    AbiResult, Batch, BatchIterator, BatchIterator_TO, BatchIteratorBox, BorrowedTensor, CANDIDATE, ErrorCode, Host_TO,
+    HostRef, OutputBufferBox, Session, Session_TO, SessionBox, SharedTensorBox, TensorDescription,
     abi_stable::{
         erased_types::TD_Opaque,
         sabi_types::RRef,
@@ -16,7 +20,7 @@ use kmr_abi::{
 };
 use kmr_sdk::{
     model::{DType, Dimension, Graph, Model, Node, Tensor, ValueInfo},
-    wire::{EditRequest, ObserveRequest, SessionRequest},
+    wire::{EditRequest, ObserveRequest, RunRequest, SessionRequest},
 };
 use kmr_testkit::{Buffers, fail, held};
 
@@ -153,6 +157,10 @@ pub struct ModelHost {
     candidate: Mutex<Model>,
     buffers: Buffers,
     observe: Box<Observe>,
+    /// What the model's first input is fed with, batch by batch, where the model is really run.
+    pub feeds: Vec<Value>,
+    /// The outputs that were asked for, run by run.
+    pub asked: Mutex<Vec<Vec<String>>>,
     /// Inputs and labels of the calibration data, batch by batch.
     pub batches: Vec<(Tensor, Option<Tensor>)>,
     /// What a session computes: logits of a batch, and gradients by the cotangent of the logits.
@@ -166,6 +174,8 @@ impl ModelHost {
             candidate: Mutex::new(model),
             buffers: Buffers::default(),
             observe: Box::new(|_, _| Vec::new()),
+            feeds: Vec::new(),
+            asked: Mutex::new(Vec::new()),
             batches: Vec::new(),
             logits: Tensor::from_vec(vec![0, 2], Vec::<f32>::new()),
             sessions: AtomicUsize::new(0),
@@ -219,8 +229,19 @@ impl kmr_abi::Host for ModelHost {
         ROk(())
     }
 
-    fn run<'a>(&'a self, _: RStr<'_>) -> AbiResult<BatchIteratorBox<'a>> {
-        fail(ErrorCode::INVALID_REQUEST, "this host does not run models")
+    fn run<'a>(&'a self, request: RStr<'_>) -> AbiResult<BatchIteratorBox<'a>> {
+        if self.feeds.is_empty() {
+            return fail(ErrorCode::NOT_FOUND, "there is no calibration data");
+        }
+        let request: RunRequest = serde_json::from_str(request.as_str()).unwrap();
+        self.asked.lock().unwrap().push(request.outputs.clone());
+        let runs = Runs {
+            graph: self.candidate().graph,
+            feeds: self.feeds.clone(),
+            outputs: request.outputs,
+            at: 0,
+        };
+        ROk(BatchIterator_TO::from_value(runs, TD_Opaque))
     }
 
     fn observe(&self, request: RStr<'_>) -> AbiResult<RVec<SharedTensorBox>> {
@@ -229,11 +250,21 @@ impl kmr_abi::Host for ModelHost {
         ROk(tensors.iter().map(|(name, tensor)| held(name, tensor)).collect())
     }
 
-    fn open_session<'a>(&'a self, request: RStr<'_>, _: RSlice<'_, RVec<u8>>) -> AbiResult<SessionBox<'a>> {
-        let request: SessionRequest = serde_json::from_str(request.as_str()).unwrap();
+    fn open_session<'a>(&'a self, request: RStr<'_>, attachments: RSlice<'_, RVec<u8>>) -> AbiResult<SessionBox<'a>> {
+        let mut request: SessionRequest = serde_json::from_str(request.as_str()).unwrap();
+        let mut graph = self.candidate().graph;
+        if let Some(edits) = request.edits.take() {
+            graph = self
+                .buffers
+                .patch(edits, attachments.as_slice())
+                .unwrap()
+                .apply(&graph)
+                .unwrap();
+        }
         self.sessions.fetch_add(1, Ordering::SeqCst);
         let session = CannedSession {
             host: self,
+            graph,
             trainable: request.trainable,
             at: 0,
             pulled: 0.0,
@@ -258,9 +289,41 @@ impl kmr_abi::Host for ModelHost {
     }
 }
 
+/// The candidate on batch after batch.
+struct Runs {
+    graph: Graph,
+    feeds: Vec<Value>,
+    outputs: Vec<String>,
+    at: usize,
+}
+
+impl BatchIterator for Runs {
+    fn next_batch(&mut self) -> AbiResult<ROption<Batch>> {
+        let Some(feed) = self.feeds.get(self.at) else {
+            return ROk(RNone);
+        };
+        self.at += 1;
+        let input = self.graph.inputs[0].name().to_owned();
+        let values = arithmetic::values(&self.graph, &[(&input, feed.clone())]);
+        let integers = self.graph.inputs[0].dtype() == Some(DType::INT64);
+        let fed = match integers {
+            true => Tensor::from_vec(feed.shape.clone(), feed.numbers.iter().map(|&id| id as i64).collect()),
+            false => feed.tensor(),
+        };
+        let outputs = self.outputs.iter().map(|name| held(name, &values[name].tensor()));
+        ROk(RSome(Batch {
+            size: feed.shape[0] as u64,
+            inputs: RVec::from(vec![held(&input, &fed)]),
+            labels: RNone,
+            outputs: outputs.collect(),
+        }))
+    }
+}
+
 /// A session whose gradients are the first cotangent element, everywhere.
 struct CannedSession<'h> {
     host: &'h ModelHost,
+    graph: Graph,
     trainable: Vec<String>,
     at: usize,
     pulled: f32,
@@ -268,6 +331,15 @@ struct CannedSession<'h> {
 
 impl Session for CannedSession<'_> {
     fn next_batch(&mut self) -> AbiResult<ROption<Batch>> {
+        if let Some(feed) = self.host.feeds.get(self.at) {
+            self.at += 1;
+            return ROk(RSome(Batch {
+                size: feed.shape[0] as u64,
+                inputs: RVec::from(vec![held(self.graph.inputs[0].name(), &feed.tensor())]),
+                labels: RNone,
+                outputs: RVec::new(),
+            }));
+        }
         let Some((input, labels)) = self.host.batches.get(self.at) else {
             return ROk(RNone);
         };
@@ -282,6 +354,11 @@ impl Session for CannedSession<'_> {
     }
 
     fn forward(&mut self, outputs: RSlice<'_, RString>) -> AbiResult<RVec<SharedTensorBox>> {
+        if let Some(feed) = self.at.checked_sub(1).and_then(|at| self.host.feeds.get(at)) {
+            let values = arithmetic::values(&self.graph, &[(self.graph.inputs[0].name(), feed.clone())]);
+            let asked = outputs.iter().map(|name| held(name, &values[name.as_str()].tensor()));
+            return ROk(asked.collect());
+        }
         assert!(outputs.is_empty());
         ROk(RVec::from(vec![held("logits", &self.host.logits)]))
     }

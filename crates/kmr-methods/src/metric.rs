@@ -1,13 +1,14 @@
 //! The damped Gram matrix, by itself and factorized.
 
-use super::{
-    Options,
+use crate::{
+    MethodError,
+    cholesky::factorize,
+    error::check_length,
     lanes::{Lanes, dot, subtract},
 };
-use crate::{MethodError, cholesky::factorize};
 
 /// H = the Gram matrix plus a diagonal.
-pub(super) struct Metric<'a, G> {
+pub(crate) struct Metric<'a, G> {
     gram: &'a [G],
     columns: usize,
     /// The diagonal of H; positive.
@@ -15,23 +16,32 @@ pub(super) struct Metric<'a, G> {
     /// What H has more than the Gram matrix on its diagonal.
     damping: Vec<f64>,
     /// The column at each position of the factor. The last position is rounded first.
-    pub(super) order: Vec<usize>,
+    pub(crate) order: Vec<usize>,
     /// U of H = UᵀU in that order; upper.
     factor: Vec<f64>,
 }
 
 impl<'a, G: Copy + Into<f64>> Metric<'a, G> {
-    pub(super) fn new(gram: &'a [G], columns: usize, options: &Options) -> Result<Self, MethodError> {
+    /// The metric of `gram` with `damping` of its mean diagonal added; where that does not make it positive definite,
+    /// damping is raised in tenfold steps up to the whole mean. `order` names the column at each position.
+    ///
+    /// # Errors
+    /// If sizes or the damping are outside their domain, the Gram matrix is not finite, or far from positive
+    /// semidefinite.
+    pub(crate) fn new(
+        gram: &'a [G],
+        columns: usize,
+        damping: f64,
+        order: impl FnOnce(&[f64]) -> Vec<usize>,
+    ) -> Result<Self, MethodError> {
+        check(columns, gram, damping)?;
         let bare: Vec<f64> = (0..columns).map(|at| gram[at * columns + at].into()).collect();
         if let Some(column) = bare.iter().position(|&value| value < 0.0) {
             return Err(MethodError::NotPositive { column });
         }
         let mean = bare.iter().sum::<f64>() / columns.max(1) as f64;
-        let mut order: Vec<usize> = (0..columns).rev().collect();
-        if options.act_order {
-            order.sort_by(|&a, &b| bare[a].total_cmp(&bare[b]));
-        }
-        let mut relative = options.damping;
+        let order = order(&bare);
+        let mut relative = damping;
         loop {
             // Any positive number will do for a column that nothing depends on.
             let damping: Vec<f64> = bare
@@ -67,23 +77,28 @@ impl<'a, G: Copy + Into<f64>> Metric<'a, G> {
         }
     }
 
-    pub(super) fn diagonal(&self) -> &[f64] {
+    /// Whether a column never had an input.
+    pub(crate) fn is_dead(&self, column: usize) -> bool {
+        self.gram[column * self.columns + column].into() == 0.0
+    }
+
+    pub(crate) fn diagonal(&self) -> &[f64] {
         &self.diagonal
     }
 
     /// The factor's diagonal element and what follows it in its row.
-    pub(super) fn pivot(&self, position: usize) -> (f64, &[f64]) {
+    pub(crate) fn pivot(&self, position: usize) -> (f64, &[f64]) {
         let row = &self.factor[position * self.columns..][position..self.columns];
         (row[0], &row[1..])
     }
 
     /// H × vector.
-    pub(super) fn product(&self, vector: &[Lanes]) -> Vec<Lanes> {
+    pub(crate) fn product(&self, vector: &[Lanes]) -> Vec<Lanes> {
         self.product_of(vector, 0)
     }
 
     /// H × vector, of which only the elements from `first` on are given and others are 0.
-    pub(super) fn product_of(&self, part: &[Lanes], first: usize) -> Vec<Lanes> {
+    pub(crate) fn product_of(&self, part: &[Lanes], first: usize) -> Vec<Lanes> {
         let mut product: Vec<Lanes> = (0..self.columns)
             .map(|row| dot(&self.gram[row * self.columns + first..][..part.len()], part))
             .collect();
@@ -96,8 +111,29 @@ impl<'a, G: Copy + Into<f64>> Metric<'a, G> {
     }
 
     /// product −= H's column × step.
-    pub(super) fn subtract(&self, product: &mut [Lanes], column: usize, step: &Lanes) {
+    pub(crate) fn subtract(&self, product: &mut [Lanes], column: usize, step: &Lanes) {
         subtract(product, &self.gram[column * self.columns..][..self.columns], step);
         subtract(&mut product[column..=column], &self.damping[column..=column], step);
+    }
+}
+
+fn check<G: Copy + Into<f64>>(columns: usize, gram: &[G], damping: f64) -> Result<(), MethodError> {
+    if !(0.0..=1.0).contains(&damping) {
+        let (what, domain) = ("the damping", "from 0 to 1");
+        return Err(MethodError::Domain {
+            what,
+            domain,
+            value: damping,
+        });
+    }
+    check_length("the Gram matrix", columns.saturating_mul(columns), gram.len())?;
+    match gram.iter().position(|&value| !value.into().is_finite()) {
+        Some(at) => Err(MethodError::NotFinite {
+            what: "Gram matrix",
+            row: at / columns,
+            column: at % columns,
+            value: gram[at].into(),
+        }),
+        None => Ok(()),
     }
 }

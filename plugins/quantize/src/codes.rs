@@ -1,0 +1,203 @@
+//! The codes of layers: found for all that are asked for, on inputs that are observed stage by stage where they are many.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use kmr_calibration::{self as calibration, Inputs, stages};
+use kmr_sdk::{
+    Host, Result,
+    model::{Graph, Patch},
+};
+
+use crate::{
+    config::{Config, Method},
+    layers::{Layer, Use},
+    values::{finite, with_values},
+    weights::{self, Encoded},
+};
+
+/// Gram matrices of all layers are kept for other numbers of bits up to this many bytes. Beyond it, each stage's are
+/// observed when they are needed, and dropped.
+const KEPT_BYTES: usize = 512 << 20;
+
+/// A layer's position, and the bits of its codes.
+type Wanted = (usize, u8);
+
+/// The layers of a model, in which nothing is quantized yet.
+#[derive(Clone, Copy)]
+pub struct Source<'m> {
+    pub graph: &'m Graph,
+    pub layers: &'m [Layer],
+    /// The bias that keeps each layer's means, where there is one.
+    pub biases: &'m [Option<String>],
+    pub config: &'m Config,
+}
+
+/// What is remembered of a model's codes.
+#[derive(Default)]
+pub struct Codes {
+    /// Where all of them are kept.
+    inputs: Option<Vec<Option<Arc<Vec<Inputs>>>>>,
+    known: HashMap<Wanted, Arc<Encoded>>,
+    /// The stages of the last action, each on the ones before it quantized as it says.
+    chain: Vec<Vec<(Wanted, Arc<Encoded>)>>,
+}
+
+impl Codes {
+    /// The codes of `wanted`, in the same order. The candidate has to be as the source, and is again in the end but for
+    /// the values of tensors that are about to be replaced by codes.
+    ///
+    /// # Errors
+    /// If a layer cannot be observed, or a weight or an input is not finite.
+    pub fn of(&mut self, host: &Host<'_>, source: Source<'_>, wanted: &[Wanted]) -> Result<Vec<Arc<Encoded>>> {
+        let config = source.config;
+        if config.method == Method::Gptq && config.prefix {
+            return self.on_prefix(host, source, wanted);
+        }
+        let mut seen = HashSet::new();
+        let missing: Vec<Wanted> = wanted
+            .iter()
+            .copied()
+            .filter(|one| !self.known.contains_key(one) && seen.insert(*one))
+            .collect();
+        let observed = config.method == Method::Gptq && !missing.is_empty();
+        if observed && self.inputs.is_none() && gram_bytes(source.layers) <= KEPT_BYTES {
+            let all: Vec<usize> = (0..source.layers.len()).collect();
+            self.inputs = Some(source.observe(host, &all)?);
+        }
+        if !observed || self.inputs.is_some() {
+            for (position, bits) in missing {
+                let inputs = self.inputs.as_ref().and_then(|inputs| inputs[position].as_deref());
+                let encoded = source.encode((position, bits), inputs.map(Vec::as_slice))?;
+                self.known.insert((position, bits), encoded);
+            }
+        } else {
+            for stage in source.stages(&missing) {
+                for (one, encoded) in source.encode_stage(host, &stage)? {
+                    self.known.insert(one, encoded);
+                }
+            }
+        }
+        Ok(wanted.iter().filter_map(|one| self.known.get(one).cloned()).collect())
+    }
+
+    /// Stage by stage, each on what the quantized stages before it really give.
+    fn on_prefix(&mut self, host: &Host<'_>, source: Source<'_>, wanted: &[Wanted]) -> Result<Vec<Arc<Encoded>>> {
+        let stages = source.stages(wanted);
+        let same = |(stage, known): (&Vec<Wanted>, &Vec<(Wanted, Arc<Encoded>)>)| {
+            stage.iter().eq(known.iter().map(|(one, _)| one))
+        };
+        let alike = stages.iter().zip(&self.chain).take_while(|&pair| same(pair)).count();
+        self.chain.truncate(alike);
+        for (at, stage) in stages.iter().enumerate() {
+            if self.chain.len() == at {
+                self.chain.push(source.encode_stage(host, stage)?);
+            }
+            let done = &self.chain[at];
+            if at + 1 < stages.len() {
+                host.edit(&source.decoded(done)?)?;
+            }
+        }
+        let all: HashMap<Wanted, &Arc<Encoded>> =
+            self.chain.iter().flatten().map(|(one, codes)| (*one, codes)).collect();
+        Ok(wanted
+            .iter()
+            .filter_map(|one| all.get(one).map(|&codes| codes.clone()))
+            .collect())
+    }
+}
+
+impl Source<'_> {
+    /// `wanted` in stages of the graph.
+    fn stages(&self, wanted: &[Wanted]) -> Vec<Vec<Wanted>> {
+        let layers = wanted.iter().map(|&(position, _)| &self.layers[position]);
+        let stages = stages(
+            self.graph,
+            layers.map(|layer| (layer.tensor.as_str(), layer.nodes.as_slice())),
+        );
+        let of = |stage: Vec<usize>| stage.into_iter().map(|at| wanted[at]).collect();
+        stages.into_iter().map(of).collect()
+    }
+
+    /// The codes of layers that do not depend on one another, on the candidate as it is.
+    fn encode_stage(&self, host: &Host<'_>, stage: &[Wanted]) -> Result<Vec<(Wanted, Arc<Encoded>)>> {
+        let positions: Vec<usize> = stage.iter().map(|&(position, _)| position).collect();
+        let inputs = self.observe(host, &positions)?;
+        let pairs = stage.iter().zip(inputs);
+        let encoded = pairs.map(|(&one, inputs)| {
+            let inputs = inputs.as_deref().map(Vec::as_slice);
+            Ok((one, self.encode(one, inputs)?))
+        });
+        encoded.collect()
+    }
+
+    /// What the layers at `positions` multiply, as far as that can be observed.
+    fn observe(&self, host: &Host<'_>, positions: &[usize]) -> Result<Vec<Option<Arc<Vec<Inputs>>>>> {
+        let watched = positions.iter().map(|&position| {
+            let layer = &self.layers[position];
+            match &layer.reads {
+                Use::Products(products) => Some(calibration::Layer {
+                    products,
+                    shape: &layer.shape,
+                    columns: layer.columns(),
+                    centered: self.biases[position].is_some(),
+                }),
+                _ => None,
+            }
+        });
+        let watched: Vec<Option<calibration::Layer<'_>>> = watched.collect();
+        let some: Vec<calibration::Layer<'_>> = watched.iter().flatten().copied().collect();
+        let mut found = match some.is_empty() {
+            true => Vec::new(),
+            false => calibration::observe(host, self.graph, &some, self.config.samples)?,
+        }
+        .into_iter();
+        Ok(watched.iter().map(|layer| layer.and_then(|_| found.next())).collect())
+    }
+
+    fn encode(&self, (position, bits): Wanted, inputs: Option<&[Inputs]>) -> Result<Arc<Encoded>> {
+        let layer = &self.layers[position];
+        let values = finite(self.graph, &layer.tensor)?;
+        let centered = self.biases[position].is_some();
+        weights::encode(layer, &values, bits, inputs, centered, self.config).map(Arc::new)
+    }
+
+    /// Edits that give the layers of a stage the values that their codes stand for.
+    fn decoded(&self, stage: &[(Wanted, Arc<Encoded>)]) -> Result<Patch> {
+        let mut patch = Patch::new();
+        for ((position, _), encoded) in stage {
+            let layer = &self.layers[*position];
+            let values = encoded.quantized.dequantize();
+            patch.push(with_values(
+                self.graph,
+                &layer.tensor,
+                layer.in_tensor_order(&values).into_owned(),
+            ));
+            if let (Some(correction), Some(bias)) = (&encoded.correction, &self.biases[*position]) {
+                let corrected = finite(self.graph, bias)?;
+                let corrected = corrected.iter().zip(correction);
+                let corrected = corrected.map(|(bias, correction)| bias + correction).collect();
+                patch.push(with_values(self.graph, bias, corrected));
+            }
+        }
+        Ok(patch)
+    }
+}
+
+/// What the Gram matrices of all layers take: those who read the same share one.
+fn gram_bytes(layers: &[Layer]) -> usize {
+    let mut seen: HashSet<(&str, usize)> = HashSet::new();
+    let mut bytes = 0_usize;
+    for layer in layers {
+        if let Use::Products(products) = &layer.reads
+            && let Some(first) = products.first()
+            && seen.insert((&first.input, layer.columns()))
+        {
+            let one = layer.columns().saturating_mul(layer.columns()).saturating_mul(8);
+            bytes = bytes.saturating_add(one.saturating_mul(layer.groups().max(1)));
+        }
+    }
+    bytes
+}
