@@ -75,13 +75,18 @@ pub fn specimen() -> Vec<u8> {
     }
     key("llama.attention.layer_norm_rms_epsilon", 1e-5_f32.into());
     key("tokenizer.ggml.model", "gpt2".into());
-    key("tokenizer.ggml.tokens", vec!["a".to_owned(), "b".to_owned(), "ab".to_owned()].into());
+    key(
+        "tokenizer.ggml.tokens",
+        vec!["a".to_owned(), "b".to_owned(), "ab".to_owned()].into(),
+    );
     key("tokenizer.ggml.token_type", vec![1_i32, 1, 1].into());
     key("tokenizer.ggml.merges", vec!["a b".to_owned()].into());
     key("flag", true.into());
     key("large", u64::MAX.into());
     let mut tensor = |name: &str, kind: GgufKind, shape: &[usize]| {
-        let values: Vec<f32> = (0..shape.iter().product::<usize>()).map(|at| at as f32 / 64.0 - 1.0).collect();
+        let values: Vec<f32> = (0..shape.iter().product::<usize>())
+            .map(|at| at as f32 / 64.0 - 1.0)
+            .collect();
         let tensor = GgufTensor::encode(kind, shape.to_vec(), &values).expect("these shapes are whole blocks");
         gguf.tensors.insert(name.to_owned(), tensor);
     };

@@ -68,7 +68,9 @@ impl Meter for Accuracy {
     }
 
     fn measure(&mut self, host: &Host<'_>, request: &MeasureRequest) -> Result<Reading> {
-        positions::mean(&positions::labeled(host, &self.0, request, |scores, label| hit(scores, label, 1))?)
+        positions::mean(&positions::labeled(host, &self.0, request, |scores, label| {
+            hit(scores, label, 1)
+        })?)
     }
 }
 

@@ -79,17 +79,29 @@ pub struct SimilarityConfig {
 pub fn embeddings(batch: &Batch, tensor: &Tensor, config: &EmbeddingConfig) -> Result<Vec<Vec<Vec<f32>>>> {
     let values = floats(tensor)?;
     let unsuitable = |message: String| Error::new(ErrorCode::SHAPE, message);
-    let (Some(&length), true) = (tensor.shape()[1..].last(), tensor.shape().len() >= 2 && !tensor.is_empty()) else {
-        let message = format!("its shape {:?} is not that of embeddings, samples × numbers", tensor.shape());
+    let (Some(&length), true) = (
+        tensor.shape()[1..].last(),
+        tensor.shape().len() >= 2 && !tensor.is_empty(),
+    ) else {
+        let message = format!(
+            "its shape {:?} is not that of embeddings, samples × numbers",
+            tensor.shape()
+        );
         return Err(unsuitable(message));
     };
     if tensor.shape()[0] != batch.size {
-        let message = format!("its shape {:?} does not begin with the {} samples", tensor.shape(), batch.size);
+        let message = format!(
+            "its shape {:?} does not begin with the {} samples",
+            tensor.shape(),
+            batch.size
+        );
         return Err(unsuitable(message));
     }
     let vectors: Vec<&[f32]> = values.chunks_exact(length).collect();
     let mask = batch.inputs.iter().find(|(name, _)| *name == config.mask);
-    let mask = mask.map(|(_, tensor)| tensor).filter(|mask| mask.len() == vectors.len());
+    let mask = mask
+        .map(|(_, tensor)| tensor)
+        .filter(|mask| mask.len() == vectors.len());
     let vectors: Vec<Vec<f32>> = match mask.filter(|_| tensor.shape().len() >= 3) {
         Some(mask) => {
             let tokens = tensor.shape()[tensor.shape().len() - 2];
@@ -98,7 +110,9 @@ pub fn embeddings(batch: &Batch, tensor: &Tensor, config: &EmbeddingConfig) -> R
                 Err(_) => floats(mask)?.iter().map(|inside| *inside != 0.0).collect(),
             };
             let texts = vectors.chunks_exact(tokens).zip(mask.chunks_exact(tokens));
-            texts.map(|(states, mask)| pooled(states, mask, config.pooling)).collect()
+            texts
+                .map(|(states, mask)| pooled(states, mask, config.pooling))
+                .collect()
         }
         None => vectors.into_iter().map(<[f32]>::to_vec).collect(),
     };
@@ -107,7 +121,13 @@ pub fn embeddings(batch: &Batch, tensor: &Tensor, config: &EmbeddingConfig) -> R
 }
 
 fn pooled(states: &[&[f32]], mask: &[bool], pooling: Pooling) -> Vec<f32> {
-    let inside = || states.iter().zip(mask).filter(|(_, inside)| **inside).map(|(state, _)| *state);
+    let inside = || {
+        states
+            .iter()
+            .zip(mask)
+            .filter(|(_, inside)| **inside)
+            .map(|(state, _)| *state)
+    };
     let width = states.first().map_or(0, |state| state.len());
     match pooling {
         Pooling::First => inside().next().map_or_else(|| vec![0.0; width], <[f32]>::to_vec),
@@ -211,7 +231,10 @@ impl Meter for EmbeddingCosine {
             let of = |batch, tensor| embeddings(batch, tensor, config).map_err(|error| about(error, name));
             let pairs = of(&candidate, tensor)?.into_iter().zip(of(&reference, original)?);
             for (texts, originals) in pairs {
-                let cosines = texts.iter().zip(&originals).map(|(text, original)| cosine(original, text));
+                let cosines = texts
+                    .iter()
+                    .zip(&originals)
+                    .map(|(text, original)| cosine(original, text));
                 let score = cosines.sum::<f64>() / texts.len() as f64;
                 if !score.is_finite() {
                     let message = format!("an embedding of sample {} is not finite", scores.len());

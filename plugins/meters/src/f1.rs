@@ -25,7 +25,10 @@ pub struct F1Config {
 /// F1 = 2 TP / (2 TP + FP + FN) of a class, or the mean of those of all classes that occur among labels or answers, with
 /// a score for each sample; see [`linearized`]. None if no class occurs.
 fn f1(answers: &[(Option<usize>, usize)], positive: Option<usize>) -> Option<(f64, Vec<f64>)> {
-    let greatest = answers.iter().map(|(answer, label)| answer.map_or(*label, |answer| answer.max(*label))).max()?;
+    let greatest = answers
+        .iter()
+        .map(|(answer, label)| answer.map_or(*label, |answer| answer.max(*label)))
+        .max()?;
     let classes = positive.map_or(0..=greatest, |class| class..=class);
     let of = |class: usize| {
         let share = |(answer, label): &(Option<usize>, usize)| {
@@ -90,7 +93,8 @@ mod tests {
     #[test]
     fn it_is_the_textbook_formula() {
         // Class 1: 2 found, 1 missed, 1 mistaken; class 0: 3 found, 1 missed, 1 mistaken.
-        let answers = [(1, 1), (1, 1), (0, 1), (1, 0), (0, 0), (0, 0), (0, 0)].map(|(answer, label)| (Some(answer), label));
+        let answers =
+            [(1, 1), (1, 1), (0, 1), (1, 0), (0, 0), (0, 0), (0, 0)].map(|(answer, label)| (Some(answer), label));
         let (of_one, _) = f1(&answers, Some(1)).unwrap();
         assert!((of_one - 4.0 / 6.0).abs() < 1e-15);
         let (mean, scores) = f1(&answers, None).unwrap();

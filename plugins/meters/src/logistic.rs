@@ -49,7 +49,10 @@ impl Classifier {
 }
 
 fn height(line: &[f64], sample: &[f32]) -> f64 {
-    let products = line.iter().zip(sample).map(|(weight, value)| weight * f64::from(*value));
+    let products = line
+        .iter()
+        .zip(sample)
+        .map(|(weight, value)| weight * f64::from(*value));
     products.sum::<f64>() + line[sample.len()]
 }
 
@@ -90,7 +93,11 @@ fn fitted(samples: &[Vec<f32>], signs: &[bool], strength: f64) -> Option<Vec<f64
         // Newton's step may go too far where classes are far apart.
         let mut share = 1.0;
         loop {
-            let moved: Vec<f64> = line.iter().zip(&step).map(|(value, step)| value - share * step).collect();
+            let moved: Vec<f64> = line
+                .iter()
+                .zip(&step)
+                .map(|(value, step)| value - share * step)
+                .collect();
             let there = objective(samples, signs, strength, &moved);
             if there <= loss || share < 1e-6 {
                 (line, loss) = (moved, there);
@@ -105,7 +112,11 @@ fn fitted(samples: &[Vec<f32>], signs: &[bool], strength: f64) -> Option<Vec<f64
 fn objective(samples: &[Vec<f32>], signs: &[bool], strength: f64, line: &[f64]) -> f64 {
     let weights = &line[..line.len() - 1];
     let losses = samples.iter().zip(signs).map(|(sample, sign)| {
-        let margin = if *sign { height(line, sample) } else { -height(line, sample) };
+        let margin = if *sign {
+            height(line, sample)
+        } else {
+            -height(line, sample)
+        };
         // ln(1 + exp(−margin)) without overflow.
         (-margin).max(0.0) + (-margin.abs()).exp().ln_1p()
     });

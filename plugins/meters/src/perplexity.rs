@@ -32,7 +32,10 @@ impl Meter for Perplexity {
         let Some((value, loss, scores)) = perplexity(&shares) else {
             return Err(Error::invalid_request("there are no tokens to measure on"));
         };
-        let details = [("loss".to_owned(), loss.into()), ("tokens".to_owned(), tokens(&shares).into())];
+        let details = [
+            ("loss".to_owned(), loss.into()),
+            ("tokens".to_owned(), tokens(&shares).into()),
+        ];
         Ok(Reading {
             value,
             scores,

@@ -185,7 +185,9 @@ fn next_tokens(batch: &Batch, config: &TokenConfig, positions: usize) -> Result<
     let input = |name: &str| {
         let found = batch.inputs.iter().find(|(known, _)| known == name);
         let shaped = found.filter(|(_, tensor)| tensor.shape() == [batch.size, positions]);
-        shaped.map(|(_, tensor)| tensor.to_i64().map_err(Error::from)).transpose()
+        shaped
+            .map(|(_, tensor)| tensor.to_i64().map_err(Error::from))
+            .transpose()
     };
     let Some(tokens) = input(&config.tokens)? else {
         let message = format!(

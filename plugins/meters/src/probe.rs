@@ -69,10 +69,16 @@ impl Meter for Probe {
         }
         let classifier = Classifier::fit(&known, &answers, classes, self.config.strength);
         let classifier = classifier.ok_or_else(|| {
-            Error::new(ErrorCode::OTHER, "embeddings of the training data are not finite, or too large to fit")
+            Error::new(
+                ErrorCode::OTHER,
+                "embeddings of the training data are not finite, or too large to fit",
+            )
         })?;
         let (asked, right) = self.embedded(host, request.split, request.limit)?;
-        let scores = asked.iter().zip(&right).map(|(text, right)| f64::from(classifier.class(text) == *right));
+        let scores = asked
+            .iter()
+            .zip(&right)
+            .map(|(text, right)| f64::from(classifier.class(text) == *right));
         reading(scores.collect())
     }
 }

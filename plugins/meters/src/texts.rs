@@ -22,11 +22,21 @@ fn fixture() -> Value {
 }
 
 fn floats(value: &Value) -> Vec<f32> {
-    value.as_array().unwrap().iter().map(|value| value.as_f64().unwrap() as f32).collect()
+    value
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|value| value.as_f64().unwrap() as f32)
+        .collect()
 }
 
 fn integers(value: &Value) -> Vec<i64> {
-    value.as_array().unwrap().iter().map(|value| value.as_i64().unwrap()).collect()
+    value
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|value| value.as_i64().unwrap())
+        .collect()
 }
 
 fn tensor(shape: &[usize], value: &Value) -> Tensor {
@@ -45,7 +55,11 @@ fn measured<M: Meter>(host: &CannedHost, config: Value) -> Result<Reading> {
 fn expect<M: Meter>(host: &CannedHost, config: Value, samples: usize, value: &Value) -> Reading {
     let reading = measured::<M>(host, config).unwrap();
     let value = value.as_f64().unwrap();
-    assert!((reading.value - value).abs() < 1e-9 * value.abs().max(1.0), "{} {value}", reading.value);
+    assert!(
+        (reading.value - value).abs() < 1e-9 * value.abs().max(1.0),
+        "{} {value}",
+        reading.value
+    );
     assert_eq!(reading.scores.len(), samples);
     let mean = reading.scores.iter().sum::<f64>() / samples as f64;
     assert!((mean - value).abs() < 1e-9 * value.abs().max(1.0), "{mean} {value}");
@@ -84,7 +98,9 @@ fn data_without_targets_are_judged_by_their_tokens() {
         measured::<Perplexity>(&plain, json!({})).unwrap(),
         measured::<Perplexity>(&judged, json!({})).unwrap()
     );
-    let message = measured::<Perplexity>(&plain, json!({"tokens": "ids"})).unwrap_err().to_string();
+    let message = measured::<Perplexity>(&plain, json!({"tokens": "ids"}))
+        .unwrap_err()
+        .to_string();
     assert!(message.contains("neither targets nor an input `ids`"), "{message}");
 }
 
@@ -98,18 +114,29 @@ fn tokens_that_cannot_be_judged() {
     let none = message(Tensor::from_vec(vec![3, 5], vec![-1_i64; 15]));
     assert_eq!(none, "there are no tokens to measure on");
     let beyond = message(Tensor::from_vec(vec![3, 5], vec![7_i64; 15]));
-    assert!(beyond.contains("the data have the token 7, but the model has 7"), "{beyond}");
+    assert!(
+        beyond.contains("the data have the token 7, but the model has 7"),
+        "{beyond}"
+    );
     let shape = message(Tensor::from_vec(vec![3], vec![0_i64; 3]));
-    assert!(shape.contains("targets of shape [2], where the output has 2 samples of 5 positions"), "{shape}");
+    assert!(
+        shape.contains("targets of shape [2], where the output has 2 samples of 5 positions"),
+        "{shape}"
+    );
     let mut broken = floats(&fixture["candidate"]);
     broken[5 * 7 + 3] = f32::NAN;
     let broken = Tensor::from_vec(vec![3, 5, 7], broken);
     let host = CannedHost::new(broken.clone(), broken);
     let host = host.judged_by(Tensor::from_vec(vec![3, 5], vec![1_i64; 15]));
     let error = measured::<Perplexity>(&host, json!({})).unwrap_err();
-    assert_eq!(error.to_string(), "output `logits`: the score is NaN at sample 1, position 0");
     assert_eq!(
-        measured::<NextTokenDivergence>(&host.cancelled(), json!({})).unwrap_err().code,
+        error.to_string(),
+        "output `logits`: the score is NaN at sample 1, position 0"
+    );
+    assert_eq!(
+        measured::<NextTokenDivergence>(&host.cancelled(), json!({}))
+            .unwrap_err()
+            .code,
         ErrorCode::CANCELLED
     );
 }
@@ -145,13 +172,20 @@ fn accuracy_over_positions() {
 fn pairs_against_people() {
     let fixture = &fixture()["pairs"];
     let embeddings = tensor(&[12, 2, 6], &fixture["embeddings"]);
-    let people: Vec<f64> = fixture["people"].as_array().unwrap().iter().map(|value| value.as_f64().unwrap()).collect();
+    let people: Vec<f64> = fixture["people"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|value| value.as_f64().unwrap())
+        .collect();
     let host = CannedHost::new(embeddings.clone(), embeddings.clone()).judged_by(Tensor::from_vec(vec![12], people));
     expect::<Similarity>(&host, json!({}), 12, &fixture["pearson"]);
     expect::<Similarity>(&host, json!({"correlation": "spearman"}), 12, &fixture["spearman"]);
     expect::<EmbeddingCosine>(&host, json!({}), 12, &json!(1.0));
     // Classes are scores, too; equal ones have no correlation.
-    let message = measured::<Similarity>(&host.labeled(vec![1; 12]), json!({})).unwrap_err().to_string();
+    let message = measured::<Similarity>(&host.labeled(vec![1; 12]), json!({}))
+        .unwrap_err()
+        .to_string();
     assert!(message.contains("what does not vary"), "{message}");
     let single = embeddings.reshaped(vec![24, 6]).unwrap();
     let host = CannedHost::new(single.clone(), single).labeled(vec![1; 24]);
@@ -204,12 +238,18 @@ fn a_probe_answers_as_scikit_learn() {
 fn the_line_is_that_of_scikit_learn() {
     let fixture = &fixture()["two"];
     let known: Vec<Vec<f32>> = floats(&fixture["known"]).chunks(8).map(<[f32]>::to_vec).collect();
-    let labels: Vec<usize> = integers(&fixture["known_labels"]).iter().map(|label| *label as usize).collect();
+    let labels: Vec<usize> = integers(&fixture["known_labels"])
+        .iter()
+        .map(|label| *label as usize)
+        .collect();
     let line = Classifier::fit(&known, &labels, 2, 0.7).unwrap().line(1).to_vec();
     let expected = fixture["weights"].as_array().unwrap();
     assert_eq!(line.len(), expected.len());
     for (weight, expected) in line.iter().zip(expected) {
-        assert!((weight - expected.as_f64().unwrap()).abs() < 1e-6, "{weight} {expected}");
+        assert!(
+            (weight - expected.as_f64().unwrap()).abs() < 1e-6,
+            "{weight} {expected}"
+        );
     }
 }
 
@@ -217,11 +257,15 @@ fn the_line_is_that_of_scikit_learn() {
 fn a_probe_of_one_class_or_of_no_numbers() {
     let fixture = &fixture()["two"];
     let known = tensor(&[60, 8], &fixture["known"]);
-    let message = measured::<Probe>(&probe(fixture).trained_on(known, vec![0; 60]), json!({})).unwrap_err().to_string();
+    let message = measured::<Probe>(&probe(fixture).trained_on(known, vec![0; 60]), json!({}))
+        .unwrap_err()
+        .to_string();
     assert!(message.contains("one class alone"), "{message}");
     let broken = Tensor::from_vec(vec![60, 8], vec![f32::INFINITY; 480]);
     let labels = integers(&fixture["known_labels"]);
-    let message = measured::<Probe>(&probe(fixture).trained_on(broken, labels), json!({})).unwrap_err().to_string();
+    let message = measured::<Probe>(&probe(fixture).trained_on(broken, labels), json!({}))
+        .unwrap_err()
+        .to_string();
     assert!(message.contains("an embedding of sample 0 is not finite"), "{message}");
     assert!(measured::<Probe>(&probe(fixture), json!({"strength": 0.0})).is_err());
 }

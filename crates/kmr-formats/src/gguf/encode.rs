@@ -55,7 +55,10 @@ fn q4_0(values: &[f32], bytes: &mut Vec<u8>) {
     let scale = far / -8.0;
     let inverse = inverse(scale);
     push_half(bytes, scale);
-    push_nibbles(bytes, std::array::from_fn(|at| ((values[at] * inverse + 8.5) as u8).min(15)));
+    push_nibbles(
+        bytes,
+        std::array::from_fn(|at| ((values[at] * inverse + 8.5) as u8).min(15)),
+    );
 }
 
 fn q4_1(values: &[f32], bytes: &mut Vec<u8>) {
@@ -65,5 +68,8 @@ fn q4_1(values: &[f32], bytes: &mut Vec<u8>) {
     let inverse = inverse(scale);
     push_half(bytes, scale);
     push_half(bytes, least);
-    push_nibbles(bytes, std::array::from_fn(|at| (((values[at] - least) * inverse + 0.5) as u8).min(15)));
+    push_nibbles(
+        bytes,
+        std::array::from_fn(|at| (((values[at] - least) * inverse + 0.5) as u8).min(15)),
+    );
 }

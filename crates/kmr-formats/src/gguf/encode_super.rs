@@ -87,7 +87,11 @@ fn step(numbers: impl Iterator<Item = f32>, levels: f32) -> f32 {
 }
 
 fn nearest(value: f32, step: f32) -> i32 {
-    if step == 0.0 { 0 } else { (value / step).round().clamp(-1000.0, 1000.0) as i32 }
+    if step == 0.0 {
+        0
+    } else {
+        (value / step).round().clamp(-1000.0, 1000.0) as i32
+    }
 }
 
 pub(super) fn q4_k(values: &[f32], bytes: &mut Vec<u8>) {
@@ -97,7 +101,10 @@ pub(super) fn q4_k(values: &[f32], bytes: &mut Vec<u8>) {
     let mut factors = [(0_u8, 0_u8); 8];
     let mut codes = [0_u8; 256];
     for (part, values) in values.chunks_exact(32).enumerate() {
-        let (scale, least) = (nearest(parts[part].scale, scale_step), nearest(parts[part].least, least_step));
+        let (scale, least) = (
+            nearest(parts[part].scale, scale_step),
+            nearest(parts[part].least, least_step),
+        );
         let mut best_error = f32::INFINITY;
         let mut best = Line::default();
         for scale in scale - 1..=scale + 1 {
@@ -130,7 +137,11 @@ pub(super) fn q4_k(values: &[f32], bytes: &mut Vec<u8>) {
 
 /// The code of −32 to 31 that is nearest.
 fn signed_code(value: f32, scale: f32) -> f32 {
-    if scale == 0.0 { 0.0 } else { (value / scale).round().clamp(-32.0, 31.0) }
+    if scale == 0.0 {
+        0.0
+    } else {
+        (value / scale).round().clamp(-32.0, 31.0)
+    }
 }
 
 /// The scale with the least squared error among those that come from rounding on slightly other grids. It has the sign
@@ -185,7 +196,9 @@ pub(super) fn q6_k(values: &[f32], bytes: &mut Vec<u8>) {
         bytes.extend((0..64).map(|at| half[at] & 15 | (half[at + 64] & 15) << 4));
     }
     for half in codes.chunks_exact(128) {
-        bytes.extend((0..32).map(|at| (0..4).fold(0, |byte, quarter| byte | half[at + quarter * 32] >> 4 << (quarter * 2))));
+        bytes.extend(
+            (0..32).map(|at| (0..4).fold(0, |byte, quarter| byte | half[at + quarter * 32] >> 4 << (quarter * 2))),
+        );
     }
     bytes.extend(factors.map(|factor| factor as u8));
     push_half(bytes, step);

@@ -103,7 +103,9 @@ impl GgufKind {
 
     /// The bytes of a tensor of this shape; none if its rows are no whole blocks, or the number does not fit.
     pub fn byte_len(self, shape: &[usize]) -> Option<usize> {
-        let count = shape.iter().try_fold(1_usize, |product, &size| product.checked_mul(size))?;
+        let count = shape
+            .iter()
+            .try_fold(1_usize, |product, &size| product.checked_mul(size))?;
         let whole = shape.last().is_none_or(|row| row.is_multiple_of(self.block()));
         (whole && count.is_multiple_of(self.block())).then_some(())?;
         (count / self.block()).checked_mul(self.block_bytes())

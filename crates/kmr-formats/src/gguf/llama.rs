@@ -78,7 +78,9 @@ pub fn to_hugging_face(path: &Path, gguf: &Gguf) -> Result<LlamaWeights, FormatE
         let Some((wanted, place)) = names::hugging_face(name) else {
             let message = format!("architecture `{}` has no such tensor", architecture.gguf);
             let help = "experts and stored rotation factors are not read from GGUF: give the Hugging Face folder";
-            return Err(FormatError::new(ErrorKind::Unsupported, path, message).array(name).help(help));
+            return Err(FormatError::new(ErrorKind::Unsupported, path, message)
+                .array(name)
+                .help(help));
         };
         let rows = |of: &[usize]| reordered(path, name, tensor, of);
         let tensor = match heads(&config, place).filter(|_| architecture.interleaved) {
@@ -102,7 +104,11 @@ pub fn from_hugging_face(
     model: &LlamaWeights,
     metadata: IndexMap<String, GgufValue>,
 ) -> Result<Gguf, FormatError> {
-    let model_type = model.config.get("model_type").and_then(Value::as_str).unwrap_or_default();
+    let model_type = model
+        .config
+        .get("model_type")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
     let architecture = ARCHITECTURES.iter().find(|known| known.model_type == model_type);
     let architecture = architecture.ok_or_else(|| unknown(path, "model type", model_type, |known| known.model_type))?;
     let mut gguf = Gguf {
@@ -128,7 +134,10 @@ pub fn from_hugging_face(
 }
 
 fn architecture(path: &Path, gguf: &Gguf) -> Result<&'static Architecture, FormatError> {
-    let name = gguf.value("general.architecture").and_then(GgufValue::as_text).unwrap_or_default();
+    let name = gguf
+        .value("general.architecture")
+        .and_then(GgufValue::as_text)
+        .unwrap_or_default();
     let known = ARCHITECTURES.iter().find(|known| known.gguf == name);
     known.ok_or_else(|| unknown(path, "architecture", name, |known| known.gguf))
 }

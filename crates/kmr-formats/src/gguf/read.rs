@@ -42,7 +42,10 @@ pub(super) fn read(path: &Path, bytes: Bytes) -> Result<Gguf, FormatError> {
         let start = cursor.position;
         let (name, entry) = cursor.entry()?;
         if entries.insert(name.clone(), entry).is_some() {
-            return Err(cursor.malformed("the name occurs twice").array(&name).offset(start as u64));
+            return Err(cursor
+                .malformed("the name occurs twice")
+                .array(&name)
+                .offset(start as u64));
         }
     }
     let data = u64::try_from(cursor.position).unwrap_or(u64::MAX);
@@ -197,7 +200,10 @@ impl<'b> Cursor<'b> {
         match (kind, GgufNumber::from_number(kind)) {
             (TEXT, _) => {
                 let count = self.count(8, what)?;
-                (0..count).map(|_| self.text(what)).collect::<Result<_, _>>().map(GgufArray::Texts)
+                (0..count)
+                    .map(|_| self.text(what))
+                    .collect::<Result<_, _>>()
+                    .map(GgufArray::Texts)
             }
             (ARRAY, _) if deepest > 1 => {
                 let count = self.count(12, what)?;
@@ -230,12 +236,18 @@ impl<'b> Cursor<'b> {
         let error = |kind, message: String| FormatError::new(kind, path, message).array(&name).offset(start);
         let axes = self.u32("the number of axes")? as usize;
         if axes > AXES {
-            return Err(error(ErrorKind::Malformed, format!("it has {axes} axes; there can be {AXES}")));
+            return Err(error(
+                ErrorKind::Malformed,
+                format!("it has {axes} axes; there can be {AXES}"),
+            ));
         }
         let mut shape = Vec::with_capacity(AXES);
         for _ in 0..axes {
             let size = self.u64("a size")?;
-            shape.push(usize::try_from(size).map_err(|_| error(ErrorKind::Malformed, format!("its size {size} is too large")))?);
+            shape.push(
+                usize::try_from(size)
+                    .map_err(|_| error(ErrorKind::Malformed, format!("its size {size} is too large")))?,
+            );
         }
         // The file names the axis that lies side by side first.
         shape.reverse();
@@ -245,11 +257,15 @@ impl<'b> Cursor<'b> {
                 Some(foreign) => format!("it is stored as {foreign}, which is not supported"),
                 None => format!("it is stored as the unknown type {number}"),
             };
-            let help = "F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1 and Q2_K to Q6_K are read: quantize the model again";
+            let help =
+                "F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1 and Q2_K to Q6_K are read: quantize the model again";
             return Err(error(ErrorKind::Unsupported, message).help(help));
         };
         let Some(length) = kind.byte_len(&shape) else {
-            let message = format!("rows of shape {shape:?} are no blocks of {} numbers, as {kind} has them", kind.block());
+            let message = format!(
+                "rows of shape {shape:?} are no blocks of {} numbers, as {kind} has them",
+                kind.block()
+            );
             return Err(error(ErrorKind::Malformed, message));
         };
         let offset = self.u64("a tensor's offset")?;

@@ -42,9 +42,14 @@ impl GgufTensor {
     /// Other kinds, rows that are no whole blocks, numbers that do not fill the shape, and ones that are not finite.
     pub fn encode(kind: GgufKind, shape: Vec<usize>, values: &[f32]) -> Result<Self, EncodingError> {
         whole_blocks(kind, &shape)?;
-        let count = shape.iter().try_fold(1_usize, |product, &size| product.checked_mul(size));
+        let count = shape
+            .iter()
+            .try_fold(1_usize, |product, &size| product.checked_mul(size));
         if count != Some(values.len()) {
-            return Err(EncodingError(format!("{} numbers do not fill the shape {shape:?}", values.len())));
+            return Err(EncodingError(format!(
+                "{} numbers do not fill the shape {shape:?}",
+                values.len()
+            )));
         }
         if let Some(place) = values.iter().position(|value| !value.is_finite()) {
             return Err(EncodingError(format!("number {place} is {}", values[place])));
@@ -99,7 +104,9 @@ impl GgufTensor {
         let mut named = vec![false; rows];
         let once = |&row: &usize| named.get_mut(row).is_some_and(|seen| !std::mem::replace(seen, true));
         if !order.iter().all(once) {
-            return Err(EncodingError(format!("the order does not name each of {rows} rows once")));
+            return Err(EncodingError(format!(
+                "the order does not name each of {rows} rows once"
+            )));
         }
         let length = self.bytes.len() / rows.max(1);
         let mut bytes = Vec::with_capacity(self.bytes.len());
@@ -113,6 +120,8 @@ impl GgufTensor {
 fn whole_blocks(kind: GgufKind, shape: &[usize]) -> Result<usize, EncodingError> {
     kind.byte_len(shape).ok_or_else(|| {
         let block = kind.block();
-        EncodingError(format!("rows of shape {shape:?} are no blocks of {block} numbers, as {kind} has them"))
+        EncodingError(format!(
+            "rows of shape {shape:?} are no blocks of {block} numbers, as {kind} has them"
+        ))
     })
 }

@@ -60,7 +60,10 @@ fn header(gguf: &Gguf, path: &Path) -> Result<(Vec<u8>, usize), FormatError> {
     let mut offset = 0;
     for (name, tensor) in &gguf.tensors {
         if tensor.shape().len() > AXES {
-            let message = format!("GGUF holds tensors of up to {AXES} axes; its shape is {:?}", tensor.shape());
+            let message = format!(
+                "GGUF holds tensors of up to {AXES} axes; its shape is {:?}",
+                tensor.shape()
+            );
             return Err(FormatError::new(ErrorKind::Unsupported, path, message).array(name));
         }
         text(&mut bytes, name);

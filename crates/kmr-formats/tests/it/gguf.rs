@@ -10,7 +10,9 @@ use proptest::prelude::*;
 use serde_json::json;
 
 fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/gguf").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/fixtures/gguf")
+        .join(name)
 }
 
 fn read(name: &str) -> Gguf {
@@ -50,7 +52,11 @@ fn blocks_are_decoded_to_the_last_bit() {
             continue;
         };
         assert_eq!(tensor.kind().to_string(), kind);
-        assert_eq!(numbers(tensor), numbers(&gguf.tensors[&format!("{kind}.numbers")]), "{kind}");
+        assert_eq!(
+            numbers(tensor),
+            numbers(&gguf.tensors[&format!("{kind}.numbers")]),
+            "{kind}"
+        );
         kinds += 1;
     }
     assert_eq!(kinds, 10);
@@ -73,7 +79,9 @@ fn numbers_are_encoded_to_the_last_bit() {
 
 /// Root of the mean squared error, relative to that of the numbers.
 fn error(kind: GgufKind, values: &[f32]) -> f64 {
-    let encoded = GgufTensor::encode(kind, vec![values.len()], values).unwrap().to_tensor();
+    let encoded = GgufTensor::encode(kind, vec![values.len()], values)
+        .unwrap()
+        .to_tensor();
     let back = encoded.to_f32().unwrap();
     let pairs = values.iter().zip(back.iter());
     let noise: f64 = pairs.map(|(value, back)| f64::from(value - back).powi(2)).sum();
@@ -156,18 +164,27 @@ fn what_is_no_llama_is_refused_by_name() {
         format!("{error}; {}", error.way_out())
     };
     let message = refused(&|gguf| drop(gguf.metadata.insert("general.architecture".into(), "mamba".into())));
-    assert_eq!(message, "model.gguf: the architecture `mamba` is not known; known are llama, qwen2, qwen3");
+    assert_eq!(
+        message,
+        "model.gguf: the architecture `mamba` is not known; known are llama, qwen2, qwen3"
+    );
     let message = refused(&|gguf| drop(gguf.metadata.shift_remove("llama.block_count")));
     assert!(message.contains("key `llama.block_count` is missing"), "{message}");
     let message = refused(&|gguf| drop(gguf.metadata.insert("llama.attention.head_count".into(), 3_u32.into())));
-    assert!(message.contains("array `blk.0.attn_q.weight`: its 32 rows are no 3 heads"), "{message}");
+    assert!(
+        message.contains("array `blk.0.attn_q.weight`: its 32 rows are no 3 heads"),
+        "{message}"
+    );
     let message = refused(&|gguf| drop(gguf.metadata.insert("llama.rope.scaling.type".into(), "yarn".into())));
     assert!(message.contains("`llama.rope.scaling.type` is `yarn`"), "{message}");
     let message = refused(&|gguf| {
         let weights = gguf.tensors["output.weight"].clone();
         gguf.tensors.insert("rope_freqs.weight".into(), weights);
     });
-    assert!(message.contains("array `rope_freqs.weight`: architecture `llama` has no such tensor"), "{message}");
+    assert!(
+        message.contains("array `rope_freqs.weight`: architecture `llama` has no such tensor"),
+        "{message}"
+    );
 }
 
 fn refusal(bytes: &[u8]) -> (ErrorKind, String) {
@@ -179,7 +196,10 @@ fn refusal(bytes: &[u8]) -> (ErrorKind, String) {
 fn bad_files_are_refused_with_the_place() {
     assert_eq!(
         refusal(b"GGML1234"),
-        (ErrorKind::Malformed, "bad.gguf: this is no GGUF file (at byte 0)".into())
+        (
+            ErrorKind::Malformed,
+            "bad.gguf: this is no GGUF file (at byte 0)".into()
+        )
     );
     let (kind, message) = refusal(&[b"GGUF".as_slice(), &[1, 0, 0, 0], &[0; 16]].concat());
     assert_eq!(kind, ErrorKind::Unsupported);
@@ -187,11 +207,17 @@ fn bad_files_are_refused_with_the_place() {
     let (_, message) = refusal(&[b"GGUF".as_slice(), &[0, 0, 0, 3], &[0; 16]].concat());
     assert!(message.contains("big-endian"), "{message}");
     let (_, message) = refusal(b"");
-    assert!(message.contains("the magic number takes 4 bytes; 0 are left"), "{message}");
+    assert!(
+        message.contains("the magic number takes 4 bytes; 0 are left"),
+        "{message}"
+    );
     // A text of 2^60 bytes.
     let start = [b"GGUF".as_slice(), &[3, 0, 0, 0], &[0; 8], &[1, 0, 0, 0, 0, 0, 0, 0]].concat();
     let (_, message) = refusal(&[&start[..], &(1_u64 << 60).to_le_bytes()].concat());
-    assert!(message.contains("the length of a key is 1152921504606846976; 0 bytes are left (at byte 24)"), "{message}");
+    assert!(
+        message.contains("the length of a key is 1152921504606846976; 0 bytes are left (at byte 24)"),
+        "{message}"
+    );
     // A key that is not UTF-8.
     let (_, message) = refusal(&[&start[..], &2_u64.to_le_bytes(), b"a\xff"].concat());
     assert!(message.ends_with("a key is not UTF-8 (at byte 33)"), "{message}");
@@ -209,20 +235,31 @@ fn bad_files_are_refused_with_the_place() {
         [b"GGUF".as_slice(), &[3, 0, 0, 0], &count.to_le_bytes(), &[0; 8], &one].concat()
     };
     let (_, message) = refusal(&tensor(0, 1 << 40, 1));
-    assert!(message.contains("array `w`: its 4398046511104 bytes at 0 lie outside the file of 57"), "{message}");
+    assert!(
+        message.contains("array `w`: its 4398046511104 bytes at 0 lie outside the file of 57"),
+        "{message}"
+    );
     let (_, message) = refusal(&tensor(0, 1, u64::MAX));
     assert!(message.contains("the length of a tensor's name"), "{message}");
     let (kind, message) = refusal(&tensor(20, 32, 1));
     assert_eq!(kind, ErrorKind::Unsupported);
-    assert!(message.contains("it is stored as IQ4_NL, which is not supported"), "{message}");
+    assert!(
+        message.contains("it is stored as IQ4_NL, which is not supported"),
+        "{message}"
+    );
     let (_, message) = refusal(&tensor(2, 33, 1));
-    assert!(message.contains("rows of shape [33] are no blocks of 32 numbers, as Q4_0 has them"), "{message}");
+    assert!(
+        message.contains("rows of shape [33] are no blocks of 32 numbers, as Q4_0 has them"),
+        "{message}"
+    );
 }
 
 #[test]
 fn what_cannot_be_encoded_is_refused() {
     let refuse = |kind, shape: &[usize], values: &[f32]| {
-        GgufTensor::encode(kind, shape.to_vec(), values).unwrap_err().to_string()
+        GgufTensor::encode(kind, shape.to_vec(), values)
+            .unwrap_err()
+            .to_string()
     };
     assert!(refuse(GgufKind::Q4K, &[2, 576], &[0.0; 1152]).contains("no blocks of 256 numbers, as Q4_K"));
     assert!(refuse(GgufKind::Q5_0, &[32], &[0.0; 32]).contains("Q5_0 is read, not written"));

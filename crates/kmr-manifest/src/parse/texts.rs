@@ -19,7 +19,10 @@ pub(super) fn read(section: &Section<'_, '_>, path: &Path, format: Option<DataFo
     };
     let said = || OF_TEXTS.iter().chain(&["text", "window", "stride"]).copied();
     let written = said().find(|name| section.has(name));
-    let ending = path.extension().and_then(|ending| ending.to_str()).map(str::to_ascii_lowercase);
+    let ending = path
+        .extension()
+        .and_then(|ending| ending.to_str())
+        .map(str::to_ascii_lowercase);
     let is_text = match format {
         Some(format) => format.is_text(),
         None => written.is_some() || ending.is_some_and(|ending| ENDINGS.contains(&ending.as_str())),
@@ -39,7 +42,10 @@ pub(super) fn read(section: &Section<'_, '_>, path: &Path, format: Option<DataFo
     let samples = match section.whole("window") {
         Some(window) => {
             if let Some(name) = OF_TEXTS.iter().find(|name| section.has(name)) {
-                let message = format!("{} is for samples that are texts; `window` cuts running text", quoted(name));
+                let message = format!(
+                    "{} is for samples that are texts; `window` cuts running text",
+                    quoted(name)
+                );
                 refuse(name, message, "keep one of them");
             }
             let stride = section.whole("stride").unwrap_or(window);
@@ -51,7 +57,11 @@ pub(super) fn read(section: &Section<'_, '_>, path: &Path, format: Option<DataFo
         }
         None => {
             if section.has("stride") && !section.has("window") {
-                refuse("stride", "`stride` is for windows".to_owned(), "write `window`, too, such as `window = 512`");
+                refuse(
+                    "stride",
+                    "`stride` is for windows".to_owned(),
+                    "write `window`, too, such as `window = 512`",
+                );
             }
             TextSamples::Texts {
                 pair: text("pair"),

@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use kmr_manifest::{Amount, DataFormat, ErrorKind, Floor, KEYS, Manifest, OnNoProgress, Scale, TextData, TextSamples, ValueKind};
+use kmr_manifest::{
+    Amount, DataFormat, ErrorKind, Floor, KEYS, Manifest, OnNoProgress, Scale, TextData, TextSamples, ValueKind,
+};
 use serde_json::json;
 
 use crate::sample::{GOOD, catalog, changed, parse};
@@ -42,7 +44,10 @@ fn every_key_is_read() {
         length: Some(64),
     };
     assert_eq!(texts.samples, samples);
-    assert_eq!(**manifest.data.tokenizer.as_ref().unwrap(), Path::new("folder/tokenizer.json"));
+    assert_eq!(
+        **manifest.data.tokenizer.as_ref().unwrap(),
+        Path::new("folder/tokenizer.json")
+    );
     assert_eq!(
         manifest.data.augment.map(|augment| (augment.shift, augment.flip)),
         Some((2, true))

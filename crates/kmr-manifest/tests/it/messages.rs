@@ -67,7 +67,10 @@ const TEXTS: &[Change] = &[
     ("skip = 10, format = \"npz\"", "window = 512, stride = 513"),
     ("skip = 10, format = \"npz\"", "window = 1"),
     ("skip = 10, format = \"npz\"", "window = 512, label = \"class\""),
-    ("skip = 10, format = \"npz\"", "format = \"csv\", labels = \"labels.npy\""),
+    (
+        "skip = 10, format = \"npz\"",
+        "format = \"csv\", labels = \"labels.npy\"",
+    ),
     ("skip = 10, format = \"npz\"", "format = \"xlsx\""),
 ];
 

@@ -32,11 +32,7 @@ const BASE: &str = "rope.freq_base";
 /// transformers' base where `config.json` is silent.
 const DEFAULT_BASE: f64 = 10_000.0;
 
-pub(super) fn read(
-    path: &Path,
-    gguf: &Gguf,
-    architecture: &Architecture,
-) -> Result<Map<String, Value>, FormatError> {
+pub(super) fn read(path: &Path, gguf: &Gguf, architecture: &Architecture) -> Result<Map<String, Value>, FormatError> {
     let key = |name: &str| format!("{}.{name}", architecture.gguf);
     let error = |kind, message: String| FormatError::new(kind, path, message);
     let mut config = Map::new();
@@ -51,28 +47,51 @@ pub(super) fn read(
         };
         let Some(number) = number else {
             let message = format!("key `{}` is no whole number", key(name));
-            return Err(error(ErrorKind::Unsupported, message).help("layers that differ in size are not read from GGUF"));
+            return Err(
+                error(ErrorKind::Unsupported, message).help("layers that differ in size are not read from GGUF")
+            );
         };
         config.insert(wanted.into(), number.into());
     }
     let heads = config["num_attention_heads"].as_u64().filter(|heads| *heads > 0);
-    let width = config["hidden_size"].as_u64().zip(heads).map(|(size, heads)| size / heads);
-    let head = gguf.value(&key("attention.key_length")).or(gguf.value(&key("rope.dimension_count")));
+    let width = config["hidden_size"]
+        .as_u64()
+        .zip(heads)
+        .map(|(size, heads)| size / heads);
+    let head = gguf
+        .value(&key("attention.key_length"))
+        .or(gguf.value(&key("rope.dimension_count")));
     let Some(head) = head.and_then(GgufValue::as_u64).or(width) else {
-        return Err(error(ErrorKind::Malformed, format!("`{}` is 0", key("attention.head_count"))));
+        return Err(error(
+            ErrorKind::Malformed,
+            format!("`{}` is 0", key("attention.head_count")),
+        ));
     };
     config.insert("head_dim".into(), head.into());
-    let Some(embedding) = gguf.tensors.get("token_embd.weight").filter(|tensor| tensor.shape().len() == 2) else {
-        return Err(error(ErrorKind::Malformed, "there is no matrix `token_embd.weight`".into()));
+    let Some(embedding) = gguf
+        .tensors
+        .get("token_embd.weight")
+        .filter(|tensor| tensor.shape().len() == 2)
+    else {
+        return Err(error(
+            ErrorKind::Malformed,
+            "there is no matrix `token_embd.weight`".into(),
+        ));
     };
     config.insert("vocab_size".into(), embedding.shape()[0].into());
     let Some(epsilon) = gguf.value(&key(EPSILON)).and_then(decimal) else {
-        return Err(error(ErrorKind::Malformed, format!("key `{}` is missing", key(EPSILON))));
+        return Err(error(
+            ErrorKind::Malformed,
+            format!("key `{}` is missing", key(EPSILON)),
+        ));
     };
     config.insert("rms_norm_eps".into(), json!(epsilon));
     let base = gguf.value(&key(BASE)).and_then(decimal).unwrap_or(DEFAULT_BASE);
     config.insert("rope_theta".into(), json!(base));
-    let scaling = gguf.value(&key("rope.scaling.type")).and_then(GgufValue::as_text).unwrap_or("none");
+    let scaling = gguf
+        .value(&key("rope.scaling.type"))
+        .and_then(GgufValue::as_text)
+        .unwrap_or("none");
     if scaling != "none" {
         let message = format!("`{}` is `{}`", key("rope.scaling.type"), shown(scaling));
         return Err(error(ErrorKind::Unsupported, message).help("give the Hugging Face folder instead"));
@@ -100,7 +119,12 @@ pub(super) fn write(
     metadata: &mut IndexMap<String, GgufValue>,
 ) -> Result<(), FormatError> {
     let key = |name: &str| format!("{}.{name}", architecture.gguf);
-    let number = |name: &str| config.get(name).and_then(Value::as_u64).and_then(|number| u32::try_from(number).ok());
+    let number = |name: &str| {
+        config
+            .get(name)
+            .and_then(Value::as_u64)
+            .and_then(|number| u32::try_from(number).ok())
+    };
     let missing = |name: &str| {
         let message = format!("the configuration has no whole number `{name}`");
         FormatError::new(ErrorKind::Malformed, path, message)
@@ -121,7 +145,10 @@ pub(super) fn write(
     for name in ["attention.key_length", "attention.value_length", "rope.dimension_count"] {
         metadata.insert(key(name), head.into());
     }
-    let epsilon = config.get("rms_norm_eps").and_then(Value::as_f64).ok_or_else(|| missing("rms_norm_eps"))?;
+    let epsilon = config
+        .get("rms_norm_eps")
+        .and_then(Value::as_f64)
+        .ok_or_else(|| missing("rms_norm_eps"))?;
     metadata.insert(key(EPSILON), (epsilon as f32).into());
     if config.get("rope_scaling").is_some_and(|scaling| !scaling.is_null()) {
         let message = "the configuration scales the rotation (`rope_scaling`), which is not written to GGUF";

@@ -85,7 +85,11 @@ mod tests {
 
     #[test]
     fn names_go_there_and_back() {
-        for stem in BLOCK.iter().map(|(known, _)| format!("blk.12.{known}")).chain(WHOLE.map(|(known, _)| known.into())) {
+        for stem in BLOCK
+            .iter()
+            .map(|(known, _)| format!("blk.12.{known}"))
+            .chain(WHOLE.map(|(known, _)| known.into()))
+        {
             for suffix in ["weight", "bias"] {
                 let name = format!("{stem}.{suffix}");
                 let (there, place) = hugging_face(&name).unwrap();
@@ -96,7 +100,13 @@ mod tests {
             hugging_face("blk.0.attn_q.weight"),
             Some(("model.layers.0.self_attn.q_proj.weight".into(), Place::Query))
         );
-        for foreign in ["rope_freqs.weight", "blk.x.attn_q.weight", "blk.007.attn_q.weight", "output", "blk.0.attn_q.scale"] {
+        for foreign in [
+            "rope_freqs.weight",
+            "blk.x.attn_q.weight",
+            "blk.007.attn_q.weight",
+            "output",
+            "blk.0.attn_q.scale",
+        ] {
             assert_eq!(hugging_face(foreign), None, "{foreign}");
         }
     }
