@@ -131,7 +131,7 @@ fn pooled(states: &[&[f32]], mask: &[bool], pooling: Pooling) -> Vec<f32> {
     let width = states.first().map_or(0, |state| state.len());
     match pooling {
         Pooling::First => inside().next().map_or_else(|| vec![0.0; width], <[f32]>::to_vec),
-        Pooling::Last => inside().last().map_or_else(|| vec![0.0; width], <[f32]>::to_vec),
+        Pooling::Last => inside().next_back().map_or_else(|| vec![0.0; width], <[f32]>::to_vec),
         Pooling::Mean => {
             let count = inside().count().max(1) as f64;
             let mean = |at: usize| inside().map(|state| f64::from(state[at])).sum::<f64>() / count;

@@ -198,7 +198,7 @@ fn next_tokens(batch: &Batch, config: &TokenConfig, positions: usize) -> Result<
     };
     let mask = input(&config.mask)?.unwrap_or_else(|| vec![1; tokens.len()]);
     let target = |at: usize| {
-        let inside = (at + 1) % positions != 0;
+        let inside = !(at + 1).is_multiple_of(positions);
         (inside && mask[at] != 0 && mask[at + 1] != 0).then(|| tokens[at + 1])
     };
     Ok((0..tokens.len()).map(|at| target(at).unwrap_or(-1)).collect())
