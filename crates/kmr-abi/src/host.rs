@@ -30,7 +30,8 @@ pub struct Batch {
     pub size: u64,
     /// The model's inputs, each under its name.
     pub inputs: RVec<SharedTensorBox>,
-    /// One int64 label per sample, where the data has labels and the caller may see them.
+    /// What samples are judged by, where the data says it and the caller may see it: one int64 label per sample; one
+    /// int64 class per sample and position, below 0 where it is not judged; or one float64 score per sample.
     pub labels: ROption<SharedTensorBox>,
     /// The values asked for, each under its name, in the order asked for.
     pub outputs: RVec<SharedTensorBox>,

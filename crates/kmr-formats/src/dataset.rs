@@ -45,6 +45,9 @@ pub struct Dataset {
     path: PathBuf,
     inputs: NamedArrays,
     labels: Option<Vec<i64>>,
+    targets: Option<Tensor>,
+    /// What stands for each sample where its arrays do not: those of texts are padded.
+    identities: Option<Vec<SampleDigest>>,
     /// The place of every sample in the file.
     places: Vec<usize>,
     scale: Option<Scale>,
@@ -106,10 +109,52 @@ impl Dataset {
             path: path.to_path_buf(),
             inputs,
             labels,
+            targets: None,
+            identities: None,
             places: (0..count).collect(),
             scale,
             unnamed,
             sample: Sample::Row,
+        })
+    }
+
+    /// The same samples with targets instead of labels: float64 scores, or for each position of an output an int64
+    /// class, below 0 where it is not judged.
+    ///
+    /// # Errors
+    ///
+    /// Targets of another element type, and ones whose first axis is not that of the samples.
+    pub fn with_targets(self, targets: Tensor) -> Result<Self, FormatError> {
+        let error = |kind, message: String| Err(FormatError::new(kind, &self.path, message));
+        if targets.shape().first() != Some(&self.len()) {
+            let message = format!("targets of shape {:?} for {} samples", targets.shape(), self.len());
+            return error(ErrorKind::Labels, message);
+        }
+        if ![DType::DOUBLE, DType::INT64].contains(&targets.dtype()) {
+            let message = format!("targets are float64 or int64; these are {}", targets.dtype());
+            return error(ErrorKind::Labels, message);
+        }
+        Ok(Self {
+            labels: None,
+            targets: Some(targets),
+            ..self
+        })
+    }
+
+    /// The same samples with digests that stand for them, one for each, instead of those of their arrays: what is padded
+    /// differently is the same text.
+    ///
+    /// # Errors
+    ///
+    /// Another number of digests.
+    pub fn with_identities(self, identities: Vec<SampleDigest>) -> Result<Self, FormatError> {
+        if identities.len() != self.len() {
+            let message = format!("{} digests for {} samples", identities.len(), self.len());
+            return Err(FormatError::new(ErrorKind::Shape, &self.path, message));
+        }
+        Ok(Self {
+            identities: Some(identities),
+            ..self
         })
     }
 
@@ -136,6 +181,11 @@ impl Dataset {
     /// The label of every sample, none below 0.
     pub fn labels(&self) -> Option<&[i64]> {
         self.labels.as_deref()
+    }
+
+    /// What samples are judged by where that is no class for each: see [`Dataset::with_targets`].
+    pub fn targets(&self) -> Option<&Tensor> {
+        self.targets.as_ref()
     }
 
     /// The place in its file of the sample at `position`, counted from 0.
@@ -199,11 +249,23 @@ impl Dataset {
         Some(&labels[range.start.min(end)..end])
     }
 
+    /// What the samples in `range` are judged by, which is cut to the samples there are: labels as int64, or targets.
+    pub fn batch_targets(&self, range: Range<usize>) -> Option<Tensor> {
+        if let Some(labels) = self.batch_labels(range.clone()) {
+            return Some(Tensor::from_vec(vec![labels.len()], labels.to_vec()));
+        }
+        let end = range.end.min(self.len());
+        Some(rows(self.targets.as_ref()?, range.start.min(end)..end))
+    }
+
     /// The digest of every sample; see [`SampleDigest`].
     pub fn digests(&self) -> impl Iterator<Item = SampleDigest> + '_ {
         let mut inputs: Vec<(&String, &Tensor)> = self.inputs.iter().collect();
         inputs.sort_by_key(|(name, _)| *name);
         (0..self.len()).map(move |sample| {
+            if let Some(identities) = &self.identities {
+                return identities[sample];
+            }
             let mut digest = Sha256::new();
             for (_, array) in &inputs {
                 let size = row_size(array);
@@ -232,6 +294,28 @@ impl Dataset {
         }
     }
 
+    /// The samples that are left after shuffling by a seed, leaving out `skip` and taking at most `take`.
+    ///
+    /// # Errors
+    ///
+    /// A choice that leaves no sample.
+    pub fn select(self, shuffle: Option<u64>, skip: u64, take: Option<u64>) -> Result<Self, FormatError> {
+        let count = self.len();
+        let start = usize::try_from(skip).unwrap_or(usize::MAX).min(count);
+        let taken = take.map_or(usize::MAX, |take| usize::try_from(take).unwrap_or(usize::MAX));
+        let end = start.saturating_add(taken).min(count);
+        if start == end {
+            let take = take.map_or("all".to_string(), |take| take.to_string());
+            let message = format!("no sample is left: skip {skip} and take {take} of {count}");
+            return Err(FormatError::new(ErrorKind::Empty, &self.path, message)
+                .help(format!("skip fewer than {count} samples")));
+        }
+        Ok(match shuffle {
+            Some(seed) => self.gather(&crate::permutation(count, seed)[start..end]),
+            None => self.slice(start..end),
+        })
+    }
+
     /// A run of samples that shares this data set's memory. The range lies within the samples
     /// and is not empty.
     pub fn slice(self, range: Range<usize>) -> Self {
@@ -241,6 +325,8 @@ impl Dataset {
                 .map(|(name, array)| (name.clone(), rows(array, range.clone())))
                 .collect(),
             labels: self.labels.as_ref().map(|labels| labels[range.clone()].to_vec()),
+            targets: self.targets.as_ref().map(|targets| rows(targets, range.clone())),
+            identities: self.identities.as_ref().map(|known| known[range.clone()].to_vec()),
             places: self.places[range].to_vec(),
             ..self
         }
@@ -257,6 +343,11 @@ impl Dataset {
                 .labels
                 .as_ref()
                 .map(|labels| positions.iter().map(|p| labels[*p]).collect()),
+            targets: self.targets.as_ref().map(|targets| gathered(targets, positions)),
+            identities: self
+                .identities
+                .as_ref()
+                .map(|known| positions.iter().map(|p| known[*p]).collect()),
             places: positions.iter().map(|p| self.places[*p]).collect(),
             path: self.path.clone(),
             scale: self.scale,

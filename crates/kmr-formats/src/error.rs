@@ -36,7 +36,8 @@ struct Details {
 }
 
 impl FormatError {
-    pub(crate) fn new(kind: ErrorKind, file: &Path, message: impl Into<String>) -> Self {
+    /// An error about a file or folder.
+    pub fn new(kind: ErrorKind, file: &Path, message: impl Into<String>) -> Self {
         Self(Box::new(Details {
             kind,
             file: file.to_path_buf(),
@@ -47,21 +48,25 @@ impl FormatError {
         }))
     }
 
-    pub(crate) fn io(file: &Path, doing: &str, cause: &std::io::Error) -> Self {
+    /// The system's refusal of `doing`, such as "open the file".
+    pub fn io(file: &Path, doing: &str, cause: &std::io::Error) -> Self {
         Self::new(ErrorKind::Io, file, format!("cannot {doing}: {cause}"))
     }
 
-    pub(crate) fn array(mut self, name: &str) -> Self {
+    /// Names the array or column that the trouble is about.
+    pub fn array(mut self, name: &str) -> Self {
         self.0.array = Some(name.to_string());
         self
     }
 
-    pub(crate) fn offset(mut self, offset: u64) -> Self {
+    /// Names the byte where reading stopped.
+    pub fn offset(mut self, offset: u64) -> Self {
         self.0.offset = Some(offset);
         self
     }
 
-    pub(crate) fn help(mut self, help: impl Into<String>) -> Self {
+    /// Names the way out.
+    pub fn help(mut self, help: impl Into<String>) -> Self {
         self.0.help = help.into();
         self
     }
@@ -105,12 +110,23 @@ impl fmt::Display for FormatError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{}: ", self.0.file.display())?;
         if let Some(array) = &self.0.array {
-            write!(formatter, "array `{}`: ", array.escape_debug())?;
+            write!(formatter, "array `{}`: ", shown(array))?;
         }
         write!(formatter, "{}", self.0.message)?;
         match self.0.offset {
             Some(offset) => write!(formatter, " (at byte {offset})"),
             None => Ok(()),
         }
+    }
+}
+
+/// The longest text of a file that a message repeats, in characters.
+const LONGEST: usize = 200;
+
+/// A text of a file for a message: without control characters, and cut where it is long.
+pub(crate) fn shown(text: &str) -> String {
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", text[..end].escape_debug()),
+        None => text.escape_debug().to_string(),
     }
 }

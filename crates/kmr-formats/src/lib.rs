@@ -1,5 +1,5 @@
 //! Data in and out: named arrays in npy, npz, IDX and safetensors files, the [`Dataset`]s made of them, and low-rank
-//! adapters in the folders of Hugging Face's PEFT.
+//! adapters in the folders of Hugging Face's PEFT. Whole models in [GGUF](gguf).
 //!
 //! Every reader checks what a file declares against what the file can hold before it allocates,
 //! reads no byte twice, and turns damage into one [`FormatError`] that names the file, the array
@@ -10,6 +10,7 @@ mod augment;
 mod bounded;
 mod dataset;
 mod error;
+pub mod gguf;
 mod idx;
 mod npy;
 mod npz;

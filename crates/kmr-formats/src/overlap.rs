@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use crate::Dataset;
 
 /// The SHA-256 of one sample's inputs as they are stored: the values' bytes, row-major and
-/// little-endian, input after input in the order of the inputs' names.
+/// little-endian, input after input in the order of the inputs' names; of a text, what stands for it before it is padded.
 pub type SampleDigest = [u8; 32];
 
 /// Every sample of `b` that `a` has, too: positions in `a` and in `b`, in the order of `b`. A

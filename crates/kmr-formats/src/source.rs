@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use kmr_model::Tensor;
 
 use crate::dataset::{Dataset, Scale};
-use crate::{ErrorKind, FormatError, NamedArrays, permutation, read_idx, read_npy, read_npz};
+use crate::{ErrorKind, FormatError, NamedArrays, read_idx, read_npy, read_npz};
 
 /// How a data set is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,30 +88,7 @@ impl DatasetSource {
         };
         let labels = labels.map(|(path, labels)| (path, self.labels_name.as_str(), labels));
         let dataset = Dataset::from_arrays(&self.path, arrays, labels, self.scale, unnamed)?;
-        self.select(dataset)
-    }
-
-    fn select(&self, dataset: Dataset) -> Result<Dataset, FormatError> {
-        let count = dataset.len();
-        let skip = usize::try_from(self.skip).unwrap_or(usize::MAX);
-        let take = self
-            .take
-            .map_or(usize::MAX, |take| usize::try_from(take).unwrap_or(usize::MAX));
-        let start = skip.min(count);
-        let end = start.saturating_add(take).min(count);
-        if start == end {
-            let message = format!(
-                "no sample is left: skip {} and take {} of {count}",
-                self.skip,
-                self.take.map_or("all".to_string(), |take| take.to_string())
-            );
-            return Err(FormatError::new(ErrorKind::Empty, &self.path, message)
-                .help(format!("skip fewer than {count} samples")));
-        }
-        Ok(match self.shuffle {
-            Some(seed) => dataset.gather(&permutation(count, seed)[start..end]),
-            None => dataset.slice(start..end),
-        })
+        dataset.select(self.shuffle, self.skip, self.take)
     }
 }
 

@@ -10,6 +10,7 @@
 
 pub mod arrays;
 pub mod files;
+pub mod gguf;
 pub mod manifest;
 mod message;
 pub mod mutation;

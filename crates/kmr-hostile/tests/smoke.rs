@@ -3,7 +3,7 @@
 use std::{fs, path::PathBuf};
 
 use kmr_hostile::{
-    Outcome, arrays, manifest,
+    Outcome, arrays, gguf, manifest,
     mutation::{Numbers, mutated},
     onnx, specimen,
 };
@@ -58,6 +58,21 @@ fn onnx_corpus() {
 #[test]
 fn npz_corpus() {
     smoke("npz", arrays::exercise, 6_000);
+}
+
+#[test]
+fn gguf_corpus() {
+    smoke("gguf", gguf::exercise, 6_000);
+}
+
+#[test]
+fn a_gguf_file_cut_short_at_any_byte_is_refused() {
+    let whole = gguf::specimen();
+    assert_eq!(gguf::exercise(&whole), Outcome::Read);
+    // The last tensor is followed by nothing but filling.
+    for length in 0..whole.len() - 32 {
+        assert_eq!(gguf::exercise(&whole[..length]), Outcome::Refused, "{length}");
+    }
 }
 
 #[test]

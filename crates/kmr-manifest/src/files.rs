@@ -60,6 +60,9 @@ impl Manifest {
                 named.push(("labels file", ErrorKind::File, labels));
             }
         }
+        if let Some(tokenizer) = &self.data.tokenizer {
+            named.push(("tokenizer", ErrorKind::File, tokenizer));
+        }
         for path in &self.plugins {
             named.push(("plugin path", ErrorKind::PluginPath, path));
         }

@@ -32,7 +32,8 @@ pub use diagnostic::{Error, ErrorKind, Problem, Source};
 pub use keys::{KEYS, Key, ValueKind, listing, schema};
 pub use manifest::{
     Augment, Config, Data, DataFormat, DataSample, DataSource, Floor, KnobUse, Limit, Manifest, Meters, Model,
-    OnNoProgress, Output, OutputFormat, OutputNames, Per, Policy, Quality, Role, RuleUse, Stage, Target, Until,
+    OnNoProgress, Output, OutputFormat, OutputNames, Per, Policy, Quality, Role, RuleUse, Stage, Target, TextData,
+    TextSamples, Until,
 };
 pub use place::Placed;
 pub use resolve::{

@@ -66,6 +66,8 @@ pub struct Data {
     pub labels: Placed<String>,
     /// What one sample is; what the model's inputs suggest when absent.
     pub sample: Option<DataSample>,
+    /// The tokenizer of splits of texts; the model's own when absent.
+    pub tokenizer: Option<Placed<PathBuf>>,
     /// How images change while a rule trains on them.
     pub augment: Option<Augment>,
 }
@@ -96,7 +98,7 @@ impl Data {
 /// One split of the data.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct DataSource {
-    /// An npz file, an IDX file of inputs or a folder of npy files.
+    /// An npz file, an IDX file of inputs, a folder of npy files, or a file of texts.
     pub path: Placed<PathBuf>,
     /// The IDX file of labels that goes with an IDX file of inputs.
     pub labels: Option<Placed<PathBuf>>,
@@ -108,8 +110,56 @@ pub struct DataSource {
     pub take: Option<u64>,
     /// The format, when the path does not tell it.
     pub format: Option<DataFormat>,
+    /// How texts become samples; none where the file holds arrays.
+    pub texts: Option<TextData>,
     /// The whole entry.
     pub span: Range<usize>,
+}
+
+/// How texts become samples.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct TextData {
+    /// The column of texts.
+    pub text: Option<String>,
+    /// What is made of them.
+    pub samples: TextSamples,
+}
+
+/// What of texts is a sample.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TextSamples {
+    /// A text, or two.
+    Texts {
+        /// The column of texts that the tokenizer joins to them.
+        pair: Option<String>,
+        /// The column of texts that they are compared with.
+        against: Option<String>,
+        /// The column of classes or scores.
+        label: Option<String>,
+        /// Tokens that longer texts are cut to.
+        max_length: Option<u64>,
+        /// Tokens that all texts are padded to.
+        length: Option<u64>,
+    },
+    /// A run of tokens of the whole text.
+    Windows {
+        /// Tokens of each, at least 2.
+        window: u64,
+        /// Tokens from one to the next, 1 to `window`.
+        stride: u64,
+    },
+}
+
+impl Default for TextSamples {
+    fn default() -> Self {
+        Self::Texts {
+            pair: None,
+            against: None,
+            label: None,
+            max_length: None,
+            length: None,
+        }
+    }
 }
 
 /// What one sample is.
@@ -130,6 +180,21 @@ pub enum DataFormat {
     Idx,
     /// A folder with one npy file per input and `labels.npy`.
     Npy,
+    /// A text to a line.
+    Lines,
+    /// A JSON object to a line.
+    Jsonl,
+    /// Values apart by commas under a line of names.
+    Csv,
+    /// Values apart by tabs under a line of names.
+    Tsv,
+}
+
+impl DataFormat {
+    /// Whether it holds texts.
+    pub fn is_text(self) -> bool {
+        !matches!(self, Self::Npz | Self::Idx | Self::Npy)
+    }
 }
 
 /// An upper limit on a cost meter.

@@ -3,6 +3,7 @@
 mod config;
 mod sections;
 mod stages;
+mod texts;
 
 use std::path::Path;
 use std::sync::Arc;

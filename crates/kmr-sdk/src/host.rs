@@ -332,7 +332,8 @@ pub struct Batch {
     pub size: usize,
     /// The model's inputs by name, as the model takes them.
     pub inputs: Vec<(String, Tensor)>,
-    /// One int64 label per sample, where the data has labels and the plugin may see them.
+    /// What samples are judged by, where the data says it and the plugin may see it: an int64 label per sample, an int64
+    /// class per sample and position (below 0 where it is not judged), or a float64 score per sample.
     pub labels: Option<Tensor>,
     /// The values asked for by name, in the order asked for.
     pub outputs: Vec<(String, Tensor)>,
@@ -371,6 +372,26 @@ impl Batch {
             .as_ref()
             .ok_or_else(|| Error::not_found("the data has no labels"))?;
         Ok(labels.values()?)
+    }
+
+    /// What samples are judged by as numbers, `size` of them: scores, or labels.
+    ///
+    /// # Errors
+    /// [`ErrorCode::NOT_FOUND`] if the data has none, or the plugin may not see them; [`ErrorCode::SHAPE`] if there is not
+    /// one number for each sample.
+    pub fn scores(&self) -> Result<Vec<f64>> {
+        let labels = self
+            .labels
+            .as_ref()
+            .ok_or_else(|| Error::not_found("the data has neither scores nor labels"))?;
+        if labels.shape() != [self.size] {
+            let message = format!("scores have the shape {:?} for {} samples", labels.shape(), self.size);
+            return Err(Error::new(ErrorCode::SHAPE, message));
+        }
+        match labels.values::<f64>() {
+            Ok(scores) => Ok(scores.into_owned()),
+            Err(_) => Ok(self.labels()?.iter().map(|label| *label as f64).collect()),
+        }
     }
 }
 

@@ -76,6 +76,9 @@ impl Key<'_> {
         for label in self.data.labels().unwrap_or_default() {
             part(&label.to_le_bytes());
         }
+        if let Some(targets) = self.data.targets() {
+            part(targets.bytes());
+        }
         digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 }

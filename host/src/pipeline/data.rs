@@ -1,5 +1,7 @@
 //! The splits of the data: read, fitted to the model, and proved to be apart.
 
+mod texts;
+
 use std::sync::Arc;
 
 use kmr_formats::{Dataset, DatasetSource, ExpectedInput, Format, FormatError, Sample, Scale, overlap};
@@ -23,15 +25,19 @@ pub struct Splits {
 impl Splits {
     /// Reads every split that the manifest gives.
     pub fn read(manifest: &Manifest, model: &Model) -> Result<Self, Failure> {
-        let sample = match manifest.data.sample {
+        let usual = match manifest.data.sample {
             Some(DataSample::Row) => Sample::Row,
             Some(DataSample::Call) => Sample::Call,
             None => sample_kind(model),
         };
-        let expected = expected_inputs(model, sample)?;
+        let mut tokenizer = texts::ModelTokenizer::new(manifest, model);
         let mut splits: Vec<(&str, Arc<Dataset>)> = Vec::new();
         for (name, source) in manifest.data.splits() {
-            let mut dataset = read(manifest, source).map_err(|error| format_failure(&error))?;
+            let (mut dataset, sample) = match &source.texts {
+                Some(of) => (tokenizer.read(source, of)?, texts::sample(of).unwrap_or(usual)),
+                None => (read(manifest, source).map_err(|error| format_failure(&error))?, usual),
+            };
+            let expected = expected_inputs(model, sample)?;
             dataset
                 .conform(&expected, sample)
                 .map_err(|error| format_failure(&error))?;
@@ -73,7 +79,7 @@ fn read(manifest: &Manifest, source: &DataSource) -> Result<Dataset, FormatError
         format: source.format.map(|format| match format {
             DataFormat::Npz => Format::Npz,
             DataFormat::Idx => Format::Idx,
-            DataFormat::Npy => Format::Npy,
+            _ => Format::Npy,
         }),
         labels_name: data.labels.value.clone(),
         shuffle: source.shuffle,

@@ -419,23 +419,20 @@ fn of_one_call(output: Tensor) -> Tensor {
 /// The samples in `range`, of [`batch_size`], with `outputs` computed on them; the inputs are as the model takes them.
 pub fn batch(data: &Dataset, range: Range<usize>, outputs: RVec<SharedTensorBox>) -> Batch {
     let inputs = data.calls(range.clone()).into_iter().flatten();
-    batch_of(range.len(), inputs, data.batch_labels(range), outputs)
+    batch_of(range.len(), inputs, data.batch_targets(range), outputs)
 }
 
 /// Samples with their inputs as the model takes them.
 pub fn batch_of(
     size: usize,
     inputs: impl IntoIterator<Item = (String, Tensor)>,
-    labels: Option<&[i64]>,
+    targets: Option<Tensor>,
     outputs: RVec<SharedTensorBox>,
 ) -> Batch {
     Batch {
         size: size as u64,
         inputs: inputs.into_iter().map(|(name, tensor)| share(&name, tensor)).collect(),
-        labels: match labels {
-            Some(labels) => RSome(share("labels", Tensor::from_vec(vec![labels.len()], labels.to_vec()))),
-            None => RNone,
-        },
+        labels: targets.map(|targets| share("labels", targets)).into(),
         outputs,
     }
 }

@@ -157,8 +157,8 @@ impl DataSession {
             Ok((name, changed))
         };
         let feeds = inputs.into_iter().map(change).collect::<Result<Feeds, PluginError>>()?;
-        let labels = drawn.batch_labels(0..drawn.len());
-        let batch = batch_of(places.len(), feeds.clone(), labels, RVec::new());
+        let targets = drawn.batch_targets(0..drawn.len());
+        let batch = batch_of(places.len(), feeds.clone(), targets, RVec::new());
         Ok((feeds, batch))
     }
 

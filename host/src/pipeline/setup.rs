@@ -230,7 +230,11 @@ fn check_weights(model: &Model, path: &Path) -> Result<(), Failure> {
 fn check_labels(plan: &Plan, splits: &Splits) -> Result<(), Failure> {
     for meter in plan.resolved.meters.iter().filter(|meter| meter.offer.needs_labels) {
         let judged = [Some(&splits.search), splits.holdout.as_ref()];
-        if let Some(data) = judged.into_iter().flatten().find(|data| data.labels().is_none()) {
+        if let Some(data) = judged
+            .into_iter()
+            .flatten()
+            .find(|data| data.labels().is_none() && data.targets().is_none())
+        {
             let message = format!(
                 "meter `{}` needs labels, and {} has none",
                 meter.offer.id,
@@ -238,7 +242,7 @@ fn check_labels(plan: &Plan, splits: &Splits) -> Result<(), Failure> {
             );
             return Err(Failure::new(exit::INPUT, message)
                 .at(plan.path.display().to_string())
-                .help("add an array of labels, or use `agreement`, `kl`, `cosine` or `sqnr`"));
+                .help("add an array of labels (texts: name their column with `label`), or use `agreement`, `kl`, `cosine` or `sqnr`"));
         }
     }
     Ok(())

@@ -2,7 +2,13 @@
 
 use kmr_sdk::{Host, MeasureRequest, Meter, Reading, Result};
 
-use crate::{config::ClassConfig, measure::labeled};
+use serde::Deserialize;
+
+use crate::{
+    config::ClassConfig,
+    measure::labeled,
+    positions::{self, TokenConfig},
+};
 
 /// 1 if class `label` is among the `count` highest scores, else 0. Of equal scores the one of the lower class
 /// counts as higher; where a score is NaN there is no order, and the answer counts as wrong.
@@ -34,6 +40,37 @@ impl<const COUNT: usize> Meter for Top<COUNT> {
         labeled(host, &self.0, request, COUNT + 1, |scores, label| {
             hit(scores, label, COUNT)
         })
+    }
+}
+
+/// The settings of `accuracy`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AccuracyConfig {
+    /// The value that is judged, with classes along its last axis; the model's first output if none is given.
+    pub output: Option<String>,
+    /// Samples per batch; the host chooses if none is given.
+    pub batch: Option<usize>,
+}
+
+/// The meter of the share of answers that are right: one for each sample, or for each of its judged positions.
+pub struct Accuracy(TokenConfig);
+
+impl Meter for Accuracy {
+    type Config = AccuracyConfig;
+
+    fn new(config: AccuracyConfig) -> Result<Self> {
+        Ok(Self(TokenConfig {
+            output: config.output,
+            batch: config.batch,
+            ..Default::default()
+        }))
+    }
+
+    fn measure(&mut self, host: &Host<'_>, request: &MeasureRequest) -> Result<Reading> {
+        positions::mean(&positions::labeled(host, &self.0, request, |scores, label| {
+            hit(scores, label, 1)
+        })?)
     }
 }
 

@@ -140,7 +140,7 @@ pub fn paired(
     reading(scores)
 }
 
-fn run<'h>(
+pub fn run<'h>(
     host: &'h Host<'_>,
     request: &MeasureRequest,
     model: &str,
@@ -157,7 +157,7 @@ fn run<'h>(
 }
 
 /// The next batch of both runs, which must be of the same samples.
-fn next_pair(candidates: &mut Batches<'_>, references: &mut Batches<'_>) -> Result<Option<(Batch, Batch)>> {
+pub fn next_pair(candidates: &mut Batches<'_>, references: &mut Batches<'_>) -> Result<Option<(Batch, Batch)>> {
     let (candidate, reference) = (candidates.next().transpose()?, references.next().transpose()?);
     match (candidate, reference) {
         (Some(candidate), Some(reference)) if candidate.size == reference.size => Ok(Some((candidate, reference))),
@@ -169,7 +169,7 @@ fn next_pair(candidates: &mut Batches<'_>, references: &mut Batches<'_>) -> Resu
     }
 }
 
-fn stop_if_cancelled(host: &Host<'_>) -> Result<()> {
+pub fn stop_if_cancelled(host: &Host<'_>) -> Result<()> {
     if host.cancelled()? {
         Err(Error::cancelled())
     } else {
@@ -178,14 +178,14 @@ fn stop_if_cancelled(host: &Host<'_>) -> Result<()> {
 }
 
 /// The output that is judged: the one asked for, or the model's first.
-fn judged(batch: &Batch) -> Result<(&str, &Tensor)> {
+pub fn judged(batch: &Batch) -> Result<(&str, &Tensor)> {
     match batch.outputs.first() {
         Some((name, tensor)) => Ok((name, tensor)),
         None => Err(Error::not_found("the model has no outputs to judge")),
     }
 }
 
-fn labels(batch: &Batch) -> Result<std::borrow::Cow<'_, [i64]>> {
+pub fn labels(batch: &Batch) -> Result<std::borrow::Cow<'_, [i64]>> {
     if batch.labels.is_none() {
         return Err(Error::not_found(
             "the data has no labels; `agreement`, `kl`, `cosine` and `sqnr` need none",
@@ -203,7 +203,7 @@ fn labels(batch: &Batch) -> Result<std::borrow::Cow<'_, [i64]>> {
     }
 }
 
-fn class(label: i64, classes: usize, sample: usize) -> Result<usize> {
+pub fn class(label: i64, classes: usize, sample: usize) -> Result<usize> {
     let class = usize::try_from(label).ok().filter(|&class| class < classes);
     class.ok_or_else(|| {
         Error::invalid_request(format!(
@@ -212,7 +212,7 @@ fn class(label: i64, classes: usize, sample: usize) -> Result<usize> {
     })
 }
 
-fn reading(scores: Vec<f64>) -> Result<Reading> {
+pub fn reading(scores: Vec<f64>) -> Result<Reading> {
     if scores.is_empty() {
         return Err(Error::invalid_request("there are no samples to measure on"));
     }
@@ -239,7 +239,7 @@ fn not_finite(vector: &[f32], sample: usize) -> Error {
     Error::new(ErrorCode::OTHER, format!("it is {what} at sample {sample}"))
 }
 
-fn about(error: Error, output: &str) -> Error {
+pub fn about(error: Error, output: &str) -> Error {
     error.at(format!("output `{output}`"))
 }
 

@@ -111,7 +111,11 @@ fn sample_shape(tensor: &Tensor, samples: usize) -> Result<&[usize]> {
     }
 }
 
-fn floats(tensor: &Tensor) -> Result<Cow<'_, [f32]>> {
+/// The values, which must be of floating point.
+///
+/// # Errors
+/// [`ErrorCode::SHAPE`] for other element types.
+pub fn floats(tensor: &Tensor) -> Result<Cow<'_, [f32]>> {
     match tensor.dtype() {
         DType::FLOAT | DType::FLOAT16 | DType::BFLOAT16 | DType::DOUBLE => Ok(tensor.to_f32()?),
         other => Err(unsuitable(format!(

@@ -11,14 +11,17 @@ use kmr_abi::{
         std_types::{RErr, RNone, ROk, ROption, RSlice, RSome, RStr, RVec},
     },
 };
-use kmr_sdk::{RunRequest, model::Tensor};
+use kmr_sdk::{RunRequest, Split, model::Tensor};
 use kmr_testkit::held;
 
 /// A host whose models have one output, `logits`.
 pub struct CannedHost {
     candidate: Tensor,
     reference: Tensor,
-    labels: Option<Vec<i64>>,
+    labels: Option<Tensor>,
+    inputs: Vec<(String, Tensor)>,
+    /// What training data are answered, with their labels.
+    training: Option<(Tensor, Tensor)>,
     cancelled: bool,
     requests: Mutex<Vec<RunRequest>>,
 }
@@ -30,13 +33,31 @@ impl CannedHost {
             candidate,
             reference,
             labels: None,
+            inputs: Vec::new(),
+            training: None,
             cancelled: false,
             requests: Mutex::default(),
         }
     }
 
-    pub fn labeled(mut self, labels: Vec<i64>) -> Self {
+    pub fn labeled(self, labels: Vec<i64>) -> Self {
+        self.judged_by(Tensor::from_vec(vec![labels.len()], labels))
+    }
+
+    /// What samples are judged by, in any form.
+    pub fn judged_by(mut self, labels: Tensor) -> Self {
         self.labels = Some(labels);
+        self
+    }
+
+    /// An input that batches come with.
+    pub fn with_input(mut self, name: &str, input: Tensor) -> Self {
+        self.inputs.push((name.to_owned(), input));
+        self
+    }
+
+    pub fn trained_on(mut self, answers: Tensor, labels: Vec<i64>) -> Self {
+        self.training = Some((answers, Tensor::from_vec(vec![labels.len()], labels)));
         self
     }
 
@@ -63,8 +84,9 @@ impl CannedHost {
 }
 
 struct Player<'h> {
-    host: &'h CannedHost,
     output: &'h Tensor,
+    labels: Option<&'h Tensor>,
+    inputs: &'h [(String, Tensor)],
     at: usize,
     end: usize,
 }
@@ -76,22 +98,23 @@ impl BatchIterator for Player<'_> {
             return ROk(RNone);
         }
         self.at = range.end;
-        let mut shape = self.output.shape().to_vec();
-        let bytes = self.output.byte_len() / shape[0];
-        shape[0] = range.len();
-        let bytes = self.output.bytes().slice(range.start * bytes..range.end * bytes);
-        let output = Tensor::new(self.output.dtype(), shape, bytes).unwrap();
-        let labels = self.host.labels.as_ref().map(|labels| {
-            let labels = labels[range.clone()].to_vec();
-            held("labels", &Tensor::from_vec(vec![labels.len()], labels))
-        });
+        let part = |name: &str, tensor: &Tensor| held(name, &rows(tensor, range.clone()));
         ROk(RSome(Batch {
             size: range.len() as u64,
-            inputs: RVec::new(),
-            labels: labels.into(),
-            outputs: RVec::from(vec![held("logits", &output)]),
+            inputs: self.inputs.iter().map(|(name, input)| part(name, input)).collect(),
+            labels: self.labels.map(|labels| part("labels", labels)).into(),
+            outputs: RVec::from(vec![part("logits", self.output)]),
         }))
     }
+}
+
+/// Samples of a tensor.
+fn rows(tensor: &Tensor, range: std::ops::Range<usize>) -> Tensor {
+    let mut shape = tensor.shape().to_vec();
+    let bytes = tensor.byte_len() / shape[0];
+    shape[0] = range.len();
+    let bytes = tensor.bytes().slice(range.start * bytes..range.end * bytes);
+    Tensor::new(tensor.dtype(), shape, bytes).unwrap()
 }
 
 fn absent<T>() -> AbiResult<T> {
@@ -101,16 +124,17 @@ fn absent<T>() -> AbiResult<T> {
 impl kmr_abi::Host for CannedHost {
     fn run<'a>(&'a self, request: RStr<'_>) -> AbiResult<BatchIteratorBox<'a>> {
         let request: RunRequest = kmr_sdk::serde_json::from_str(request.as_str()).unwrap();
-        let output = if request.model == REFERENCE {
-            &self.reference
-        } else {
-            &self.candidate
+        let (output, labels, inputs) = match (&self.training, request.split) {
+            (Some((answers, labels)), Split::Training) => (answers, Some(labels), &[][..]),
+            _ if request.model == REFERENCE => (&self.reference, self.labels.as_ref(), &self.inputs[..]),
+            _ => (&self.candidate, self.labels.as_ref(), &self.inputs[..]),
         };
         let end = request.limit.unwrap_or(usize::MAX).min(output.shape()[0]);
         self.requests.lock().unwrap().push(request);
         let player = Player {
-            host: self,
             output,
+            labels,
+            inputs,
             at: 0,
             end,
         };

@@ -3,6 +3,7 @@
 mod adapters;
 mod damage;
 mod datasets;
+mod gguf;
 mod reading;
 mod writing;
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use indexmap::IndexMap;
 
 use super::config::{config, table_config};
+use super::texts;
 use crate::keys;
 use crate::reader::{Section, integer, wrong_type};
 use crate::suggest::quoted;
@@ -86,6 +87,7 @@ pub(super) fn data(root: &Section<'_, '_>, directory: &Path) -> Data {
         holdout: split("holdout"),
         scale: section.scale("scale"),
         labels: section.text("labels").unwrap_or_else(default_labels),
+        tokenizer: path(&section, "tokenizer", directory),
         sample: section.choice("sample").map(|choice| match choice.value {
             "call" => DataSample::Call,
             _ => DataSample::Row,
@@ -101,11 +103,17 @@ fn data_source(section: &Section<'_, '_>, directory: &Path) -> DataSource {
     let format = section.choice("format").map(|choice| match choice.value {
         "npz" => DataFormat::Npz,
         "idx" => DataFormat::Idx,
+        "lines" => DataFormat::Lines,
+        "jsonl" => DataFormat::Jsonl,
+        "csv" => DataFormat::Csv,
+        "tsv" => DataFormat::Tsv,
         _ => DataFormat::Npy,
     });
+    let file = path(section, "path", directory).unwrap_or_default();
     DataSource {
-        path: path(section, "path", directory).unwrap_or_default(),
         labels: path(section, "labels", directory),
+        texts: texts::read(section, &file.value, format),
+        path: file,
         shuffle: section.whole("shuffle"),
         skip: section.whole("skip").unwrap_or(0),
         take: section.whole("take"),

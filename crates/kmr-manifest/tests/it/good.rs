@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use kmr_manifest::{Amount, DataFormat, ErrorKind, Floor, KEYS, Manifest, OnNoProgress, Scale, ValueKind};
+use kmr_manifest::{
+    Amount, DataFormat, ErrorKind, Floor, KEYS, Manifest, OnNoProgress, Scale, TextData, TextSamples, ValueKind,
+};
 use serde_json::json;
 
 use crate::sample::{GOOD, catalog, changed, parse};
@@ -33,7 +35,20 @@ fn every_key_is_read() {
     assert_eq!(*manifest.budget[0].meter, "size_bytes");
     assert_eq!(*manifest.budget[0].at_most, Amount::Share(0.3));
     assert_eq!(*manifest.quality.floor, Floor::DropAtMost(0.005));
-    assert!(manifest.data.training.is_some());
+    let texts = manifest.data.training.clone().unwrap().texts.unwrap();
+    assert_eq!(texts.text.as_deref(), Some("first"));
+    let samples = TextSamples::Texts {
+        pair: Some("second".into()),
+        against: None,
+        label: Some("right".into()),
+        max_length: Some(128),
+        length: Some(64),
+    };
+    assert_eq!(texts.samples, samples);
+    assert_eq!(
+        **manifest.data.tokenizer.as_ref().unwrap(),
+        Path::new("folder/tokenizer.json")
+    );
     assert_eq!(
         manifest.data.augment.map(|augment| (augment.shift, augment.flip)),
         Some((2, true))
@@ -55,7 +70,7 @@ fn every_key_is_read() {
 /// The sample is only a test of every key while it holds every key.
 #[test]
 fn the_sample_holds_every_key_but_the_alternatives() {
-    let alternatives = ["limit", "at_least", "meter"];
+    let alternatives = ["limit", "at_least", "meter", "against", "window", "stride"];
     for key in KEYS.iter().filter(|key| key.name != "*") {
         let written = GOOD
             .split(|letter: char| !(letter.is_alphanumeric() || letter == '_'))
@@ -64,6 +79,26 @@ fn the_sample_holds_every_key_but_the_alternatives() {
         assert!(written || alternative, "{key:?}");
     }
     assert!(KEYS.iter().any(|key| key.kind == ValueKind::Scale));
+}
+
+#[test]
+fn a_split_holds_texts_by_its_name_its_format_or_its_keys() {
+    let texts = |split: &str| {
+        let text = changed("{ path = \"search.npz\", skip = 10, format = \"npz\" }", split);
+        parse(&text).unwrap().data.search.texts
+    };
+    let lines = Some(TextData::default());
+    assert_eq!(texts("{ path = \"a.npz\" }"), None);
+    assert_eq!(texts("{ path = \"folder\" }"), None);
+    assert_eq!(texts("{ path = \"a.TXT\" }"), lines);
+    assert_eq!(texts("{ path = \"a\", format = \"lines\" }"), lines);
+    assert_eq!(texts("{ path = \"a.csv\", format = \"npy\" }"), None);
+    let windows = |window, stride| {
+        let samples = TextSamples::Windows { window, stride };
+        Some(TextData { text: None, samples })
+    };
+    assert_eq!(texts("{ path = \"a\", window = 512 }"), windows(512, 512));
+    assert_eq!(texts("{ path = \"a\", window = 512, stride = 256 }"), windows(512, 256));
 }
 
 #[test]

@@ -61,6 +61,19 @@ const TYPES: &[Change] = &[
     ),
 ];
 
+const TEXTS: &[Change] = &[
+    ("skip = 10, format = \"npz\"", "format = \"npz\", text = \"sentence\""),
+    ("skip = 10, format = \"npz\"", "stride = 256"),
+    ("skip = 10, format = \"npz\"", "window = 512, stride = 513"),
+    ("skip = 10, format = \"npz\"", "window = 1"),
+    ("skip = 10, format = \"npz\"", "window = 512, label = \"class\""),
+    (
+        "skip = 10, format = \"npz\"",
+        "format = \"csv\", labels = \"labels.npy\"",
+    ),
+    ("skip = 10, format = \"npz\"", "format = \"xlsx\""),
+];
+
 const VALUES: &[Change] = &[
     ("schema = 1", "schema = 2"),
     ("at_most = \"30%\"", "at_most = \"130%\""),
@@ -171,6 +184,11 @@ fn types() {
 #[test]
 fn values() {
     insta::assert_snapshot!(chapter(VALUES));
+}
+
+#[test]
+fn texts() {
+    insta::assert_snapshot!(chapter(TEXTS));
 }
 
 #[test]

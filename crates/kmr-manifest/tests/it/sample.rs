@@ -16,12 +16,13 @@ inputs = { x = [1, 1, 28, 28] }
 
 [data]
 calibration = { path = "train.npz", take = 512, shuffle = 7 }
-training = { path = "train.npz" }
+training = { path = "train.jsonl", text = "first", pair = "second", label = "right", max_length = 128, length = 64 }
 search = { path = "search.npz", skip = 10, format = "npz" }
 holdout = { path = "t10k-images.gz", labels = "t10k-labels.gz", format = "idx" }
 scale = "1/255"
 labels = "labels"
 sample = "row"
+tokenizer = "tokenizer.json"
 augment = { shift = 2, flip = true }
 
 [budget]

@@ -1,0 +1,145 @@
+//! Splits of texts: the tokenizer, and what the model's graph says of tokens.
+
+use std::path::{Path, PathBuf};
+
+use kmr_formats::{Dataset, Sample};
+use kmr_manifest::{DataFormat, DataSource, Manifest, TextData, TextSamples};
+use kmr_model::{Dimension, Graph, Model};
+use kmr_text::{Content, Format, Limits, TextSource, Texts, Tokenizer};
+
+use super::format_failure;
+use crate::failure::Failure;
+
+/// The input of tokens.
+const TOKENS: &str = "input_ids";
+
+/// What one sample is, where the texts say it: two that are compared are two rows of one call.
+pub fn sample(texts: &TextData) -> Option<Sample> {
+    match &texts.samples {
+        TextSamples::Texts { against: Some(_), .. } => Some(Sample::Call),
+        _ => None,
+    }
+}
+
+/// The tokenizer, read when the first split of texts asks for it.
+pub struct ModelTokenizer<'m> {
+    manifest: &'m Manifest,
+    limits: Limits,
+    /// Tokens that the model takes, where it takes exactly so many.
+    length: Option<usize>,
+    read: Option<Tokenizer>,
+}
+
+impl<'m> ModelTokenizer<'m> {
+    /// That of a manifest's data, or of its model.
+    pub fn new(manifest: &'m Manifest, model: &Model) -> Self {
+        let length = fixed_length(&model.graph);
+        Self {
+            manifest,
+            limits: Limits {
+                vocabulary: vocabulary(&model.graph),
+                positions: length,
+            },
+            length,
+            read: None,
+        }
+    }
+
+    /// A split as tokens.
+    pub fn read(&mut self, source: &DataSource, texts: &TextData) -> Result<Dataset, Failure> {
+        let text_source = TextSource {
+            path: source.path.value.clone(),
+            format: source.format.and_then(format),
+            content: self.content(texts),
+            shuffle: source.shuffle,
+            skip: source.skip,
+            take: source.take,
+        };
+        let limits = self.limits;
+        let tokenizer = self.tokenizer(source)?;
+        text_source
+            .read(tokenizer, limits)
+            .map_err(|error| format_failure(&error))
+    }
+
+    fn content(&self, texts: &TextData) -> Content {
+        let size = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+        match &texts.samples {
+            TextSamples::Windows { window, stride } => Content::Windows {
+                text: texts.text.clone(),
+                window: size(*window),
+                stride: size(*stride),
+            },
+            TextSamples::Texts {
+                pair,
+                against,
+                label,
+                max_length,
+                length,
+            } => Content::Texts(Texts {
+                text: texts.text.clone(),
+                pair: pair.clone(),
+                against: against.clone(),
+                label: label.clone(),
+                max_length: max_length.map(size),
+                length: length.map(size).or(self.length),
+            }),
+        }
+    }
+
+    fn tokenizer(&mut self, source: &DataSource) -> Result<&Tokenizer, Failure> {
+        let path = match &self.manifest.data.tokenizer {
+            Some(path) => path.value.clone(),
+            None => of_model(&self.manifest.model.path.value).ok_or_else(|| self.missing(source))?,
+        };
+        if self.read.is_none() {
+            self.read = Some(Tokenizer::read(&path).map_err(|error| format_failure(&error))?);
+        }
+        self.read.as_ref().ok_or_else(|| self.missing(source))
+    }
+
+    fn missing(&self, source: &DataSource) -> Failure {
+        let problem = self.manifest.problem(
+            kmr_manifest::ErrorKind::Value,
+            source.span.clone(),
+            "these are texts, and there is no tokenizer",
+            "write `tokenizer = \"tokenizer.json\"` in [data]",
+        );
+        kmr_manifest::Error::from(problem).into()
+    }
+}
+
+/// The tokenizer that comes with a model: in its folder, beside its file, or in a GGUF file.
+fn of_model(model: &Path) -> Option<PathBuf> {
+    if model.extension().is_some_and(|ending| ending == "gguf") {
+        return Some(model.to_path_buf());
+    }
+    let folder = if model.is_dir() { model } else { model.parent()? };
+    Some(folder.join("tokenizer.json")).filter(|path| path.is_file())
+}
+
+fn format(format: DataFormat) -> Option<Format> {
+    Some(match format {
+        DataFormat::Lines => Format::Lines,
+        DataFormat::Jsonl => Format::Jsonl,
+        DataFormat::Csv => Format::Csv,
+        DataFormat::Tsv => Format::Tsv,
+        _ => return None,
+    })
+}
+
+/// Rows of the table that tokens are looked up in, where the graph looks them up in an initializer directly.
+fn vocabulary(graph: &Graph) -> Option<usize> {
+    let lookup = |node: &kmr_model::Node| node.is("Gather") && node.input(1) == Some(TOKENS);
+    let node = graph.nodes.iter().find(|node| lookup(node))?;
+    let table = graph.tensor(node.input(0)?)?;
+    table.shape().first().copied()
+}
+
+fn fixed_length(graph: &Graph) -> Option<usize> {
+    let tokens = graph.feeds().find(|input| input.name() == TOKENS)?;
+    match tokens.shape()?.get(1)? {
+        Dimension::Fixed(length) => Some(*length),
+        _ => None,
+    }
+}
