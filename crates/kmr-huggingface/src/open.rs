@@ -34,6 +34,11 @@ pub fn is_folder(path: &Path) -> bool {
 /// does not fit the configuration. Each names what it is about.
 pub fn open(folder: &Path) -> Result<Opened, HuggingFaceError> {
     let path = folder.join(CONFIG);
+    if !is_folder(folder) {
+        return Err(HuggingFaceError::new(ErrorKind::Io, format!("has no `{CONFIG}`"))
+            .file(folder)
+            .help("give an ONNX file, or a folder that `save_pretrained` wrote"));
+    }
     let map = read_object(&path)?;
     let tensors = read_tensors(folder)?;
     let config = Config::read(&map, &tensors).map_err(|error| error.file(&path))?;

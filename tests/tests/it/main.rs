@@ -10,6 +10,7 @@ mod networks;
 mod plugins;
 mod quantize;
 mod training;
+mod transformers;
 
 /// A short run of the example: few samples, few values, a budget that one or two steps reach.
 const SHORT: &str = r#"
