@@ -39,13 +39,12 @@ impl Tile {
     pub fn sweep<G: Copy + Into<f64>>(&mut self, metric: &Metric<'_, G>, plan: &Plan) {
         let swept = self.made_up(metric, plan);
         let plain = self.plain(metric, plan);
-        let errors = [&swept, &plain].map(|(values, _)| self.error(metric, values));
-        for lane in 0..LANES {
-            let (values, kept) = if errors[0][lane] <= errors[1][lane] {
-                &swept
-            } else {
-                &plain
-            };
+        let errors = self
+            .error(metric, &swept.0)
+            .into_iter()
+            .zip(self.error(metric, &plain.0));
+        for (lane, (swept_error, plain_error)) in errors.enumerate() {
+            let (values, kept) = if swept_error <= plain_error { &swept } else { &plain };
             copy_lane(&mut self.values, values, lane);
             copy_lane(&mut self.kept, kept, lane);
         }
