@@ -182,7 +182,7 @@ pub struct Infer {
 /// `kmr convert`
 #[derive(Debug, Args)]
 pub struct Convert {
-    /// The model to read
+    /// The model to read: an ONNX file, or a folder of `transformers`
     pub input: PathBuf,
     /// The file to write
     pub output: PathBuf,

@@ -12,6 +12,7 @@ use kmr_model::{
     ErrorKind, Model, ModelError,
     codec::{DataFile, DecodeOptions, ExternalData, ModelFiles},
 };
+use kmr_run::FileReport;
 
 use crate::{exit, failure::Failure};
 
@@ -26,9 +27,62 @@ pub fn read(path: &Path) -> Result<Bytes, Failure> {
     })
 }
 
-/// The model at `path`.
+/// The model at `path`: an ONNX file, a GGUF file, or a folder of `transformers`.
 pub fn read_model(path: &Path) -> Result<Model, Failure> {
-    decode(path, read(path)?)
+    match is_transformer(path) {
+        true => read_transformer(path),
+        false => decode(path, read(path)?),
+    }
+}
+
+/// [`read_model`], and what a report says of it. A folder or a GGUF file is known by the ONNX file that it becomes.
+pub fn read_reported(path: &Path) -> Result<(Model, FileReport), Failure> {
+    if !is_transformer(path) {
+        let bytes = read(path)?;
+        let report = FileReport {
+            path: path.display().to_string(),
+            bytes: bytes.len() as u64,
+            sha256: kmr_run::sha256(&bytes),
+        };
+        return Ok((decode(path, bytes)?, report));
+    }
+    let model = read_transformer(path)?;
+    let files = model.files().map_err(|error| Failure::model(path, &error))?;
+    let digest = kmr_run::sha256_of(|writer| {
+        files.write_model(writer)?;
+        files.data().map_or(Ok(()), |data| data.write(writer))
+    });
+    let digest = digest.map_err(|error| Failure::new(exit::INPUT, error.to_string()).at(path.display().to_string()))?;
+    let report = FileReport {
+        path: path.display().to_string(),
+        bytes: files.len(),
+        sha256: digest,
+    };
+    Ok((model, report))
+}
+
+/// Whether a model is made of what lies at `path`, rather than stored there.
+fn is_transformer(path: &Path) -> bool {
+    path.is_dir() || path.extension().is_some_and(|ending| ending == "gguf")
+}
+
+fn read_transformer(path: &Path) -> Result<Model, Failure> {
+    let opened = match path.is_dir() {
+        true => kmr_huggingface::open(path),
+        false => kmr_huggingface::open_gguf(path),
+    };
+    let opened = opened.map_err(|error| {
+        let place = error.path().unwrap_or(path).display().to_string();
+        let failure = Failure::new(exit::INPUT, error.message()).at(place);
+        match error.way_out() {
+            Some(help) => failure.help(help),
+            None => failure,
+        }
+    })?;
+    if !opened.unused.is_empty() {
+        log::info!("tensors that are no part of the model: {}", opened.unused.join(", "));
+    }
+    Ok(opened.model)
 }
 
 /// The model whose file at `path` holds `bytes`.

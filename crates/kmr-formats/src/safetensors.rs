@@ -1,7 +1,6 @@
 //! The safetensors format: eight bytes with the length of a JSON header, the header, the tensors' bytes without gaps.
 
-use std::fs::File;
-use std::io::{BufReader, Read, Seek, SeekFrom, Write};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::Path;
 
@@ -46,17 +45,18 @@ struct Entry {
     data_offsets: (usize, usize),
 }
 
-/// Reads every tensor of a safetensors file, in the order of its header.
+/// Every tensor of a safetensors file, in the order of its header. A large file stays where it is and is mapped, as
+/// [`kmr_platform::map_file`] has it; only tensors that lie misaligned in it are copied.
 ///
 /// # Errors
 ///
 /// A file that cannot be read, is damaged, or holds something other than numbers and booleans.
 pub fn read_safetensors(path: &Path) -> Result<NamedArrays, FormatError> {
     let open = |cause| FormatError::io(path, "open the file", &cause);
-    read_safetensors_from(path, File::open(path).map_err(open)?)
+    parse(path, &kmr_platform::map_file(path).map_err(open)?)
 }
 
-/// [`read_safetensors`] from any source; `path` is its name in messages.
+/// [`read_safetensors`] from any source, into memory; `path` is its name in messages.
 ///
 /// # Errors
 ///
@@ -65,7 +65,13 @@ pub fn read_safetensors_from(path: &Path, mut source: impl Read + Seek) -> Resul
     let open = |cause| FormatError::io(path, "read the file", &cause);
     let length = source.seek(SeekFrom::End(0)).map_err(open)?;
     source.rewind().map_err(open)?;
-    let mut reader = Bounded::new(BufReader::new(source), path, None, length);
+    let bytes = Bounded::new(source, path, None, length).bytes(length, "the file")?;
+    parse(path, &Bytes::from(bytes))
+}
+
+fn parse(path: &Path, file: &Bytes) -> Result<NamedArrays, FormatError> {
+    let length = file.len() as u64;
+    let mut reader = Bounded::new(&file[..], path, None, length);
     let header_length = u64::from_le_bytes(reader.fixed("the header's length")?);
     if header_length > LONGEST_HEADER {
         let message = format!("the header takes {header_length} bytes; there can be at most {LONGEST_HEADER}");
@@ -74,7 +80,8 @@ pub fn read_safetensors_from(path: &Path, mut source: impl Read + Seek) -> Resul
     let header = reader.bytes(header_length, "the header")?;
     let entries: IndexMap<String, Value> = serde_json::from_slice(&header)
         .map_err(|cause| reader.error(ErrorKind::Malformed, format!("the header is no JSON object: {cause}")))?;
-    let data = Bytes::from(reader.bytes(length - 8 - header_length, "the data")?);
+    // The header lies in the file: its end is a position in memory.
+    let data = file.slice(8 + header_length as usize..);
     let mut arrays = NamedArrays::new();
     let mut ranges: Vec<(Range<usize>, String)> = Vec::new();
     for (name, entry) in entries {
@@ -92,13 +99,22 @@ pub fn read_safetensors_from(path: &Path, mut source: impl Read + Seek) -> Resul
             let message = format!("its bytes {start}..{end} do not lie in the {} of the data", data.len());
             return Err(malformed(message));
         }
-        let tensor = Tensor::new(dtype, entry.shape, data.slice(start..end));
+        let tensor = Tensor::new(dtype, entry.shape, aligned(data.slice(start..end), dtype));
         let tensor = tensor.map_err(|error| malformed(error.to_string()))?;
         ranges.push((start..end, name.clone()));
         arrays.insert(name, tensor);
     }
     without_gaps(path, ranges, data.len())?;
     Ok(arrays)
+}
+
+/// The same bytes where elements of `dtype` can be read one by one.
+fn aligned(bytes: Bytes, dtype: DType) -> Bytes {
+    let element = dtype.bits().unwrap_or(8).div_ceil(8);
+    match bytes.as_ptr().addr().is_multiple_of(element) {
+        true => bytes,
+        false => kmr_platform::aligned_copy(&bytes),
+    }
 }
 
 /// Checks that the tensors' bytes lie side by side, so that a file is no larger than what it says, and nothing in it

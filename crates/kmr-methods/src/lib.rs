@@ -3,13 +3,17 @@
 //! Weights are a [`Matrix`] of float32, row by row: rows are output channels, columns are inputs (of a
 //! convolution: input channels of the group × kernel height × kernel width, in that order). A
 //! [`Scheme`] says how they become integers; [`quantize`] rounds them to nearest, [`gptq`](gptq::gptq)
-//! against the Gram matrix of their inputs. [`loss`] and [`schedule`] are for training. Results do not depend on the number of threads.
+//! against the Gram matrix of their inputs. [`loss`] and [`schedule`] are for training; [`experts`], [`clustering`]
+//! and [`ridge`] for routing. Results do not depend on the number of threads.
 
+pub mod assignment;
 pub mod bias;
 pub mod calibration;
 mod cholesky;
+pub mod clustering;
 pub mod equalize;
 mod error;
+pub mod experts;
 mod fit;
 pub mod gptq;
 pub mod gram;
@@ -19,6 +23,7 @@ pub mod low_rank;
 mod matrix;
 pub mod pack;
 mod quantized;
+pub mod ridge;
 mod rounding;
 pub mod schedule;
 

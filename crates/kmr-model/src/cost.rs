@@ -4,6 +4,7 @@ mod level;
 mod macs;
 mod parameters;
 mod peak;
+mod routed;
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -71,13 +72,15 @@ impl Costs {
     pub fn with_shapes(model: &Model, shapes: &Shapes) -> Result<Self, ModelError> {
         let level = Level::main(&model.graph)?;
         let parameters = parameters::of(&level, shapes);
+        let routed = routed::of(&model.graph, shapes);
+        let sight = Sight::main(shapes, &routed);
         Ok(Self {
             params: parameters.iter().map(|parameter| parameter.count).sum(),
             nonzero_params: parameters.iter().map(|parameter| parameter.nonzero).sum(),
             size_bytes: model.encoded_len(),
-            macs: macs::of(&level, &Sight::main(shapes)),
+            macs: macs::of(&level, &sight),
             peak_activation_bytes: peak::of(&level, shapes),
-            layers: layers(&level, &parameters, shapes),
+            layers: layers(&level, &parameters, shapes, &sight),
         })
     }
 
@@ -130,7 +133,8 @@ impl Costs {
     /// them without weights: a table names these.
     ///
     /// Of an If, the branch that is taken counts, or the costlier one where that depends on data. The body
-    /// of a Loop or Scan counts as often as it runs.
+    /// of a Loop or Scan counts as often as it runs. Of [routed experts](crate::experts), the k that a token is given
+    /// to count: whatever is chosen, that is the same sum as long as all experts of a layer are of one size.
     ///
     /// # Errors
     /// [`ErrorKind::Unsupported`] if a shape cannot be inferred, a loop's number of rounds is not known, or
@@ -166,7 +170,7 @@ fn uncountable(node: &Node, message: String) -> ModelError {
     ModelError::new(ErrorKind::Unsupported, place, message)
 }
 
-fn layers(level: &Level, parameters: &[Parameter], shapes: &Shapes) -> Vec<LayerCost> {
+fn layers(level: &Level, parameters: &[Parameter], shapes: &Shapes, sight: &Sight) -> Vec<LayerCost> {
     // Parameters that a value still carries to the first node that mixes it with an activation.
     let mut carried: HashMap<&str, u64> = HashMap::new();
     let mut inner: HashMap<usize, u64> = HashMap::new();
@@ -191,7 +195,7 @@ fn layers(level: &Level, parameters: &[Parameter], shapes: &Shapes) -> Vec<Layer
             *carried.entry(node.id()).or_default() += params;
             continue;
         }
-        let macs = macs::of_node(level, position, &Sight::main(shapes)).ok();
+        let macs = macs::of_node(level, position, sight).ok();
         if params > 0 || macs != Some(0) {
             layers.push(LayerCost {
                 node: node.id().to_owned(),

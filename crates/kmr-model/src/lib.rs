@@ -12,6 +12,7 @@ pub mod compact;
 pub mod cost;
 mod dtype;
 mod error;
+pub mod experts;
 mod functions;
 mod graph;
 mod lift;

@@ -36,6 +36,11 @@ pub fn read_file(path: &Path) -> io::Result<Bytes> {
     contents(path, u64::MAX)
 }
 
+/// A copy of `bytes` on a 64-byte boundary, for tensors that lie misaligned in a file.
+pub fn aligned_copy(bytes: &[u8]) -> Bytes {
+    AlignedBytes::copy_of(bytes).into_bytes()
+}
+
 fn contents(path: &Path, mapped_from: u64) -> io::Result<Bytes> {
     let mut file = File::open(path)?;
     let metadata = file.metadata()?;

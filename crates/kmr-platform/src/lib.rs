@@ -20,7 +20,7 @@ use std::{
 
 use bytes::Bytes;
 
-pub use file::{MAPPED_FROM, map_file, read_file};
+pub use file::{MAPPED_FROM, aligned_copy, map_file, read_file};
 pub use replace::{Content, destination, replace_file, replace_files};
 
 /// The system that this program runs on.

@@ -5,7 +5,7 @@ mod folder;
 mod journal;
 mod report;
 
-pub use digest::{Sha256, sha256};
+pub use digest::{Sha256, sha256, sha256_of};
 pub use folder::{RunError, RunFolder, replace_file};
 pub use journal::Journal;
 pub use report::{

@@ -63,8 +63,7 @@ impl Setup {
         let interrupted = watch_interrupts()?;
         let plan = Plan::read(path, disabled, &common.plugin_paths)?;
         let model_path = plan.manifest.model.path.value.clone();
-        let model_bytes = files::read(&model_path)?;
-        let original = files::decode(&model_path, model_bytes.clone())?;
+        let (original, model_report) = files::read_reported(&model_path)?;
         let original = placed(original, plan.manifest.output.external_data, &model_path)?;
         let model = prepared(&original, &model_path, plan.opset())?;
         check_weights(&model, &model_path)?;
@@ -117,7 +116,7 @@ impl Setup {
         let mut subject = Subject::new(context.clone(), &plan, plugins, chosen.proxy_meter.as_deref())?;
         Ok(Self {
             before: measure_original(&mut subject)?,
-            model: file_report(&model_path, &model_bytes),
+            model: model_report,
             plan,
             context,
             chosen,

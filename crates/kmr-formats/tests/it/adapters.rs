@@ -286,3 +286,43 @@ fn other_adapters_than_plain_ones_are_refused() {
     fs::remove_file(&path).unwrap();
     assert_eq!(read_peft(folder.path()).unwrap_err().kind(), ErrorKind::Io);
 }
+
+/// A safetensors file of these float32 values whose data begin `shift` bytes after a multiple of eight.
+fn shifted(values: &[f32], shift: usize) -> Vec<u8> {
+    let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    let mut header = format!(
+        r#"{{"a":{{"dtype":"F32","shape":[{}],"data_offsets":[0,{}]}}}}"#,
+        values.len(),
+        bytes.len()
+    );
+    header.push_str(&" ".repeat((8 + shift - header.len() % 8) % 8));
+    let mut file = (header.len() as u64).to_le_bytes().to_vec();
+    file.extend_from_slice(header.as_bytes());
+    file.extend_from_slice(&bytes);
+    file
+}
+
+#[test]
+fn misaligned_tensors_are_copied_once_and_aligned_ones_never() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.safetensors");
+    for shift in 0..8 {
+        std::fs::write(&path, shifted(&[1.5, -2.0, 3.0], shift)).unwrap();
+        let tensor = &read_safetensors(&path).unwrap()["a"];
+        let values = tensor.values::<f32>().unwrap();
+        assert_eq!(*values, [1.5, -2.0, 3.0]);
+        assert!(matches!(values, std::borrow::Cow::Borrowed(_)), "shift {shift}");
+    }
+}
+
+#[test]
+fn a_large_file_is_mapped_and_not_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.safetensors");
+    let values = vec![0.5_f32; (kmr_platform::MAPPED_FROM / 4) as usize];
+    std::fs::write(&path, shifted(&values, 0)).unwrap();
+    let tensors = read_safetensors(&path).unwrap();
+    // What is replaced by a rename stays what it was.
+    kmr_platform::replace_file(&path, &mut |file| std::io::Write::write_all(file, b"other")).unwrap();
+    assert!(tensors["a"].values::<f32>().unwrap().iter().all(|&value| value == 0.5));
+}

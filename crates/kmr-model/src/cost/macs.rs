@@ -1,5 +1,7 @@
 //! Multiply-accumulate operations.
 
+use std::collections::HashMap;
+
 use super::{level::Level, uncountable};
 use crate::{
     ModelError, Node,
@@ -194,18 +196,27 @@ const FREE: &[&str] = &[
 #[derive(Clone, Copy)]
 pub(super) struct Sight<'a> {
     shapes: &'a Shapes,
+    /// What is counted already, by node.
+    counted: Option<&'a HashMap<String, u64>>,
     outer: Option<&'a Sight<'a>>,
 }
 
 impl<'a> Sight<'a> {
-    /// The main graph's.
-    pub fn main(shapes: &'a Shapes) -> Self {
-        Self { shapes, outer: None }
+    /// The main graph's, with the nodes of it that are counted already.
+    pub fn main(shapes: &'a Shapes, counted: &'a HashMap<String, u64>) -> Self {
+        Self {
+            shapes,
+            counted: Some(counted),
+            outer: None,
+        }
     }
 
     fn inside(shapes: &'a Shapes, outer: &'a Sight<'a>) -> Self {
-        let outer = Some(outer);
-        Self { shapes, outer }
+        Self {
+            shapes,
+            counted: None,
+            outer: Some(outer),
+        }
     }
 
     fn shape(&self, name: &str) -> Option<&'a [usize]> {
@@ -231,6 +242,9 @@ fn too_many(node: &Node) -> ModelError {
 /// Those of one node of a graph.
 pub(super) fn of_node(level: &Level, position: usize, shapes: &Sight) -> Result<u64, ModelError> {
     let node = &*level.nodes[position];
+    if let Some(&counted) = shapes.counted.and_then(|counted| counted.get(node.id())) {
+        return Ok(counted);
+    }
     if !node.domain().is_empty() {
         return Err(uncountable(
             node,

@@ -1,0 +1,91 @@
+//! From a folder or a GGUF file to a model.
+
+use std::path::Path;
+
+use kmr_formats::NamedArrays;
+use kmr_formats::gguf::{Gguf, to_hugging_face};
+use kmr_model::Model;
+
+use crate::config::Config;
+use crate::folder::{CONFIG, read_object, read_tensors};
+use crate::network::STORED;
+use crate::pooling::Pooling;
+use crate::{ErrorKind, HuggingFaceError, Tensors, decoder, encoder};
+
+/// A folder, opened.
+#[derive(Clone, Debug)]
+pub struct Opened {
+    /// The model.
+    pub model: Model,
+    /// What it was made by.
+    pub config: Config,
+    /// The folder's tensors that are no part of the model, in the order of its files: poolers, other heads, buffers, or
+    /// what nobody expected.
+    pub unused: Vec<String>,
+}
+
+/// Whether `path` is a folder with a model's configuration.
+pub fn is_folder(path: &Path) -> bool {
+    path.is_dir() && path.join(CONFIG).is_file()
+}
+
+/// Opens a folder.
+///
+/// # Errors
+/// A file that is missing or damaged, an architecture or a setting that is not known, and a tensor that is missing or
+/// does not fit the configuration. Each names what it is about.
+pub fn open(folder: &Path) -> Result<Opened, HuggingFaceError> {
+    let path = folder.join(CONFIG);
+    let map = read_object(&path)?;
+    let tensors = read_tensors(folder)?;
+    let config = Config::read(&map, &tensors).map_err(|error| error.file(&path))?;
+    let pooling = Pooling::read(folder)?;
+    opened(folder, config, pooling.as_ref(), &tensors)
+}
+
+/// Opens a GGUF file with a decoder of the Llama kind. Plain numbers of 16 bits stay so, blocks become float32.
+///
+/// # Errors
+/// A file that is missing or damaged, an architecture or a tensor that is not known, and a tensor that is missing or does
+/// not fit the metadata. Each names what it is about.
+pub fn open_gguf(path: &Path) -> Result<Opened, HuggingFaceError> {
+    let weights = to_hugging_face(path, &Gguf::read(path)?)?;
+    let tensors = weights.tensors.iter();
+    let tensors: NamedArrays = tensors
+        .map(|(name, tensor)| (name.clone(), tensor.to_tensor()))
+        .collect();
+    let config = Config::read(&weights.config, &tensors).map_err(|error| error.file(path))?;
+    opened(path, config, None, &tensors)
+}
+
+fn opened(
+    path: &Path,
+    config: Config,
+    pooling: Option<&Pooling>,
+    tensors: &NamedArrays,
+) -> Result<Opened, HuggingFaceError> {
+    let model = build(&config, pooling, tensors).map_err(|error| error.file(path))?;
+    let used = |name: &str| {
+        let initializers = &model.graph.initializers;
+        initializers.contains_key(name) || initializers.contains_key(&format!("{name}{STORED}"))
+    };
+    let unused = tensors.keys().filter(|name| !used(name)).cloned().collect();
+    Ok(Opened { model, config, unused })
+}
+
+/// The model of a configuration.
+pub(crate) fn build(
+    config: &Config,
+    pooling: Option<&Pooling>,
+    tensors: &dyn Tensors,
+) -> Result<Model, HuggingFaceError> {
+    match config {
+        Config::Encoder(config) => encoder(config, pooling, tensors),
+        Config::Decoder(_) if pooling.is_some() => {
+            let message = "is a decoder with a pooling; poolings are known of encoders alone";
+            Err(HuggingFaceError::new(ErrorKind::Unknown, message)
+                .help("remove `modules.json` to open the decoder by itself"))
+        }
+        Config::Decoder(config) => decoder(config, tensors),
+    }
+}
