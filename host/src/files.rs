@@ -27,17 +27,17 @@ pub fn read(path: &Path) -> Result<Bytes, Failure> {
     })
 }
 
-/// The model at `path`: an ONNX file, or a folder of `transformers`.
+/// The model at `path`: an ONNX file, a GGUF file, or a folder of `transformers`.
 pub fn read_model(path: &Path) -> Result<Model, Failure> {
-    match path.is_dir() {
-        true => read_folder(path),
+    match is_transformer(path) {
+        true => read_transformer(path),
         false => decode(path, read(path)?),
     }
 }
 
-/// [`read_model`], and what a report says of it. A folder is known by the ONNX file that it becomes.
+/// [`read_model`], and what a report says of it. A folder or a GGUF file is known by the ONNX file that it becomes.
 pub fn read_reported(path: &Path) -> Result<(Model, FileReport), Failure> {
-    if !path.is_dir() {
+    if !is_transformer(path) {
         let bytes = read(path)?;
         let report = FileReport {
             path: path.display().to_string(),
@@ -46,7 +46,7 @@ pub fn read_reported(path: &Path) -> Result<(Model, FileReport), Failure> {
         };
         return Ok((decode(path, bytes)?, report));
     }
-    let model = read_folder(path)?;
+    let model = read_transformer(path)?;
     let files = model.files().map_err(|error| Failure::model(path, &error))?;
     let digest = kmr_run::sha256_of(|writer| {
         files.write_model(writer)?;
@@ -61,8 +61,17 @@ pub fn read_reported(path: &Path) -> Result<(Model, FileReport), Failure> {
     Ok((model, report))
 }
 
-fn read_folder(path: &Path) -> Result<Model, Failure> {
-    let opened = kmr_huggingface::open(path).map_err(|error| {
+/// Whether a model is made of what lies at `path`, rather than stored there.
+fn is_transformer(path: &Path) -> bool {
+    path.is_dir() || path.extension().is_some_and(|ending| ending == "gguf")
+}
+
+fn read_transformer(path: &Path) -> Result<Model, Failure> {
+    let opened = match path.is_dir() {
+        true => kmr_huggingface::open(path),
+        false => kmr_huggingface::open_gguf(path),
+    };
+    let opened = opened.map_err(|error| {
         let place = error.path().unwrap_or(path).display().to_string();
         let failure = Failure::new(exit::INPUT, error.message()).at(place);
         match error.way_out() {

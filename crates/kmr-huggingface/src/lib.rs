@@ -17,6 +17,8 @@
 //! Rows of `last_hidden_state` and `logits` at padding are finite, and mean nothing. Sizes are those of the
 //! configuration; longer sequences than an encoder has positions for are an error when the model runs.
 //!
+//! [`open_gguf`] makes the same graph of a Llama in a GGUF file.
+//!
 //! [`write_back`] makes a folder of a changed model again.
 //!
 //! [`decoder`] and [`encoder`] make the same graphs from a configuration and any source of named [`Tensors`].
@@ -38,7 +40,7 @@ pub use config::{Config, MODEL_TYPES, Rotary, RotaryScaling};
 pub use decoder::{DecoderConfig, DecoderHead, ExpertNames, ExpertsConfig, decoder};
 pub use encoder::{EncoderConfig, EncoderFamily, EncoderHead, encoder};
 pub use error::{ErrorKind, HuggingFaceError};
-pub use open::{Opened, is_folder, open};
+pub use open::{Opened, is_folder, open, open_gguf};
 pub use pooling::{Pool, Pooling};
 pub use tensors::Tensors;
 pub use write::{Written, write_back};

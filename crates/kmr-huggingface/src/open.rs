@@ -1,7 +1,9 @@
-//! From a folder to a model.
+//! From a folder or a GGUF file to a model.
 
 use std::path::Path;
 
+use kmr_formats::NamedArrays;
+use kmr_formats::gguf::{Gguf, to_hugging_face};
 use kmr_model::Model;
 
 use crate::config::Config;
@@ -43,7 +45,31 @@ pub fn open(folder: &Path) -> Result<Opened, HuggingFaceError> {
     let tensors = read_tensors(folder)?;
     let config = Config::read(&map, &tensors).map_err(|error| error.file(&path))?;
     let pooling = Pooling::read(folder)?;
-    let model = build(&config, pooling.as_ref(), &tensors).map_err(|error| error.file(folder))?;
+    opened(folder, config, pooling.as_ref(), &tensors)
+}
+
+/// Opens a GGUF file with a decoder of the Llama kind. Plain numbers of 16 bits stay so, blocks become float32.
+///
+/// # Errors
+/// A file that is missing or damaged, an architecture or a tensor that is not known, and a tensor that is missing or does
+/// not fit the metadata. Each names what it is about.
+pub fn open_gguf(path: &Path) -> Result<Opened, HuggingFaceError> {
+    let weights = to_hugging_face(path, &Gguf::read(path)?)?;
+    let tensors = weights.tensors.iter();
+    let tensors: NamedArrays = tensors
+        .map(|(name, tensor)| (name.clone(), tensor.to_tensor()))
+        .collect();
+    let config = Config::read(&weights.config, &tensors).map_err(|error| error.file(path))?;
+    opened(path, config, None, &tensors)
+}
+
+fn opened(
+    path: &Path,
+    config: Config,
+    pooling: Option<&Pooling>,
+    tensors: &NamedArrays,
+) -> Result<Opened, HuggingFaceError> {
+    let model = build(&config, pooling, tensors).map_err(|error| error.file(path))?;
     let used = |name: &str| {
         let initializers = &model.graph.initializers;
         initializers.contains_key(name) || initializers.contains_key(&format!("{name}{STORED}"))

@@ -2,6 +2,7 @@
 
 mod errors;
 mod folders;
+mod gguf;
 mod outputs;
 mod pruned;
 mod round_trip;

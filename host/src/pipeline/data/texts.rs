@@ -128,12 +128,14 @@ fn format(format: DataFormat) -> Option<Format> {
     })
 }
 
-/// Rows of the table that tokens are looked up in, where the graph looks them up in an initializer directly.
+/// Rows of the table that tokens are looked up in, where the graph looks them up in an initializer, or in one of fewer bits
+/// through a Cast.
 fn vocabulary(graph: &Graph) -> Option<usize> {
     let lookup = |node: &kmr_model::Node| node.is("Gather") && node.input(1) == Some(TOKENS);
-    let node = graph.nodes.iter().find(|node| lookup(node))?;
-    let table = graph.tensor(node.input(0)?)?;
-    table.shape().first().copied()
+    let table = graph.nodes.iter().find(|node| lookup(node))?.input(0)?;
+    let cast = graph.nodes.iter().find(|node| node.is("Cast") && node.id() == table);
+    let stored = cast.and_then(|cast| cast.input(0)).unwrap_or(table);
+    graph.tensor(stored)?.shape().first().copied()
 }
 
 fn fixed_length(graph: &Graph) -> Option<usize> {
