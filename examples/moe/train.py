@@ -183,7 +183,7 @@ def main():
     arguments = argparse.ArgumentParser()
     arguments.add_argument("--data", type=pathlib.Path, default=HERE / "data" / "package")
     arguments.add_argument("--out", type=pathlib.Path, default=HERE)
-    arguments.add_argument("--steps", type=int, default=1600)
+    arguments.add_argument("--steps", type=int, default=1200)
     arguments = arguments.parse_args()
     torch.manual_seed(7)
     torch.set_num_threads(1)

@@ -153,6 +153,7 @@ pub fn run<'h>(
         outputs: output.map(String::from).into_iter().collect(),
         batch,
         limit: request.limit,
+        ..RunRequest::default()
     })
 }
 
@@ -315,6 +316,7 @@ mod tests {
             outputs: vec!["logits".into()],
             batch: Some(2),
             limit: Some(3),
+            ..RunRequest::default()
         };
         assert_eq!(host.requests(), [expected("candidate"), expected("reference")]);
     }

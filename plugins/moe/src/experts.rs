@@ -3,7 +3,10 @@
 mod merge;
 mod order;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use kmr_sdk::{
     Action, Applied, Error, Host, KnobSettings, Result, Rule, Target, log,
@@ -234,9 +237,24 @@ impl Layer {
         for node in gone.iter().rev().flat_map(|expert| expert.nodes.iter().rev()) {
             patch.push(Edit::RemoveNode { node: node.clone() });
         }
-        let gone = experts.experts[networks.len()..].iter().flat_map(FeedForward::linears);
-        for tensor in gone.flat_map(Linear::tensors) {
-            patch.push(Edit::RemoveTensor { name: tensor.into() });
+        // Weights and numbers that nothing else reads.
+        let index = graph.index();
+        let removed: BTreeSet<&String> = gone.iter().flat_map(|expert| &expert.nodes).collect();
+        let read = removed
+            .iter()
+            .filter_map(|id| graph.node(id))
+            .flat_map(|node| node.inputs());
+        let orphans: BTreeSet<&String> = read
+            .filter(|name| graph.tensor(name).is_some() && index.is_inner(name))
+            .filter(|name| {
+                let readers = index.consumers(name).iter();
+                readers
+                    .map(|&(at, _)| graph.nodes[at].id())
+                    .all(|id| removed.iter().any(|gone| *gone == id))
+            })
+            .collect();
+        for name in orphans {
+            patch.push(Edit::RemoveTensor { name: name.clone() });
         }
     }
 }

@@ -61,7 +61,7 @@ impl Count {
             })
         };
         match self.per {
-            Per::Layer => {
+            Per::Layer | Per::ChannelGroup => {
                 let each = places.iter().filter_map(|place| {
                     let effect = |count: usize| place.counts.contains(&count);
                     target(&place.id, &place.label, place.layers.clone(), &effect)
@@ -89,7 +89,7 @@ impl Count {
             }
             let meant: Vec<usize> = match self.per {
                 Per::Model if assignment.target == MODEL => (0..places.len()).collect(),
-                Per::Layer => places
+                Per::Layer | Per::ChannelGroup => places
                     .iter()
                     .position(|place| place.id == assignment.target)
                     .into_iter()

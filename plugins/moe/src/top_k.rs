@@ -71,8 +71,15 @@ fn places(layers: &[FoundExperts]) -> Vec<Place> {
 /// Makes the router of `layer` choose `top_k` experts, and divide their weights by their sum where that is asked for.
 fn choose(build: &mut Build, graph: &Graph, layer: &FoundExperts, top_k: usize, renormalize: bool) {
     let count = Tensor::from_vec(vec![1], vec![top_k as i64]);
-    let count = build.tensor(&format!("{}.top_k", layer.label()), count);
-    build.rewire(&layer.top_k, 1, &count);
+    let index = graph.index();
+    let held = graph.node(&layer.top_k).and_then(|node| node.input(1));
+    match held.filter(|held| graph.tensor(held).is_some() && index.sole_consumer(held).is_some()) {
+        Some(held) => build.store(held, count),
+        None => {
+            let count = build.tensor(&format!("{}.top_k", layer.label()), count);
+            build.rewire(&layer.top_k, 1, &count);
+        }
+    }
     let raw = layer.experts.router.choice == Choice::SoftmaxThenTopK { renormalize: false };
     let (true, true, Some(weights)) = (renormalize, raw, &layer.weights) else {
         return;

@@ -31,7 +31,8 @@ pub struct Part {
 
 /// What part of a layer a target stands for.
 pub fn targets(layer: &Layer, per: Per, channels: usize) -> Vec<Layer> {
-    if per != Per::ChannelGroup || layer.rows() <= channels {
+    // What is stored in 16 bits is no initializer that a Concat could take the place of.
+    if per != Per::ChannelGroup || layer.rows() <= channels || layer.stored_bits != 32 {
         return vec![layer.clone()];
     }
     let starts = (0..layer.rows()).step_by(channels);
@@ -154,6 +155,7 @@ fn part(layer: &Layer, rows: &Range<usize>) -> Layer {
         nodes: layer.nodes.clone(),
         shape,
         axis: layer.axis,
+        stored_bits: layer.stored_bits,
         reads: match layer.reads {
             Use::Embedding => Use::Embedding,
             _ => Use::Unobserved,
@@ -176,6 +178,7 @@ mod tests {
             shape: vec![3, rows],
             axis: 1,
             reads: Use::Unobserved,
+            stored_bits: 32,
         }
     }
 
