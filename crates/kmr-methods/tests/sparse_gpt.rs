@@ -86,9 +86,12 @@ fn by_definition(weights: &[f32], gram: &[f64], blocks: &[(usize, usize)]) -> Ve
     values
 }
 
+/// Columns, the pattern, and how many columns and zeros each block has.
+type Case = (usize, Pattern, Vec<(usize, usize)>);
+
 #[test]
 fn it_is_what_the_paper_defines() {
-    let cases: Vec<(usize, Pattern, Vec<(usize, usize)>)> = vec![
+    let cases: Vec<Case> = vec![
         (24, Pattern::Share { removed: 12 }, vec![(24, 12)]),
         // Two blocks: 64 of 128, then what is left of 70.
         (140, Pattern::Share { removed: 70 }, vec![(128, 64), (12, 6)]),
