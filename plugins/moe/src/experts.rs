@@ -79,15 +79,17 @@ impl Rule for Experts {
             false => self.analyze(host, &base, &meant)?,
         };
         let mut patch = Patch::new();
+        let mut removed = BTreeSet::new();
         for (layer, &(_, count)) in meant.iter().zip(&assigned) {
             let place = |error: Error| error.at(format!("layer `{}`", layer.found.label()));
             let (router, networks) = match known.get(layer.id()) {
                 Some(order) => self.kept(layer, order, count).map_err(place)?,
                 None => layer.only(&(0..count).collect::<Vec<_>>()),
             };
-            layer.write(&mut patch, &base.graph, &router, &networks);
+            removed.extend(layer.write(&mut patch, &base.graph, &router, &networks));
             applied.change(layer.found.label(), "experts", layer.networks.len(), count);
         }
+        forget(&mut patch, &base.graph, &removed);
         host.edit(&patch)?;
         Ok(applied)
     }
@@ -202,8 +204,9 @@ impl Layer {
         (self.router.only_outputs(kept), networks)
     }
 
-    /// Stores `networks` as the first experts and takes the others out, so that names go on counting from the first.
-    fn write(&self, patch: &mut Patch, graph: &Graph, router: &Weights, networks: &[Network]) {
+    /// Stores `networks` as the first experts and takes the others out, so that names go on counting from the first. Gives
+    /// the ids of the nodes that go.
+    fn write(&self, patch: &mut Patch, graph: &Graph, router: &Weights, networks: &[Network]) -> Vec<String> {
         let experts = &self.found.experts;
         store(patch, &experts.router.scores, router);
         for (named, network) in experts.experts.iter().zip(networks) {
@@ -237,25 +240,29 @@ impl Layer {
         for node in gone.iter().rev().flat_map(|expert| expert.nodes.iter().rev()) {
             patch.push(Edit::RemoveNode { node: node.clone() });
         }
-        // Weights and numbers that nothing else reads.
-        let index = graph.index();
-        let removed: BTreeSet<&String> = gone.iter().flat_map(|expert| &expert.nodes).collect();
-        let read = removed
-            .iter()
-            .filter_map(|id| graph.node(id))
-            .flat_map(|node| node.inputs());
-        let orphans: BTreeSet<&String> = read
-            .filter(|name| graph.tensor(name).is_some() && index.is_inner(name))
-            .filter(|name| {
-                let readers = index.consumers(name).iter();
-                readers
-                    .map(|&(at, _)| graph.nodes[at].id())
-                    .all(|id| removed.iter().any(|gone| *gone == id))
-            })
-            .collect();
-        for name in orphans {
-            patch.push(Edit::RemoveTensor { name: name.clone() });
-        }
+        gone.iter().flat_map(|expert| expert.nodes.iter().cloned()).collect()
+    }
+}
+
+/// Takes out what only removed nodes read: weights, and numbers that several layers may share.
+fn forget(patch: &mut Patch, graph: &Graph, removed: &BTreeSet<String>) {
+    let index = graph.index();
+    let read_elsewhere = |name: &str| {
+        let readers = index.consumers(name).iter();
+        !index.is_inner(name)
+            || readers
+                .map(|&(at, _)| graph.nodes[at].id())
+                .any(|id| !removed.contains(id))
+    };
+    let read = removed
+        .iter()
+        .filter_map(|id| graph.node(id))
+        .flat_map(|node| node.inputs());
+    let orphans: BTreeSet<&String> = read
+        .filter(|name| graph.tensor(name).is_some() && !read_elsewhere(name))
+        .collect();
+    for name in orphans {
+        patch.push(Edit::RemoveTensor { name: name.clone() });
     }
 }
 
