@@ -7,8 +7,9 @@ use std::{
 };
 
 use kmr_platform::Content;
+use serde::Serialize;
 
-use crate::{Journal, Report};
+use crate::{Certificate, Journal, Report};
 
 /// A run's folder or one of its files could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +70,8 @@ impl RunFolder {
     pub const DATA: &str = "weights.data";
     /// The report.
     pub const REPORT: &str = "report.json";
+    /// What the artifact was made of, by digests.
+    pub const CERTIFICATE: &str = "certificate.json";
     /// The journal.
     pub const JOURNAL: &str = "journal.ndjson";
     /// The folder of what was being trained; only a run that was cut off leaves it behind.
@@ -112,6 +115,7 @@ impl RunFolder {
         model: Content<'w>,
         weights: Option<Content<'w>>,
     ) -> Result<PathBuf, RunError> {
+        self.remove(Self::CERTIFICATE)?;
         self.remove(Self::REPORT)?;
         let (path, data) = (self.path.join(name), self.path.join(Self::DATA));
         let alone = weights.is_none();
@@ -154,9 +158,21 @@ impl RunFolder {
     /// # Errors
     /// If it cannot be written.
     pub fn write_report(&self, report: &Report) -> Result<PathBuf, RunError> {
-        let path = self.path.join(Self::REPORT);
+        self.write_json(Self::REPORT, report)
+    }
+
+    /// Writes the certificate of the artifact.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn write_certificate(&self, certificate: &Certificate) -> Result<PathBuf, RunError> {
+        self.write_json(Self::CERTIFICATE, certificate)
+    }
+
+    fn write_json(&self, name: &str, document: &impl Serialize) -> Result<PathBuf, RunError> {
+        let path = self.path.join(name);
         let mut text =
-            serde_json::to_string_pretty(report).map_err(|error| RunError::new(&path, io::Error::other(error)))?;
+            serde_json::to_string_pretty(document).map_err(|error| RunError::new(&path, io::Error::other(error)))?;
         text.push('\n');
         replace_file(&path, text.as_bytes())?;
         Ok(path)

@@ -2,11 +2,12 @@
 
 mod texts;
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use kmr_formats::{Dataset, DatasetSource, ExpectedInput, Format, FormatError, Sample, Scale, overlap};
 use kmr_manifest::{DataFormat, DataSample, DataSource, Manifest};
 use kmr_model::{Dimension, Model};
+use kmr_run::{DataDigest, sha256};
 
 use crate::{exit, failure::Failure};
 
@@ -23,6 +24,24 @@ pub struct Splits {
 }
 
 impl Splits {
+    /// Number and digest of every split's samples.
+    pub fn digests(&self) -> BTreeMap<String, DataDigest> {
+        let splits = [
+            ("calibration", self.calibration.as_ref()),
+            ("training", self.training.as_ref()),
+            ("search", Some(&self.search)),
+            ("holdout", self.holdout.as_ref()),
+        ];
+        let digest = |data: &Dataset| DataDigest {
+            samples: data.len(),
+            sha256: sha256(&data.digests().flatten().collect::<Vec<u8>>()),
+        };
+        let there = splits
+            .into_iter()
+            .filter_map(|(name, data)| Some((name.to_owned(), digest(data?))));
+        there.collect()
+    }
+
     /// Reads every split that the manifest gives.
     pub fn read(manifest: &Manifest, model: &Model) -> Result<Self, Failure> {
         let usual = match manifest.data.sample {

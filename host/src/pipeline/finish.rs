@@ -17,9 +17,9 @@ use kmr_manifest::Floor;
 use kmr_model::{Model, codec::ModelFiles, cost, shapes::Shapes};
 use kmr_platform::Content;
 use kmr_run::{
-    ArtifactReport, BeforeAfter, BudgetReport, ChangeReport, ContenderReport, EngineReading, FileReport, FloorTest,
-    HoldoutReport, LatencyReport, LayerReport, Outcome, PluginReport, QualityReport, REPORT_SCHEMA, Report, RunFolder,
-    SearchReport, sha256,
+    ArtifactReport, BeforeAfter, BudgetReport, Certificate, ChangeReport, ContenderReport, EngineReading, FileReport,
+    FloorTest, HoldoutReport, LatencyReport, LayerReport, Outcome, PluginReport, QualityReport, REPORT_SCHEMA, Report,
+    RunFolder, SearchReport, sha256,
 };
 
 use super::{
@@ -143,6 +143,8 @@ pub fn finish(mut run: Finish<'_>) -> Result<Report, Failure> {
         seconds: run.started.elapsed().as_secs_f64(),
     };
     run.folder.write_report(&report)?;
+    let certificate = Certificate::of(&report, run.context.splits.digests());
+    run.folder.write_certificate(&certificate)?;
     Ok(report)
 }
 

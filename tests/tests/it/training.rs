@@ -84,12 +84,21 @@ fn a_teacher_may_come_from_a_file() {
 
 #[test]
 fn training_gives_the_same_bytes_whatever_the_number_of_threads() {
-    let artifacts = ["1", "2"].map(|threads| {
+    let results = ["1", "2"].map(|threads| {
         let bench = Bench::new(&manifest(DISTILL));
         bench.run(&["--threads", threads]).expect(0, &[]);
-        fs::read(bench.path("run/model.onnx")).unwrap()
+        let text = fs::read_to_string(bench.path("run/certificate.json")).unwrap();
+        let mut certificate: serde_json::Value = serde_json::from_str(&text).unwrap();
+        certificate["manifest"]["path"].take();
+        (fs::read(bench.path("run/model.onnx")).unwrap(), certificate)
     });
-    assert!(artifacts[0] == artifacts[1]);
+    assert!(results[0].0 == results[1].0);
+    let certificate = &results[0].1;
+    assert_eq!(*certificate, results[1].1);
+    assert_eq!(certificate["data"]["training"]["samples"], 400);
+    assert_eq!(certificate["artifact"]["bytes"], results[0].0.len());
+    let steps = certificate["steps"].as_array().unwrap();
+    assert!(!steps.is_empty() && steps.iter().all(|step| step["accepted"] == true));
 }
 
 #[test]
