@@ -95,7 +95,10 @@ pub fn product(call: &mut Call<'_>, a: Value, b: Value) -> Result<Value, Compute
     let (ra, rb) = (left.len(), right.len());
     let (rows, inner, columns) = (left[ra - 2], left[ra - 1], right[rb - 1]);
     if inner == 0 || result.contains(&0) {
-        // A sum over nothing, or no sum: whatever the operands are, it stays the same.
+        // A sum over nothing.
+        if crate::interpreter::is_tracked(&a) || crate::interpreter::is_tracked(&b) {
+            return Err(call.unsupported("has no derivative by an empty operand"));
+        }
         return Ok(Value::Float(from_vec(vec![0.0; result.iter().product()], result)));
     }
     let (a, b) = (reshape(a, left.clone()), reshape(b, right));
@@ -162,9 +165,6 @@ fn general(call: &mut Call<'_>) -> Outputs {
         if call.broadcast(&c.shape(), &expected)? != expected {
             return Err(call.wrong(format!("adds {:?} to {expected:?}", c.shape())));
         }
-    }
-    if expected.contains(&0) {
-        return Ok(vec![result]);
     }
     match result {
         Value::Float(mut result) => {

@@ -1,6 +1,5 @@
 //! Writing elements and slices by index.
 
-use burn::backend::ops::FloatTensorOps;
 use kmr_model::Tensor;
 
 use super::{
@@ -12,7 +11,7 @@ use super::{
 };
 use crate::{
     ComputeError,
-    interpreter::{B, Call, Float, Outputs, Value, from_vec, is_tracked, shape},
+    interpreter::{Call, Outputs, Value},
 };
 
 pub const OPERATORS: &[Operator] = &[
@@ -56,14 +55,8 @@ fn write(call: &mut Call<'_>, data: Value, updates: Value, targets: &[usize]) ->
     if combine == "none" {
         return Ok(vec![overwrite(call, data, updates, targets)?]);
     }
-    if let ("add", Value::Float(float), Value::Float(added)) = (combine.as_str(), &data, &updates)
-        && [float, added].into_iter().any(is_tracked)
-        && distinct(targets)
-    {
-        return Ok(vec![placed(call, float.clone(), updates, targets)?]);
-    }
     let off_tape = |value: Value| match &value {
-        Value::Float(float) if is_tracked(float) => {
+        Value::Float(float) if crate::interpreter::is_tracked(float) => {
             Err(call.unsupported(format!("has no derivative with reduction `{combine}`")))
         }
         _ => Ok(value),
@@ -89,25 +82,6 @@ fn write(call: &mut Call<'_>, data: Value, updates: Value, targets: &[usize]) ->
         Tensor::from_vec(data.shape().to_vec(), result)
     }, else return Err(host::unknown(call, data.dtype())));
     Ok(vec![Value::from_tensor(result)])
-}
-
-fn distinct(targets: &[usize]) -> bool {
-    let mut sorted = targets.to_vec();
-    sorted.sort_unstable();
-    sorted.windows(2).all(|pair| pair[0] != pair[1])
-}
-
-/// `data` with `updates` added at `targets`, all of them different, on the tape.
-fn placed(call: &Call<'_>, data: Float, updates: Value, targets: &[usize]) -> Result<Value, ComputeError> {
-    if targets.is_empty() {
-        return Ok(Value::Float(data));
-    }
-    let full = shape(&data);
-    let zeros = from_vec(vec![0.0; full.iter().product()], full);
-    match overwrite(call, Value::Float(zeros), updates, targets)? {
-        Value::Float(added) => Ok(Value::Float(B::float_add(data, added))),
-        Value::Host(tensor) => Err(call.wrong(format!("adds {} to float32", tensor.dtype()))),
-    }
 }
 
 /// `data` with `updates` at `targets`, the last one of several.

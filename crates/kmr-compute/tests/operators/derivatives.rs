@@ -109,13 +109,3 @@ fn movements() {
         n.with_string("equation", "ij,jk->ki")
     });
 }
-
-#[test]
-fn sums_at_places() {
-    let x = floats(&[4, 2], &[0.5, 1.5, 2.0, 3.0, 0.25, 1.0, -1.0, -2.0]);
-    let rows = integers(&[2, 1], &[3, 0]);
-    let updates = [("rows", rows.clone()), ("updates", floats(&[2, 2], &[1.0, 2.0, 3.0, 4.0]))];
-    check(16, "ScatterND", &x, &updates, |n| n.with_string("reduction", "add"));
-    let nothing = [("rows", integers(&[0, 1], &[])), ("updates", floats(&[0, 2], &[]))];
-    check(16, "ScatterND", &x, &nothing, |n| n.with_string("reduction", "add"));
-}
