@@ -190,7 +190,13 @@ fn a_run_counts_its_budget_on_all_that_it_writes() {
     assert!(report["budget"]["reached"].as_f64() <= report["budget"]["limit"].as_f64());
     assert_eq!(
         files(&bench.path("run")),
-        ["journal.ndjson", "model.onnx", "report.json", "weights.data"]
+        [
+            "certificate.json",
+            "journal.ndjson",
+            "model.onnx",
+            "report.json",
+            "weights.data"
+        ]
     );
     read_beside(&bench.path("run"), "model.onnx");
 }
