@@ -16,12 +16,28 @@ use kmr_run::FileReport;
 
 use crate::{exit, failure::Failure};
 
+/// Refuses a pipe or a device, of which reading may never end.
+fn check_regular(path: &Path) -> Result<(), Failure> {
+    match path.metadata() {
+        Ok(metadata) if !metadata.is_file() => {
+            Err(Failure::new(exit::INPUT, "is not a regular file").at(path.display().to_string()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What a report says of a file.
+pub fn file_report(path: &Path, bytes: &[u8]) -> FileReport {
+    FileReport {
+        path: path.display().to_string(),
+        bytes: bytes.len() as u64,
+        sha256: kmr_run::sha256(bytes),
+    }
+}
+
 /// The bytes of the file at `path`, mapped.
 pub fn read(path: &Path) -> Result<Bytes, Failure> {
-    // Reading a pipe or a device may never end.
-    if path.metadata().is_ok_and(|metadata| !metadata.is_file()) {
-        return Err(Failure::new(exit::INPUT, "is not a regular file").at(path.display().to_string()));
-    }
+    check_regular(path)?;
     kmr_platform::map_file(path).map_err(|error| {
         Failure::new(exit::INPUT, format!("cannot read the file: {error}")).at(path.display().to_string())
     })
@@ -39,11 +55,7 @@ pub fn read_model(path: &Path) -> Result<Model, Failure> {
 pub fn read_reported(path: &Path) -> Result<(Model, FileReport), Failure> {
     if !is_transformer(path) {
         let bytes = read(path)?;
-        let report = FileReport {
-            path: path.display().to_string(),
-            bytes: bytes.len() as u64,
-            sha256: kmr_run::sha256(&bytes),
-        };
+        let report = file_report(path, &bytes);
         return Ok((decode(path, bytes)?, report));
     }
     let model = read_transformer(path)?;
@@ -69,7 +81,10 @@ fn is_transformer(path: &Path) -> bool {
 fn read_transformer(path: &Path) -> Result<Model, Failure> {
     let opened = match path.is_dir() {
         true => kmr_huggingface::open(path),
-        false => kmr_huggingface::open_gguf(path),
+        false => {
+            check_regular(path)?;
+            kmr_huggingface::open_gguf(path)
+        }
     };
     let opened = opened.map_err(|error| {
         let place = error.path().unwrap_or(path).display().to_string();

@@ -25,5 +25,5 @@ pub use forward::Forward;
 pub use journal::Recorder;
 pub use plan::Plan;
 pub use policy::Chosen;
-pub use setup::{Setup, absolute, file_report, limits, search_failure, stages};
+pub use setup::{Setup, absolute, limits, search_failure, stages};
 pub use subject::Subject;

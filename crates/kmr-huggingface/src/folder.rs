@@ -19,8 +19,8 @@ pub(crate) const INDEX: &str = "model.safetensors.index.json";
 /// The longest JSON file that is read.
 const LONGEST: u64 = 256 << 20;
 
-/// The JSON object in a file.
-pub(crate) fn read_object(path: &Path) -> Result<Map<String, Value>, HuggingFaceError> {
+/// The bytes of a JSON file, which is a regular one of bounded length.
+pub(crate) fn read_json(path: &Path) -> Result<Vec<u8>, HuggingFaceError> {
     let io = |cause| HuggingFaceError::io(path, "read the file", &cause);
     let metadata = fs::metadata(path).map_err(io)?;
     if !metadata.is_file() || metadata.len() > LONGEST {
@@ -30,8 +30,12 @@ pub(crate) fn read_object(path: &Path) -> Result<Map<String, Value>, HuggingFace
                 .help("give a folder that `save_pretrained` wrote"),
         );
     }
-    let text = fs::read(path).map_err(io)?;
-    serde_json::from_slice(&text).map_err(|cause| {
+    fs::read(path).map_err(io)
+}
+
+/// The JSON object in a file.
+pub(crate) fn read_object(path: &Path) -> Result<Map<String, Value>, HuggingFaceError> {
+    serde_json::from_slice(&read_json(path)?).map_err(|cause| {
         HuggingFaceError::new(ErrorKind::Malformed, format!("is no JSON object: {cause}"))
             .file(path)
             .help("the file is cut short or damaged: download it again")

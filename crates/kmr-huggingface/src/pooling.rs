@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::config::json::Object;
 use crate::error::shown;
-use crate::folder::{inside, read_object};
+use crate::folder::{inside, read_json, read_object};
 use crate::network::Network;
 use crate::tokens::Tokens;
 use crate::{ErrorKind, HuggingFaceError};
@@ -186,15 +186,13 @@ fn cast(network: &mut Network, x: &str, to: DType, name: &str) -> String {
 
 /// The modules that `modules.json` lists: type and path of each.
 fn modules(path: &Path) -> Result<Vec<(String, String)>, HuggingFaceError> {
-    let io = |cause| HuggingFaceError::io(path, "read the file", &cause);
     let malformed = |message: String| {
         HuggingFaceError::new(ErrorKind::Malformed, message)
             .file(path)
             .help("take the `modules.json` that sentence-transformers saved")
     };
-    let text = std::fs::read(path).map_err(io)?;
-    let list: Vec<Value> =
-        serde_json::from_slice(&text).map_err(|cause| malformed(format!("is no list of modules: {cause}")))?;
+    let list: Vec<Value> = serde_json::from_slice(&read_json(path)?)
+        .map_err(|cause| malformed(format!("is no list of modules: {cause}")))?;
     let module = |entry: &Value| {
         let text = |key: &str| entry.get(key)?.as_str().map(str::to_owned);
         Some((text("type")?, text("path")?))

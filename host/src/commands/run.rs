@@ -10,9 +10,8 @@ use crate::{
     arguments::{Common, Run},
     exit,
     failure::Failure,
-    pipeline::{
-        Chosen, Context, Finish, Plan, Recorder, Setup, Subject, file_report, finish, limits, search_failure, stages,
-    },
+    files,
+    pipeline::{Chosen, Context, Finish, Plan, Recorder, Setup, Subject, finish, limits, search_failure, stages},
     table::{Table, change, number},
 };
 
@@ -72,7 +71,7 @@ pub fn execute(arguments: &Run, common: &Common) -> Result<u8, Failure> {
         folder: &folder,
         latency: !arguments.no_latency,
         model,
-        manifest: file_report(&plan.path, &fs::read(&plan.path).unwrap_or_default()),
+        manifest: files::file_report(&plan.path, &fs::read(&plan.path).unwrap_or_default()),
         started,
     })?;
     if report.exit_code != exit::INTERRUPTED {

@@ -16,7 +16,7 @@ use kmr_core::{Budget, Floor, KmrError, Limit, Pipeline, Role, Stage, StageRule}
 use kmr_formats::Augmentation;
 use kmr_manifest as manifest;
 use kmr_model::{Model, shapes};
-use kmr_run::{FileReport, RunFolder, sha256};
+use kmr_run::{FileReport, RunFolder};
 
 use super::{
     context::{Context, Executor, FurtherModel},
@@ -70,10 +70,7 @@ impl Setup {
         check_weights(&model, &model_path)?;
         let splits = Splits::read(&plan.manifest, &model)?;
         check_labels(&plan, &splits)?;
-        if let Some(refusal) = Interpreter.supports(&model).into_iter().next() {
-            let error = kmr_compute::ComputeError::from(refusal);
-            return Err(compute_failure(&model_path, &error));
-        }
+        check_operators(&model, &model_path)?;
         let builtin = Executor::new(Interpreter, &model).map_err(|error| compute_failure(&model_path, &error))?;
         let runtime = runtime(engine, &model, &model_path)?;
         let everywhere = runtime.clone().filter(|_| engine == EngineChoice::Onnxruntime);
@@ -127,16 +124,20 @@ impl Setup {
     }
 }
 
+/// Refuses a model that the built-in engine cannot run, by what stands in the way first.
+fn check_operators(model: &Model, path: &Path) -> Result<(), Failure> {
+    match Interpreter.supports(model).into_iter().next() {
+        Some(refusal) => Err(compute_failure(path, &refusal.into())),
+        None => Ok(()),
+    }
+}
+
 /// The models that the manifest names beside the one under reduction.
 fn further_models(plan: &Plan) -> Result<BTreeMap<String, FurtherModel>, Failure> {
     let read = |(name, path): (&String, &manifest::Placed<PathBuf>)| {
-        let bytes = files::read(&path.value)?;
-        let file = file_report(&path.value, &bytes);
-        let model = prepared(&files::decode(&path.value, bytes)?, &path.value, plan.opset())?;
-        if let Some(refusal) = Interpreter.supports(&model).into_iter().next() {
-            let error = kmr_compute::ComputeError::from(refusal);
-            return Err(compute_failure(&path.value, &error));
-        }
+        let (original, file) = files::read_reported(&path.value)?;
+        let model = prepared(&original, &path.value, plan.opset())?;
+        check_operators(&model, &path.value)?;
         Ok((name.clone(), FurtherModel::new(model, file)))
     };
     plan.manifest.models.iter().map(read).collect()
@@ -295,15 +296,6 @@ pub fn search_failure(error: KmrError<SubjectFailure>) -> Failure {
             .help("the rule's plugin offers knobs that cannot be searched; leave it out with `--disable ID`"),
         KmrError::Setting { .. } => Failure::new(exit::MANIFEST, error.to_string()),
         other => Failure::new(exit::INPUT, other.to_string()),
-    }
-}
-
-/// What a report says of a file.
-pub fn file_report(path: &Path, bytes: &[u8]) -> FileReport {
-    FileReport {
-        path: path.display().to_string(),
-        bytes: bytes.len() as u64,
-        sha256: sha256(bytes),
     }
 }
 

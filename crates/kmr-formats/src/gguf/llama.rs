@@ -138,8 +138,13 @@ fn architecture(path: &Path, gguf: &Gguf) -> Result<&'static Architecture, Forma
         .value("general.architecture")
         .and_then(GgufValue::as_text)
         .unwrap_or_default();
-    let known = ARCHITECTURES.iter().find(|known| known.gguf == name);
-    known.ok_or_else(|| unknown(path, "architecture", name, |known| known.gguf))
+    let mut alike = ARCHITECTURES.iter().filter(|known| known.gguf == name);
+    // Llamas and Mistrals are one architecture there, and only Mistrals have a window.
+    let windowed = gguf.value(&format!("{name}.attention.sliding_window")).is_some();
+    let known = alike.clone().find(|known| windowed && known.model_type == "mistral");
+    known
+        .or_else(|| alike.next())
+        .ok_or_else(|| unknown(path, "architecture", name, |known| known.gguf))
 }
 
 fn unknown(path: &Path, what: &str, name: &str, of: impl Fn(&'static Architecture) -> &'static str) -> FormatError {

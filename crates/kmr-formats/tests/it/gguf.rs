@@ -153,6 +153,22 @@ fn a_llama_has_hugging_faces_names_and_rows() {
     }
 }
 
+/// Llama's architecture with a window is Mistral: elsewhere the window would be passed over.
+#[test]
+fn a_window_is_kept() {
+    let path = Path::new("model.gguf");
+    let mut gguf = read("llama.gguf");
+    gguf.tensors.retain(|name, _| !name.starts_with("hf/"));
+    gguf.metadata
+        .insert("llama.attention.sliding_window".into(), 16_u32.into());
+    let model = to_hugging_face(path, &gguf).unwrap();
+    assert_eq!(model.config["model_type"], "mistral");
+    assert_eq!(model.config["sliding_window"], 16);
+    let back = from_hugging_face(path, &model, IndexMap::new()).unwrap();
+    assert_eq!(back.value("llama.attention.sliding_window"), Some(&GgufValue::U32(16)));
+    assert_eq!(back.tensors, gguf.tensors);
+}
+
 #[test]
 fn what_is_no_llama_is_refused_by_name() {
     let path = Path::new("model.gguf");

@@ -7,6 +7,9 @@ use super::windows::windows;
 use crate::config::{Rotary, activation, architecture, json::Object};
 use crate::{HuggingFaceError, Tensors};
 
+/// Larger heads than any model has would only take memory: their angles are made before a tensor is looked at.
+const MOST_HEAD: usize = 1 << 16;
+
 /// A decoder of the Llama kind: rotary positions, queries in groups that share a key and a value, a gated feed-forward
 /// network, root-mean-square normalization before each part.
 ///
@@ -100,6 +103,9 @@ impl DecoderConfig {
         if !heads.is_multiple_of(key_value_heads) {
             let message = format!("is {key_value_heads}, which does not divide the {heads} of `num_attention_heads`");
             return Err(config.error("num_key_value_heads", message));
+        }
+        if head_size > MOST_HEAD {
+            return Err(config.error("head_dim", format!("is {head_size}, more than any model has")));
         }
         if head_size == 0 || !head_size.is_multiple_of(2) {
             return Err(config.error("head_dim", format!("is {head_size}; heads are turned in pairs")));

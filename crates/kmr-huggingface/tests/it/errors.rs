@@ -191,6 +191,12 @@ fn keys_of_the_wrong_type_or_without_sense() {
     );
     config("llama", "num_key_value_heads", json!(4), &["does not divide the 6"]);
     config("llama", "head_dim", json!(9), &["`head_dim` is 9", "in pairs"]);
+    config(
+        "llama",
+        "head_dim",
+        json!(1_u64 << 40),
+        &["`head_dim` is 1099511627776, more than any model has"],
+    );
     config("llama", "tie_word_embeddings", json!("no"), &["must be true or false"]);
     config(
         "llama",
