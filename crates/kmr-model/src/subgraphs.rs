@@ -119,6 +119,13 @@ impl Node {
         }
         Ok(scopes.captured)
     }
+
+    /// The values that this node and its subgraphs read. Subgraphs that stand too deep in each other count as reading
+    /// nothing: whoever runs or infers the graph refuses them.
+    pub fn reads(&self) -> impl Iterator<Item = &str> {
+        let captured = self.captures().unwrap_or_default();
+        self.inputs().iter().map(String::as_str).chain(captured)
+    }
 }
 
 impl Graph {

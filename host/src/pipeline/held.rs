@@ -43,8 +43,15 @@ impl HeldValues {
 
     /// Begins a run of `graph` for `outputs`. What was held stays as far as nothing before it has changed.
     pub fn begin(&self, graph: &Graph, outputs: &[String]) -> Holding {
-        let frontier = frontier(graph, outputs);
         let mut state = self.state();
+        state.run += 1;
+        if state.is_full {
+            return Holding {
+                held: self.clone(),
+                run: state.run,
+                frontier: Vec::new(),
+            };
+        }
         if let Some(before) = state.graph.replace(graph.clone()) {
             let changed = changed(&before, graph);
             for values in state.values.values_mut() {
@@ -57,11 +64,10 @@ impl HeldValues {
             .flatten()
             .map(|(_, tensor)| tensor.byte_len())
             .sum();
-        state.run += 1;
         Holding {
             held: self.clone(),
             run: state.run,
-            frontier,
+            frontier: frontier(graph, outputs),
         }
     }
 }
@@ -105,7 +111,7 @@ impl Holding {
 fn frontier(graph: &Graph, outputs: &[String]) -> Vec<String> {
     let mut fed: HashSet<&str> = graph.feeds().map(|feed| feed.name()).collect();
     for node in &graph.nodes {
-        if reads(node).any(|value| fed.contains(value)) {
+        if node.reads().any(|value| fed.contains(value)) {
             fed.extend(node.outputs().iter().map(String::as_str));
         }
     }
@@ -113,13 +119,13 @@ fn frontier(graph: &Graph, outputs: &[String]) -> Vec<String> {
     let mut computed: HashSet<&str> = HashSet::new();
     for node in graph.nodes.iter().rev() {
         if node.outputs().iter().any(|output| needed.contains(output.as_str())) {
-            needed.extend(reads(node));
+            needed.extend(node.reads());
             computed.extend(node.outputs().iter().map(String::as_str));
         }
     }
     let mut frontier = Vec::new();
     for node in graph.nodes.iter().filter(|node| !computed.contains(node.id())) {
-        for value in reads(node) {
+        for value in node.reads() {
             if computed.contains(value) && fed.contains(value) && frontier.iter().all(|known| known != value) {
                 frontier.push(value.to_owned());
             }
@@ -144,17 +150,11 @@ fn changed<'g>(before: &Graph, after: &'g Graph) -> HashSet<&'g str> {
         let same = nodes
             .get(node.id())
             .is_some_and(|known| Arc::ptr_eq(known, node) || *known == node);
-        if !same || reads(node).any(|value| changed.contains(value)) {
+        if !same || node.reads().any(|value| changed.contains(value)) {
             changed.extend(node.outputs().iter().map(String::as_str));
         }
     }
     changed
-}
-
-fn reads(node: &Node) -> impl Iterator<Item = &str> {
-    // A subgraph that cannot be read is refused when the model is run.
-    let captured = node.captures().unwrap_or_default();
-    node.inputs().iter().map(String::as_str).chain(captured)
 }
 
 #[cfg(test)]

@@ -222,14 +222,15 @@ impl Host for Services {
             let (data, samples) = self.data(request.split)?;
             let end = request.limit.unwrap_or(usize::MAX).min(samples);
             let size = batch_size(&data, request.batch.unwrap_or(BATCH));
+            let names = self.output_names(&request)?;
             let batches = DataBatches {
                 forward: Forward {
                     program: self.program(&request.model)?,
                     data: data.clone(),
                     cache: self.cache(&request),
                 },
-                names: self.output_names(&request)?,
-                holding: self.holding(&request, &data),
+                holding: self.holding(&request, &names, &data),
+                names,
                 outputs: request.outputs,
                 batch: size,
                 next: 0,
@@ -336,11 +337,11 @@ impl Host for Services {
 
 impl Services {
     /// Whether a run keeps what it computes, and goes on from what others have kept: those of a rule on the candidate.
-    fn holding(&self, request: &RunRequest, data: &Dataset) -> Option<Holding> {
+    fn holding(&self, request: &RunRequest, names: &[String], data: &Dataset) -> Option<Holding> {
         let of_rule = !matches!(self.caller, Caller::Meter { .. });
         let asked = request.hold && request.split == Split::Calibration && request.model == CANDIDATE;
         let rows = matches!(data.sample(), Sample::Row);
-        (of_rule && asked && rows).then(|| self.held.begin(&self.transaction.model().graph, &request.outputs))
+        (of_rule && asked && rows).then(|| self.held.begin(&self.transaction.model().graph, names))
     }
 
     fn output_names(&self, request: &RunRequest) -> Result<Vec<String>, PluginError> {
@@ -381,7 +382,7 @@ impl BatchIterator for DataBatches {
             }
             let range = self.next..(self.next + self.batch).min(self.end);
             let outputs = match &self.holding {
-                Some(holding) => self.forward.outputs_from(&self.outputs, range.clone(), holding),
+                Some(holding) => self.forward.outputs_from(&self.names, range.clone(), holding),
                 None => self.forward.outputs(&self.outputs, range.clone()),
             };
             let outputs = outputs.map_err(compute_error)?;
