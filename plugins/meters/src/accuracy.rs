@@ -1,11 +1,9 @@
-//! `top1` and `top5`: how often the label is among the highest scores.
+//! `top1`, `top5` and `accuracy`: how often the label is among the highest scores.
 
 use kmr_sdk::{Host, MeasureRequest, Meter, Reading, Result};
 
-use serde::Deserialize;
-
 use crate::{
-    config::ClassConfig,
+    config::{ClassConfig, OutputConfig},
     measure::labeled,
     positions::{self, TokenConfig},
 };
@@ -43,23 +41,14 @@ impl<const COUNT: usize> Meter for Top<COUNT> {
     }
 }
 
-/// The settings of `accuracy`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct AccuracyConfig {
-    /// The value that is judged, with classes along its last axis; the model's first output if none is given.
-    pub output: Option<String>,
-    /// Samples per batch; the host chooses if none is given.
-    pub batch: Option<usize>,
-}
-
-/// The meter of the share of answers that are right: one for each sample, or for each of its judged positions.
+/// The meter of the share of answers that are right: one for each sample, or for each of its judged positions. Classes
+/// are along the last axis.
 pub struct Accuracy(TokenConfig);
 
 impl Meter for Accuracy {
-    type Config = AccuracyConfig;
+    type Config = OutputConfig;
 
-    fn new(config: AccuracyConfig) -> Result<Self> {
+    fn new(config: OutputConfig) -> Result<Self> {
         Ok(Self(TokenConfig {
             output: config.output,
             batch: config.batch,

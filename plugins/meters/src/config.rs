@@ -25,7 +25,7 @@ impl Default for ClassConfig {
     }
 }
 
-/// For meters that compare whole outputs: `cosine` and `sqnr`.
+/// For meters of one output: `cosine`, `sqnr` and `accuracy`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct OutputConfig {

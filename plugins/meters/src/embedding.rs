@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use crate::{
     correlation::{pearson, spearman},
-    measure::{about, judged, next_pair, reading, run, stop_if_cancelled},
+    measure::{about, judged, judged_pair, next_pair, reading, run, stop_if_cancelled},
     output::floats,
     signal::cosine,
 };
@@ -79,10 +79,7 @@ pub struct SimilarityConfig {
 pub fn embeddings(batch: &Batch, tensor: &Tensor, config: &EmbeddingConfig) -> Result<Vec<Vec<Vec<f32>>>> {
     let values = floats(tensor)?;
     let unsuitable = |message: String| Error::new(ErrorCode::SHAPE, message);
-    let (Some(&length), true) = (
-        tensor.shape()[1..].last(),
-        tensor.shape().len() >= 2 && !tensor.is_empty(),
-    ) else {
+    let (&[_, .., length], false) = (tensor.shape(), tensor.is_empty()) else {
         let message = format!(
             "its shape {:?} is not that of embeddings, samples × numbers",
             tensor.shape()
@@ -221,13 +218,7 @@ impl Meter for EmbeddingCosine {
         let mut scores = Vec::new();
         while let Some((candidate, reference)) = next_pair(&mut candidates, &mut references)? {
             stop_if_cancelled(host)?;
-            let (name, tensor) = judged(&candidate)?;
-            let (_, original) = judged(&reference)?;
-            if tensor.shape() != original.shape() {
-                let (now, before) = (tensor.shape(), original.shape());
-                let message = format!("its shape is {now:?}, where the original model's is {before:?}");
-                return Err(about(Error::new(ErrorCode::SHAPE, message), name));
-            }
+            let (name, tensor, original) = judged_pair(&candidate, &reference)?;
             let of = |batch, tensor| embeddings(batch, tensor, config).map_err(|error| about(error, name));
             let pairs = of(&candidate, tensor)?.into_iter().zip(of(&reference, original)?);
             for (texts, originals) in pairs {

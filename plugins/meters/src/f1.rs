@@ -66,12 +66,11 @@ impl Meter for F1 {
             batch: self.0.batch,
             ..Default::default()
         };
-        let answers = std::cell::RefCell::new(Vec::new());
+        let mut answers = Vec::new();
         labeled(host, &config, request, 2, |scores, label| {
-            answers.borrow_mut().push((highest(scores), label));
+            answers.push((highest(scores), label));
             0.0
         })?;
-        let answers = answers.into_inner();
         let Some((value, scores)) = f1(&answers, self.0.positive) else {
             let message = "no sample has the class `positive`, and none is taken for it";
             return Err(Error::invalid_request(message).at("config.positive"));

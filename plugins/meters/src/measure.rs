@@ -17,7 +17,7 @@ pub fn labeled(
     config: &ClassConfig,
     request: &MeasureRequest,
     least_classes: usize,
-    score: impl Fn(&[f32], usize) -> f64,
+    mut score: impl FnMut(&[f32], usize) -> f64,
 ) -> Result<Reading> {
     let mut scores = Vec::new();
     let mut gathered = Vec::new();
@@ -110,12 +110,7 @@ pub fn paired(
     let (mut candidates, mut references) = (start("candidate")?, start("reference")?);
     while let Some((candidate, reference)) = next_pair(&mut candidates, &mut references)? {
         stop_if_cancelled(host)?;
-        let ((name, output), (_, original)) = (judged(&candidate)?, judged(&reference)?);
-        if output.shape() != original.shape() {
-            let (now, before) = (output.shape(), original.shape());
-            let message = format!("its shape is {now:?}, where the original model's is {before:?}");
-            return Err(about(Error::new(ErrorCode::SHAPE, message), name));
-        }
+        let (name, output, original) = judged_pair(&candidate, &reference)?;
         let view = |tensor| {
             compared
                 .vectors(tensor, candidate.size)
@@ -155,6 +150,17 @@ pub fn run<'h>(
         limit: request.limit,
         ..RunRequest::default()
     })
+}
+
+/// The judged value of the candidate with its name, and that of the original model, which has the same shape.
+pub fn judged_pair<'b>(candidate: &'b Batch, reference: &'b Batch) -> Result<(&'b str, &'b Tensor, &'b Tensor)> {
+    let ((name, output), (_, original)) = (judged(candidate)?, judged(reference)?);
+    if output.shape() != original.shape() {
+        let (now, before) = (output.shape(), original.shape());
+        let message = format!("its shape is {now:?}, where the original model's is {before:?}");
+        return Err(about(Error::new(ErrorCode::SHAPE, message), name));
+    }
+    Ok((name, output, original))
 }
 
 /// The next batch of both runs, which must be of the same samples.

@@ -5,7 +5,7 @@ use kmr_sdk::{Batch, Error, ErrorCode, Host, MeasureRequest, Reading, Result, mo
 use serde::Deserialize;
 
 use crate::{
-    measure::{about, judged, next_pair, run, stop_if_cancelled},
+    measure::{about, judged, judged_pair, next_pair, run, stop_if_cancelled},
     output::Vectors,
     ratio::{Share, linearized},
 };
@@ -82,12 +82,7 @@ pub fn paired(
     let (mut candidates, mut references) = (start("candidate")?, start("reference")?);
     while let Some((candidate, reference)) = next_pair(&mut candidates, &mut references)? {
         stop_if_cancelled(host)?;
-        let ((name, output), (_, original)) = (judged(&candidate)?, judged(&reference)?);
-        if output.shape() != original.shape() {
-            let (now, before) = (output.shape(), original.shape());
-            let message = format!("its shape is {now:?}, where the original model's is {before:?}");
-            return Err(about(Error::new(ErrorCode::SHAPE, message), name));
-        }
+        let (name, output, original) = judged_pair(&candidate, &reference)?;
         let view = |tensor| logits(tensor, candidate.size).map_err(|error| about(error, name));
         let (output, original) = (view(output)?, view(original)?);
         let targets = Targets::of(&candidate, config, output.positions(), output.length())?;

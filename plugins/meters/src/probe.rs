@@ -1,12 +1,14 @@
 //! `probe`: what a linear classifier makes of embeddings.
 
-use kmr_sdk::{Error, ErrorCode, Host, MeasureRequest, Meter, Reading, Result, RunRequest, Split};
+use std::collections::BTreeSet;
+
+use kmr_sdk::{Error, ErrorCode, Host, MeasureRequest, Meter, Reading, Result, Split};
 use serde::Deserialize;
 
 use crate::{
     embedding::{EmbeddingConfig, Pooling, embeddings},
     logistic::Classifier,
-    measure::{about, class, judged, labels, reading, stop_if_cancelled},
+    measure::{about, judged, labels, reading, run, stop_if_cancelled},
 };
 
 /// Where embeddings are, and how the classifier is fitted.
@@ -62,12 +64,17 @@ impl Meter for Probe {
 
     fn measure(&mut self, host: &Host<'_>, request: &MeasureRequest) -> Result<Reading> {
         let (known, answers) = self.embedded(host, Split::Training, self.config.samples)?;
-        let classes = answers.iter().max().map_or(0, |greatest| greatest + 1);
-        if classes < 2 {
+        // Labels that do not occur are no classes: a large one takes no more room than a small one.
+        let classes: Vec<usize> = answers.iter().copied().collect::<BTreeSet<_>>().into_iter().collect();
+        if classes.len() < 2 {
             let message = "the training data have one class alone; a classifier needs two";
             return Err(Error::invalid_request(message));
         }
-        let classifier = Classifier::fit(&known, &answers, classes, self.config.strength);
+        let places = answers
+            .iter()
+            .map(|answer| classes.partition_point(|class| class < answer));
+        let places: Vec<usize> = places.collect();
+        let classifier = Classifier::fit(&known, &places, classes.len(), self.config.strength);
         let classifier = classifier.ok_or_else(|| {
             Error::new(
                 ErrorCode::OTHER,
@@ -78,7 +85,7 @@ impl Meter for Probe {
         let scores = asked
             .iter()
             .zip(&right)
-            .map(|(text, right)| f64::from(classifier.class(text) == *right));
+            .map(|(text, right)| f64::from(classes[classifier.class(text)] == *right));
         reading(scores.collect())
     }
 }
@@ -87,14 +94,15 @@ impl Probe {
     /// The candidate's embeddings of a split, with labels.
     fn embedded(&self, host: &Host<'_>, split: Split, limit: Option<usize>) -> Result<(Vec<Vec<f32>>, Vec<usize>)> {
         let (mut texts, mut classes) = (Vec::new(), Vec::new());
-        let request = RunRequest {
-            split,
-            outputs: self.config.output.iter().cloned().collect(),
-            batch: self.config.batch,
-            limit,
-            ..Default::default()
-        };
-        for batch in host.run(&request)? {
+        let request = MeasureRequest { split, limit };
+        let batches = run(
+            host,
+            &request,
+            "candidate",
+            self.config.output.as_deref(),
+            self.config.batch,
+        )?;
+        for batch in batches {
             let batch = batch?;
             stop_if_cancelled(host)?;
             let (name, tensor) = judged(&batch)?;
@@ -106,7 +114,9 @@ impl Probe {
                 texts.push(sample.concat());
             }
             for label in labels(&batch)?.iter() {
-                classes.push(class(*label, usize::MAX, classes.len())?);
+                let sample = classes.len();
+                let message = || format!("sample {sample} has label {label}; classes count from 0");
+                classes.push(usize::try_from(*label).map_err(|_| Error::invalid_request(message()))?);
             }
         }
         Ok((texts, classes))
