@@ -4,16 +4,10 @@ use std::path::Path;
 
 use kmr_formats::{ErrorKind, FormatError};
 
-/// A value as it was found.
-pub(crate) enum Cell {
-    Text(String),
-    Number(String),
-}
-
 /// A column of a table, with the line of every cell.
 pub(crate) struct Column {
     pub(crate) name: String,
-    pub(crate) cells: Vec<(usize, Cell)>,
+    pub(crate) cells: Vec<(usize, String)>,
 }
 
 /// What samples are judged by.
@@ -30,7 +24,7 @@ impl Column {
         }
     }
 
-    pub(crate) fn push(&mut self, line: usize, cell: Cell) {
+    pub(crate) fn push(&mut self, line: usize, cell: String) {
         self.cells.push((line, cell));
     }
 
@@ -40,8 +34,7 @@ impl Column {
 
     /// The cells as texts, with their lines.
     pub(crate) fn texts(&self, path: &Path) -> Result<Vec<(usize, &str)>, FormatError> {
-        let cells = self.cells.iter().map(|(line, cell)| {
-            let (Cell::Text(text) | Cell::Number(text)) = cell;
+        let cells = self.cells.iter().map(|(line, text)| {
             if text.trim().is_empty() {
                 let message = format!("line {line} has an empty text");
                 let error = FormatError::new(ErrorKind::Empty, path, message).array(&self.name);
@@ -54,10 +47,7 @@ impl Column {
 
     /// The cells as classes if all are whole numbers, else as scores.
     pub(crate) fn judged(&self, path: &Path) -> Result<Judged, FormatError> {
-        let texts = self.cells.iter().map(|(line, cell)| {
-            let (Cell::Text(text) | Cell::Number(text)) = cell;
-            (*line, text.trim())
-        });
+        let texts = self.cells.iter().map(|(line, text)| (*line, text.trim()));
         let classes: Option<Vec<i64>> = texts.clone().map(|(_, text)| text.parse().ok()).collect();
         if let Some(classes) = classes {
             // A number below 0 is no class, and may be a score.

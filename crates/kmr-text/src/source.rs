@@ -107,14 +107,24 @@ impl TextSource {
         }
     }
 
-    /// Reads the file and makes tokens of it.
+    /// Reads the file and makes tokens of the chosen samples.
+    ///
+    /// # Errors
+    ///
+    /// As [`read_all`](Self::read_all), and a choice that leaves no sample.
+    pub fn read(&self, tokenizer: &Tokenizer, limits: Limits) -> Result<Dataset, FormatError> {
+        self.read_all(tokenizer, limits)?
+            .select(self.shuffle, self.skip, self.take)
+    }
+
+    /// Reads the file and makes tokens of all of it.
     ///
     /// # Errors
     ///
     /// A tokenizer that has tokens which the model has not; a file that cannot be read, is not UTF-8, or is not of its
     /// format; a column that is not there; an empty text in a table; a text that is longer than the model's positions or
-    /// the stated length; a choice that leaves no sample. Each names the file and the line.
-    pub fn read(&self, tokenizer: &Tokenizer, limits: Limits) -> Result<Dataset, FormatError> {
+    /// the stated length. Each names the file and the line.
+    pub fn read_all(&self, tokenizer: &Tokenizer, limits: Limits) -> Result<Dataset, FormatError> {
         if let Some(known) = limits.vocabulary.filter(|known| tokenizer.vocabulary() > *known) {
             let message = format!(
                 "the tokenizer has {} tokens; the model has {known}",
@@ -134,16 +144,15 @@ impl TextSource {
             format,
             content,
         };
-        let dataset = match &self.content {
-            Content::Texts(texts) => rows::read(&table, texts, tokenizer, limits)?,
+        match &self.content {
+            Content::Texts(texts) => rows::read(&table, texts, tokenizer, limits),
             Content::Windows { text, window, stride } => {
                 let shape = windows::Shape {
                     window: *window,
                     stride: *stride,
                 };
-                windows::read(&table, text.as_deref(), shape, tokenizer, limits)?
+                windows::read(&table, text.as_deref(), shape, tokenizer, limits)
             }
-        };
-        dataset.select(self.shuffle, self.skip, self.take)
+        }
     }
 }

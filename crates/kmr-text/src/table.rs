@@ -7,7 +7,7 @@ use kmr_formats::{ErrorKind, FormatError};
 use serde_json::{Map, Value};
 
 use crate::Format;
-use crate::columns::{Cell, Column};
+use crate::columns::Column;
 
 /// A file that is not empty.
 pub(crate) struct Source<'f> {
@@ -93,9 +93,9 @@ impl Source<'_> {
                     return Err(self.missing(&column.name, row.keys().cloned(), line));
                 };
                 let cell = match value {
-                    Value::String(text) => Cell::Text(text.clone()),
-                    Value::Number(number) => Cell::Number(number.to_string()),
-                    Value::Bool(value) => Cell::Number(u8::from(*value).to_string()),
+                    Value::String(text) => text.clone(),
+                    Value::Number(number) => number.to_string(),
+                    Value::Bool(value) => u8::from(*value).to_string(),
                     _ => {
                         let message = format!("line {line} has neither a text nor a number here");
                         return Err(self.error(ErrorKind::Shape, message).array(&column.name));
@@ -124,7 +124,7 @@ impl Source<'_> {
             let row = row.map_err(malformed)?;
             let line = row.position().map_or(0, |position| position.line() as usize);
             for (column, place) in columns.iter_mut().zip(&places) {
-                column.push(line, Cell::Text(row.get(*place).unwrap_or_default().to_owned()));
+                column.push(line, row.get(*place).unwrap_or_default().to_owned());
             }
         }
         Ok(())

@@ -18,6 +18,8 @@ pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     path: PathBuf,
     padding: u32,
+    /// One more than the greatest token; counting them takes a copy of all.
+    vocabulary: usize,
 }
 
 /// Tokens of one text, or of two that the tokenizer joins.
@@ -83,7 +85,9 @@ impl Tokenizer {
         // What a data set is cut and padded to is said there.
         inner.with_padding(None);
         inner.with_truncation(None).expect("no truncation fits anything");
+        let greatest = inner.get_vocab(true).into_values().max();
         Self {
+            vocabulary: greatest.map_or(0, |id| id as usize + 1),
             inner,
             path: path.to_path_buf(),
             padding,
@@ -97,8 +101,7 @@ impl Tokenizer {
 
     /// One more than the greatest token.
     pub fn vocabulary(&self) -> usize {
-        let greatest = self.inner.get_vocab(true).into_values().max();
-        greatest.map_or(0, |id| id as usize + 1)
+        self.vocabulary
     }
 
     /// The token that fills up; masked, so that any will do.

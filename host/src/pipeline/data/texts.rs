@@ -28,6 +28,8 @@ pub struct ModelTokenizer<'m> {
     /// Tokens that the model takes, where it takes exactly so many.
     length: Option<usize>,
     read: Option<Tokenizer>,
+    /// Files of which several splits take parts, as they were read: tokens are made once.
+    whole: Vec<(TextSource, Dataset)>,
 }
 
 impl<'m> ModelTokenizer<'m> {
@@ -42,23 +44,29 @@ impl<'m> ModelTokenizer<'m> {
             },
             length,
             read: None,
+            whole: Vec::new(),
         }
     }
 
     /// A split as tokens.
     pub fn read(&mut self, source: &DataSource, texts: &TextData) -> Result<Dataset, Failure> {
-        let text_source = TextSource {
-            path: source.path.value.clone(),
+        let whole = TextSource {
             format: source.format.and_then(format),
-            content: self.content(texts),
-            shuffle: source.shuffle,
-            skip: source.skip,
-            take: source.take,
+            ..TextSource::new(&source.path.value, self.content(texts))
         };
-        let limits = self.limits;
-        let tokenizer = self.tokenizer(source)?;
-        text_source
-            .read(tokenizer, limits)
+        let known = self.whole.iter().find(|(known, _)| *known == whole);
+        let dataset = match known {
+            Some((_, dataset)) => dataset.clone(),
+            None => {
+                let limits = self.limits;
+                let read = whole.read_all(self.tokenizer(source)?, limits);
+                let dataset = read.map_err(|error| format_failure(&error))?;
+                self.whole.push((whole, dataset.clone()));
+                dataset
+            }
+        };
+        dataset
+            .select(source.shuffle, source.skip, source.take)
             .map_err(|error| format_failure(&error))
     }
 
@@ -88,11 +96,11 @@ impl<'m> ModelTokenizer<'m> {
     }
 
     fn tokenizer(&mut self, source: &DataSource) -> Result<&Tokenizer, Failure> {
-        let path = match &self.manifest.data.tokenizer {
-            Some(path) => path.value.clone(),
-            None => of_model(&self.manifest.model.path.value).ok_or_else(|| self.missing(source))?,
-        };
         if self.read.is_none() {
+            let path = match &self.manifest.data.tokenizer {
+                Some(path) => path.value.clone(),
+                None => of_model(&self.manifest.model.path.value).ok_or_else(|| self.missing(source))?,
+            };
             self.read = Some(Tokenizer::read(&path).map_err(|error| format_failure(&error))?);
         }
         self.read.as_ref().ok_or_else(|| self.missing(source))
