@@ -167,7 +167,7 @@ impl Sum<'_> {
                 )));
             }
             if self.strides[at] == 0 {
-                let total = rows.count().div_ceil(batch.max(1)) * samples;
+                let total = rows.count().div_ceil(batch.max(1)).saturating_mul(samples);
                 self.strides[at] = total.div_ceil(MOST_ROWS).max(1) as u64;
             }
             let mut row = vec![0.0; rows.columns()];

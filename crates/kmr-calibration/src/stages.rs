@@ -8,24 +8,29 @@ use kmr_sdk::model::Graph;
 /// Groups are as early as they can be, and in the order of the graph; in a transformer they are queries, keys and
 /// values, the product behind the attention, and so on, block after block.
 ///
-/// A layer is given by its tensor and by the ids of the nodes that read it. One that is read by nodes which depend on
-/// one another belongs to the first of them.
-pub fn stages<'l>(graph: &Graph, layers: impl IntoIterator<Item = (&'l str, &'l [String])>) -> Vec<Vec<usize>> {
-    let layers: Vec<(&str, &[String])> = layers.into_iter().collect();
+/// A layer is given by the ids of the nodes that read it. One that is read by nodes which depend on one another belongs
+/// to the first of them.
+pub fn stages<'l, N>(graph: &Graph, layers: impl IntoIterator<Item = N>) -> Vec<Vec<usize>>
+where
+    N: IntoIterator<Item = &'l str>,
+{
     let mut of_node: HashMap<&str, Vec<usize>> = HashMap::new();
-    for (position, (_, nodes)) in layers.iter().enumerate() {
-        for node in *nodes {
+    let mut depth_of_layer: Vec<Option<usize>> = Vec::new();
+    for (position, nodes) in layers.into_iter().enumerate() {
+        depth_of_layer.push(None);
+        for node in nodes {
             of_node.entry(node).or_default().push(position);
         }
     }
-    let mut depth_of_layer: Vec<Option<usize>> = vec![None; layers.len()];
     // For each value, how many groups lie before it.
     let mut depths: HashMap<&str, usize> = HashMap::new();
     for node in &graph.nodes {
-        // Subgraphs too deep to be read are refused elsewhere.
-        let captured = node.captures().unwrap_or_default();
-        let read = node.inputs().iter().map(String::as_str).chain(captured);
-        let before = read.filter_map(|value| depths.get(value)).copied().max().unwrap_or(0);
+        let before = node
+            .reads()
+            .filter_map(|value| depths.get(value))
+            .copied()
+            .max()
+            .unwrap_or(0);
         let mut after = before;
         for &layer in of_node.get(node.id()).into_iter().flatten() {
             let depth = *depth_of_layer[layer].get_or_insert(before);

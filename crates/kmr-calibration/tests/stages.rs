@@ -255,14 +255,9 @@ fn a_deep_model_is_gone_through_with_one_stage_in_memory() {
     let mut graph = deep().graph;
     let twin = Node::new("MatMul", "", &["y1", "w11"], &["twin"]);
     graph.nodes.push(Arc::new(twin));
-    let nodes: Vec<[String; 1]> = (0..LAYERS - 1).map(|at| [format!("p{at}")]).collect();
-    let twin = ["twin".to_owned()];
-    let names: Vec<String> = (0..LAYERS).map(|at| format!("w{at}")).collect();
-    let given = names
-        .iter()
-        .map(String::as_str)
-        .zip(nodes.iter().map(|node| &node[..]).chain([&twin[..]]));
-    let found = stages(&graph, given);
+    let nodes: Vec<String> = (0..LAYERS).map(|at| format!("p{at}")).collect();
+    let readers = nodes[..LAYERS - 1].iter().map(|node| [node.as_str()]);
+    let found = stages(&graph, readers.chain([["twin"]]));
     let expected: Vec<Vec<usize>> = (0..LAYERS - 1)
         .map(|at| if at == 2 { vec![2, 11] } else { vec![at] })
         .collect();
@@ -277,9 +272,7 @@ fn a_deep_model_is_gone_through_with_one_stage_in_memory() {
     let mean: f32 = x.chunks(WIDTH).map(|row| row[5]).sum::<f32>() / ROWS as f32;
     assert!((inputs[0][0].means[5] - mean).abs() < 1e-5);
 
-    let nodes: Vec<[String; 1]> = (0..LAYERS).map(|at| [format!("p{at}")]).collect();
-    let given = names.iter().map(String::as_str).zip(nodes.iter().map(|node| &node[..]));
-    let one_by_one = stages(&deep().graph, given);
+    let one_by_one = stages(&deep().graph, nodes.iter().map(|node| [node.as_str()]));
     assert_eq!(one_by_one.len(), LAYERS);
     let ([seen, read], staged) = halve(&one_by_one);
     let ([whole, changed], at_once) = halve(&[(0..LAYERS).collect()]);

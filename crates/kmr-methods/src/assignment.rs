@@ -1,6 +1,9 @@
 //! The cheapest way to give each row a place in a column, where columns have room for several.
 
-use crate::{MethodError, error::check_length};
+use crate::{
+    MethodError,
+    error::{check_finite, check_length},
+};
 
 /// The column of each row, so that the sum of `costs` (rows × columns, row by row) is least and no column has more rows
 /// than `room` says. Where several are cheapest, which one is given depends on the order of rows and columns alone.
@@ -21,14 +24,7 @@ pub fn assign(costs: &[f64], rows: usize, room: &[usize]) -> Result<Vec<usize>, 
             value: rows as f64,
         });
     }
-    if let Some(at) = costs.iter().position(|cost| !cost.is_finite()) {
-        return Err(MethodError::NotFinite {
-            what: "cost",
-            row: at / columns,
-            column: at % columns,
-            value: costs[at],
-        });
-    }
+    check_finite("cost", columns, costs)?;
     let mut state = State {
         costs,
         columns,

@@ -2,7 +2,11 @@
 
 use rayon::prelude::*;
 
-use crate::{Matrix, MethodError, Scheme, error::check_length, quantize};
+use crate::{
+    Matrix, MethodError, Scheme,
+    error::{check_finite, check_length},
+    quantize,
+};
 
 /// Exponents that are tried, 0 among them.
 const STEPS: u32 = 20;
@@ -15,7 +19,7 @@ const FARTHEST: f64 = 1e3;
 /// (the paper's equations 4 and 5, with the outputs' error taken from the Gram matrix). All ones are among them, so that
 /// rounding to nearest is never worse with the factors than without.
 ///
-/// `magnitude` is the mean magnitude of each input, `gram` the Gram matrix H: `columns` × `columns`, symmetric, row by
+/// `magnitude` is the size of each input, say its root mean square, `gram` the Gram matrix H: `columns` × `columns`, symmetric, row by
 /// row. An input that is always 0 keeps the factor 1.
 ///
 /// # Errors
@@ -39,14 +43,7 @@ pub fn scales(
             value: f64::from(magnitude[column]),
         });
     }
-    if let Some(at) = gram.iter().position(|value| !value.is_finite()) {
-        return Err(MethodError::NotFinite {
-            what: "Gram matrix",
-            row: at / columns,
-            column: at % columns,
-            value: gram[at],
-        });
-    }
+    check_finite("Gram matrix", columns, gram)?;
     let mut best = (f64::INFINITY, vec![1.0_f32; columns]);
     for step in 0..STEPS {
         let factors = factors(magnitude, f64::from(step) / f64::from(STEPS));

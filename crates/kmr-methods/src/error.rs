@@ -85,3 +85,20 @@ pub(crate) fn check_length(what: &'static str, expected: usize, got: usize) -> R
         Err(MethodError::Length { what, expected, got })
     }
 }
+
+/// An error at the first of `values`, a matrix of so many `columns`, that is not finite.
+pub(crate) fn check_finite<G: Copy + Into<f64>>(
+    what: &'static str,
+    columns: usize,
+    values: &[G],
+) -> Result<(), MethodError> {
+    match values.iter().position(|&value| !value.into().is_finite()) {
+        Some(at) => Err(MethodError::NotFinite {
+            what,
+            row: at / columns,
+            column: at % columns,
+            value: values[at].into(),
+        }),
+        None => Ok(()),
+    }
+}

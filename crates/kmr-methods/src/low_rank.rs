@@ -14,7 +14,10 @@ mod symmetric;
 
 use rayon::prelude::*;
 
-use crate::{Matrix, MethodError, error::check_length};
+use crate::{
+    Matrix, MethodError,
+    error::{check_finite, check_length},
+};
 pub use allocation::{Spectrum, allocate};
 use symmetric::{dot, eigen};
 
@@ -129,14 +132,7 @@ impl Factors {
 /// Second moments as a symmetric matrix.
 fn checked(moments: &[f64], columns: usize) -> Result<Vec<f64>, MethodError> {
     check_length("the second moments", columns.saturating_mul(columns), moments.len())?;
-    if let Some(at) = moments.iter().position(|value| !value.is_finite()) {
-        return Err(MethodError::NotFinite {
-            what: "second moment",
-            row: at / columns,
-            column: at % columns,
-            value: moments[at],
-        });
-    }
+    check_finite("second moment", columns, moments)?;
     let mut moments = moments.to_vec();
     symmetrize(&mut moments, columns);
     Ok(moments)

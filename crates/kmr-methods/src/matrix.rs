@@ -1,6 +1,9 @@
 //! Weights as a matrix of finite numbers.
 
-use crate::{MethodError, error::check_length};
+use crate::{
+    MethodError,
+    error::{check_finite, check_length},
+};
 
 /// A matrix of finite float32 numbers, row by row: rows are output channels, columns are inputs.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -17,14 +20,7 @@ impl<'a> Matrix<'a> {
     /// If the sizes do not fit, or a value is NaN or infinite: its row and column are named.
     pub fn new(rows: usize, columns: usize, values: &'a [f32]) -> Result<Self, MethodError> {
         check_length("a matrix", rows.saturating_mul(columns), values.len())?;
-        if let Some(at) = values.iter().position(|value| !value.is_finite()) {
-            return Err(MethodError::NotFinite {
-                what: "weight",
-                row: at / columns,
-                column: at % columns,
-                value: f64::from(values[at]),
-            });
-        }
+        check_finite("weight", columns, values)?;
         Ok(Self { rows, columns, values })
     }
 

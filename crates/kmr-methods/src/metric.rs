@@ -3,7 +3,7 @@
 use crate::{
     MethodError,
     cholesky::factorize,
-    error::check_length,
+    error::{check_finite, check_length},
     lanes::{Lanes, dot, subtract},
 };
 
@@ -127,13 +127,5 @@ fn check<G: Copy + Into<f64>>(columns: usize, gram: &[G], damping: f64) -> Resul
         });
     }
     check_length("the Gram matrix", columns.saturating_mul(columns), gram.len())?;
-    match gram.iter().position(|&value| !value.into().is_finite()) {
-        Some(at) => Err(MethodError::NotFinite {
-            what: "Gram matrix",
-            row: at / columns,
-            column: at % columns,
-            value: gram[at].into(),
-        }),
-        None => Ok(()),
-    }
+    check_finite("Gram matrix", columns, gram)
 }

@@ -2,7 +2,11 @@
 
 use rayon::prelude::*;
 
-use crate::{Matrix, MethodError, cholesky::factorize, error::check_length};
+use crate::{
+    Matrix, MethodError,
+    cholesky::factorize,
+    error::{check_finite, check_length},
+};
 
 /// Weights of a linear prediction of several targets.
 #[derive(Clone, Debug, PartialEq)]
@@ -48,14 +52,7 @@ pub fn ridge(
             value: damping,
         });
     }
-    if let Some(at) = targets.iter().position(|target| !target.is_finite()) {
-        return Err(MethodError::NotFinite {
-            what: "target",
-            row: at / outputs,
-            column: at % outputs,
-            value: targets[at],
-        });
-    }
+    check_finite("target", outputs, targets)?;
     if rows == 0 {
         return Err(MethodError::NothingObserved);
     }

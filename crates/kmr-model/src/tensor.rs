@@ -195,6 +195,25 @@ impl Tensor {
     pub fn reshaped(&self, shape: Vec<usize>) -> Result<Self, ModelError> {
         Self::new(self.dtype, shape, self.bytes.clone())
     }
+
+    /// The elements at `indices` of `axis`, in this order; none if there is no such axis or element, or if elements are not
+    /// whole bytes.
+    pub fn taken(&self, axis: usize, indices: &[usize]) -> Option<Self> {
+        let &size = self.shape.get(axis)?;
+        let width = self.dtype.bits().filter(|bits| bits % 8 == 0)? / 8;
+        let inner: usize = self.shape[axis + 1..].iter().product::<usize>() * width;
+        let outer: usize = self.shape[..axis].iter().product();
+        let mut taken = Vec::with_capacity(outer * indices.len() * inner);
+        for block in 0..outer {
+            for &index in indices {
+                let start = (block * size + index) * inner;
+                taken.extend_from_slice(self.bytes.get(start..start + inner)?);
+            }
+        }
+        let mut shape = self.shape.clone();
+        shape[axis] = indices.len();
+        Self::new(self.dtype, shape, taken.into()).ok()
+    }
 }
 
 /// Product of `shape`, if it fits.

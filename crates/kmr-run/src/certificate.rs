@@ -17,8 +17,8 @@ pub fn certificate_schema() -> serde_json::Value {
     schemars::schema_for!(Certificate).to_value()
 }
 
-/// What a result was made of and what it reached. It holds no times and no paths of the machine but those that the
-/// manifest gives: the same run has the same certificate.
+/// What a result was made of and what it reached. It holds no times, and paths as they were given: the same run, started
+/// in the same way, has the same certificate.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[schemars(title = "kmr certificate")]
 pub struct Certificate {

@@ -7,6 +7,7 @@ mod knob;
 mod made_up;
 mod pattern;
 mod recalibration;
+mod recent;
 mod scored;
 mod selection;
 mod storage;

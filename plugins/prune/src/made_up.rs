@@ -60,15 +60,10 @@ pub fn make_up(
         .iter()
         .map(|wanted| products(graph, wanted.weight))
         .collect::<Result<_>>()?;
-    let nodes: Vec<Vec<String>> = products
+    let nodes = products
         .iter()
-        .map(|products| products.iter().map(|product| product.node.clone()).collect())
-        .collect();
-    let read = wanted.iter().zip(&nodes);
-    for stage in stages(
-        graph,
-        read.map(|(wanted, nodes)| (wanted.weight.tensor.as_str(), nodes.as_slice())),
-    ) {
+        .map(|products| products.iter().map(|product| product.node.as_str()));
+    for stage in stages(graph, nodes) {
         let layers: Vec<Layer<'_>> = stage
             .iter()
             .map(|&position| {

@@ -10,11 +10,9 @@ use crate::{
         weights::{Importance, scores},
     },
     made_up,
+    recent::Recent,
     weights::{Weight, weights},
 };
-
-/// Models that are remembered.
-const REMEMBERED: usize = 4;
 
 /// The weights of a model with the scores of their elements.
 pub struct Scored {
@@ -31,7 +29,7 @@ pub struct Remembered {
     importance: Importance,
     samples: usize,
     ignore: Ignore,
-    known: Vec<Arc<Scored>>,
+    known: Recent<Scored>,
 }
 
 impl Remembered {
@@ -47,7 +45,7 @@ impl Remembered {
             importance,
             samples,
             ignore,
-            known: Vec::new(),
+            known: Recent::default(),
         })
     }
 
@@ -57,13 +55,13 @@ impl Remembered {
     /// If the candidate cannot be read or observed, or holds weights that are not finite.
     pub fn of(&mut self, host: &Host<'_>) -> Result<Arc<Scored>> {
         let base = host.graph()?;
-        let scored = match self.known.iter().position(|known| known.base == base) {
-            Some(known) => self.known.remove(known),
-            None => Arc::new(self.score(host, base)?),
-        };
-        self.known.insert(0, Arc::clone(&scored));
-        self.known.truncate(REMEMBERED);
-        Ok(scored)
+        match self.known.get(|known| known.base == base) {
+            Some(known) => Ok(known),
+            None => {
+                let scored = self.score(host, base)?;
+                Ok(self.known.add(scored))
+            }
+        }
     }
 
     fn score(&self, host: &Host<'_>, base: Model) -> Result<Scored> {

@@ -20,6 +20,7 @@ use crate::{
     importance::channels::{Importance, group_scores},
     knob::{MODEL, Sparsity, unknown_target},
     recalibration,
+    recent::Recent,
     selection::{Limits, Normalize, Ranked, greatest, kept, kept_globally},
     weights::stored,
 };
@@ -27,9 +28,6 @@ use crate::{
 /// The name of the knob: the share of channels removed, from 0 to 0.95.
 const KNOB: &str = "channel_sparsity";
 const MOST: f64 = 0.95;
-
-/// Models whose analysis and scores are remembered.
-const REMEMBERED: usize = 4;
 
 /// What a sparsity of the whole model means.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -129,7 +127,7 @@ impl Config {
 pub struct Prune {
     config: Config,
     sparsity: Sparsity,
-    prepared: Vec<Arc<Prepared>>,
+    prepared: Recent<Prepared>,
 }
 
 /// What is found out about a model once.
@@ -166,7 +164,7 @@ impl Rule for Prune {
         Ok(Self {
             config,
             sparsity,
-            prepared: Vec::new(),
+            prepared: Recent::default(),
         })
     }
 
@@ -265,17 +263,14 @@ impl Prune {
     /// What is known of the candidate: found out once, and remembered for as long as it stays the same.
     fn prepare(&mut self, host: &Host<'_>) -> Result<Arc<Prepared>> {
         let (base, seed) = (host.graph()?, host.seed()?);
-        let known = self
-            .prepared
-            .iter()
-            .position(|known| known.seed == seed && known.base == base);
-        let prepared = match known {
-            Some(known) => self.prepared.remove(known),
-            None => Arc::new(self.analyze(host, base, seed)?),
-        };
-        self.prepared.insert(0, Arc::clone(&prepared));
-        self.prepared.truncate(REMEMBERED);
-        Ok(prepared)
+        let known = self.prepared.get(|known| known.seed == seed && known.base == base);
+        match known {
+            Some(known) => Ok(known),
+            None => {
+                let found = self.analyze(host, base, seed)?;
+                Ok(self.prepared.add(found))
+            }
+        }
     }
 
     fn analyze(&self, host: &Host<'_>, base: Model, seed: u64) -> Result<Prepared> {

@@ -113,10 +113,7 @@ impl Source<'_> {
     /// `wanted` in stages of the graph.
     fn stages(&self, wanted: &[Wanted]) -> Vec<Vec<Wanted>> {
         let layers = wanted.iter().map(|&(position, _)| &self.layers[position]);
-        let stages = stages(
-            self.graph,
-            layers.map(|layer| (layer.tensor.as_str(), layer.nodes.as_slice())),
-        );
+        let stages = stages(self.graph, layers.map(|layer| layer.nodes.iter().map(String::as_str)));
         let of = |stage: Vec<usize>| stage.into_iter().map(|at| wanted[at]).collect();
         stages.into_iter().map(of).collect()
     }

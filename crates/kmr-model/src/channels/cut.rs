@@ -170,7 +170,7 @@ fn cut_tensor(
     };
     for &axis in axes {
         let kept = remains.kept(name, axis).unwrap_or_default();
-        tensor = take(&tensor, axis, kept).ok_or_else(|| changed(name))?;
+        tensor = tensor.taken(axis, kept).ok_or_else(|| changed(name))?;
     }
     // A constant becomes an initializer, which can be read and replaced like any other weight.
     if is_node {
@@ -201,26 +201,6 @@ fn changed(name: &str) -> ModelError {
     let place = format!("tensor `{name}`");
     ModelError::new(ErrorKind::Shape, place, "is not as it was when analyzed")
         .with_help("analyze the model again after changing it")
-}
-
-/// The elements of `tensor` at `indices` of `axis`.
-fn take(tensor: &Tensor, axis: usize, indices: &[usize]) -> Option<Tensor> {
-    let shape = tensor.shape();
-    let &size = shape.get(axis)?;
-    let width = tensor.dtype().bits().filter(|bits| bits % 8 == 0)? / 8;
-    let inner: usize = shape[axis + 1..].iter().product::<usize>() * width;
-    let outer: usize = shape[..axis].iter().product();
-    let bytes = tensor.bytes();
-    let mut taken = Vec::with_capacity(outer * indices.len() * inner);
-    for block in 0..outer {
-        for &index in indices {
-            let start = (block * size + index) * inner;
-            taken.extend_from_slice(bytes.get(start..start + inner)?);
-        }
-    }
-    let mut shape = shape.to_vec();
-    shape[axis] = indices.len();
-    Tensor::new(tensor.dtype(), shape, taken.into()).ok()
 }
 
 /// Turns changes of nodes into edits.

@@ -102,12 +102,12 @@ fn between(graph: &Graph, index: &GraphIndex<'_>, start: &str, end: &str) -> Opt
             continue;
         }
         needed.push(position);
-        waiting.extend(reads(&graph.nodes[position]).filter_map(|value| index.producer(value)));
+        waiting.extend(graph.nodes[position].reads().filter_map(|value| index.producer(value)));
     }
     needed.sort_unstable();
     let mut reached: HashSet<usize> = HashSet::new();
     for position in needed {
-        let mut sources = reads(&graph.nodes[position]);
+        let mut sources = graph.nodes[position].reads();
         if sources.any(|value| value == start || index.producer(value).is_some_and(|source| reached.contains(&source)))
         {
             reached.insert(position);
@@ -117,12 +117,6 @@ fn between(graph: &Graph, index: &GraphIndex<'_>, start: &str, end: &str) -> Opt
         .producer(end)
         .is_some_and(|last| reached.contains(&last))
         .then_some(reached)
-}
-
-fn reads(node: &Node) -> impl Iterator<Item = &str> {
-    // Subgraphs too deep to be read are refused elsewhere.
-    let captured = node.captures().unwrap_or_default();
-    node.inputs().iter().map(String::as_str).chain(captured)
 }
 
 fn block(

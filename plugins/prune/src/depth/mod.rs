@@ -15,14 +15,14 @@ use kmr_sdk::{
 };
 use serde::Deserialize;
 
-use crate::knob::{MODEL, unknown_target};
+use crate::{
+    knob::{MODEL, unknown_target},
+    recent::Recent,
+};
 use blocks::{Block, blocks, layers};
 
 /// The name of the knob: how many blocks are removed.
 const KNOB: &str = "blocks_removed";
-
-/// Models whose blocks are remembered.
-const REMEMBERED: usize = 4;
 
 /// What goes as a whole.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -72,7 +72,7 @@ pub struct PruneDepth {
     config: Config,
     /// The numbers of blocks that the manifest turns the knob through, 0 first.
     counts: Vec<usize>,
-    prepared: Vec<Arc<Prepared>>,
+    prepared: Recent<Prepared>,
 }
 
 /// What is found out about a model once.
@@ -101,7 +101,7 @@ impl Rule for PruneDepth {
         Ok(Self {
             config,
             counts,
-            prepared: Vec::new(),
+            prepared: Recent::default(),
         })
     }
 
@@ -174,17 +174,14 @@ impl PruneDepth {
     /// What is known of the candidate: found out once, and remembered for as long as it stays the same.
     fn prepare(&mut self, host: &Host<'_>) -> Result<Arc<Prepared>> {
         let (base, seed) = (host.graph()?, host.seed()?);
-        let known = self
-            .prepared
-            .iter()
-            .position(|known| known.seed == seed && known.base == base);
-        let prepared = match known {
-            Some(known) => self.prepared.remove(known),
-            None => Arc::new(self.analyze(host, base, seed)?),
-        };
-        self.prepared.insert(0, Arc::clone(&prepared));
-        self.prepared.truncate(REMEMBERED);
-        Ok(prepared)
+        let known = self.prepared.get(|known| known.seed == seed && known.base == base);
+        match known {
+            Some(known) => Ok(known),
+            None => {
+                let found = self.analyze(host, base, seed)?;
+                Ok(self.prepared.add(found))
+            }
+        }
     }
 
     fn analyze(&self, host: &Host<'_>, base: Model, seed: u64) -> Result<Prepared> {

@@ -103,8 +103,7 @@ fn unneeded(graph: &Graph) -> Vec<&str> {
     let mut unneeded = Vec::new();
     for node in graph.nodes.iter().rev() {
         if node.outputs().iter().any(|output| needed.contains(output.as_str())) {
-            needed.extend(node.inputs().iter().map(String::as_str));
-            needed.extend(node.captures().unwrap_or_default());
+            needed.extend(node.reads());
         } else {
             unneeded.push(node.id());
         }

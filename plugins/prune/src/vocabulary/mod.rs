@@ -15,16 +15,16 @@ use kmr_sdk::{
 };
 use serde::Deserialize;
 
-use crate::knob::{MODEL, unknown_target};
+use crate::{
+    knob::{MODEL, unknown_target},
+    recent::Recent,
+};
 use removal::Words;
 use tables::Vocabulary;
 
 /// The name of the knob: the share of the corpus' words that the rows kept cover.
 const KNOB: &str = "token_coverage";
 const OFF: &str = "off";
-
-/// Models that are remembered.
-const REMEMBERED: usize = 4;
 
 /// The configuration of `prune_vocabulary`.
 #[derive(Clone, Debug, Deserialize)]
@@ -63,7 +63,7 @@ pub struct PruneVocabulary {
     unknown: usize,
     /// The shares that the manifest turns the knob through, the greatest first.
     shares: Vec<f64>,
-    prepared: Vec<Arc<Prepared>>,
+    prepared: Recent<Prepared>,
 }
 
 /// What is found out about a model once.
@@ -101,7 +101,7 @@ impl Rule for PruneVocabulary {
             config,
             unknown,
             shares,
-            prepared: Vec::new(),
+            prepared: Recent::default(),
         })
     }
 
@@ -182,13 +182,13 @@ impl PruneVocabulary {
     /// What is known of the candidate: found out once, and remembered for as long as it stays the same.
     fn prepare(&mut self, host: &Host<'_>) -> Result<Arc<Prepared>> {
         let base = host.graph()?;
-        let prepared = match self.prepared.iter().position(|known| known.base == base) {
-            Some(known) => self.prepared.remove(known),
-            None => Arc::new(self.analyze(host, base)?),
-        };
-        self.prepared.insert(0, Arc::clone(&prepared));
-        self.prepared.truncate(REMEMBERED);
-        Ok(prepared)
+        match self.prepared.get(|known| known.base == base) {
+            Some(known) => Ok(known),
+            None => {
+                let found = self.analyze(host, base)?;
+                Ok(self.prepared.add(found))
+            }
+        }
     }
 
     fn analyze(&self, host: &Host<'_>, base: Model) -> Result<Prepared> {

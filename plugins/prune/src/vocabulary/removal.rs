@@ -156,19 +156,5 @@ fn kept(graph: &Graph, name: &str, axis: usize, rows: &[usize]) -> Result<Tensor
         Error::unsupported(message).at(format!("tensor `{name}`"))
     };
     let tensor = graph.tensor(name).ok_or_else(changed)?;
-    let shape = tensor.shape();
-    let &size = shape.get(axis).ok_or_else(changed)?;
-    let width = tensor.dtype().byte_len(1).ok_or_else(changed)?;
-    let inner: usize = shape[axis + 1..].iter().product::<usize>() * width;
-    let outer: usize = shape[..axis].iter().product();
-    let mut bytes = Vec::with_capacity(outer * rows.len() * inner);
-    for block in 0..outer {
-        for &row in rows {
-            let start = (block * size + row) * inner;
-            bytes.extend_from_slice(tensor.bytes().get(start..start + inner).ok_or_else(changed)?);
-        }
-    }
-    let mut shape = shape.to_vec();
-    shape[axis] = rows.len();
-    Ok(Tensor::new(tensor.dtype(), shape, bytes.into())?)
+    tensor.taken(axis, rows).ok_or_else(changed)
 }
