@@ -1,15 +1,10 @@
 //! Going through a deep model stage by stage: what each stage reads, and what is held in memory meanwhile.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use kmr_abi::{
-    AbiResult, Batch, BatchIterator, BatchIterator_TO, BatchIteratorBox, ErrorCode, Host_TO, HostRef, OutputBufferBox,
-    SessionBox, SharedTensorBox, TensorDescription,
-    abi_stable::{
-        erased_types::TD_Opaque,
-        sabi_types::RRef,
-        std_types::{RNone, ROk, ROption, RSlice, RSome, RStr, RVec},
-    },
+    AbiResult, Batch, BatchIteratorBox,
+    abi_stable::std_types::{RNone, ROk, RVec},
 };
 use kmr_calibration::{Layer, Product, observe, stages};
 use kmr_methods::{
@@ -19,9 +14,9 @@ use kmr_methods::{
 use kmr_sdk::{
     Host,
     model::{DType, Dimension, Graph, Model, Node, Tensor, ValueInfo},
-    wire::{EditRequest, RunRequest},
+    wire::RunRequest,
 };
-use kmr_testkit::{Buffers, fail, held};
+use kmr_testkit::{Answers, Subject, batches, held, lend};
 use peak_alloc::PeakAlloc;
 
 #[global_allocator]
@@ -97,57 +92,28 @@ fn forward(graph: &Graph, last: &str) -> Vec<f32> {
 }
 
 struct DeepHost {
-    candidate: Mutex<Model>,
-    buffers: Buffers,
+    subject: Subject,
 }
 
 impl DeepHost {
     fn with<R>(&self, body: impl FnOnce(&Host<'_>) -> R) -> R {
-        let raw: HostRef<'_> = Host_TO::from_ptr(RRef::new(self), TD_Opaque);
-        body(&Host::new(raw))
+        lend(self, body)
     }
 
     fn new() -> Self {
         Self {
-            candidate: Mutex::new(deep()),
-            buffers: Buffers::default(),
+            subject: Subject::new(deep()),
         }
     }
 }
 
-struct Once(Option<Batch>);
-
-impl BatchIterator for Once {
-    fn next_batch(&mut self) -> AbiResult<ROption<Batch>> {
-        ROk(self.0.take().map_or(RNone, RSome))
-    }
-}
-
-impl kmr_abi::Host for DeepHost {
-    fn graph(&self, _: RStr<'_>) -> AbiResult<RVec<u8>> {
-        ROk(self.candidate.lock().unwrap().encode_without_tensors().into())
+impl Answers for DeepHost {
+    fn subject(&self) -> Option<&Subject> {
+        Some(&self.subject)
     }
 
-    fn tensor(&self, _: RStr<'_>, name: RStr<'_>) -> AbiResult<SharedTensorBox> {
-        let model = self.candidate.lock().unwrap();
-        ROk(held(name.as_str(), model.graph.tensor(name.as_str()).unwrap()))
-    }
-
-    fn output(&self, description: TensorDescription) -> AbiResult<OutputBufferBox<'_>> {
-        self.buffers.buffer(description)
-    }
-
-    fn edit(&self, operations: RStr<'_>, attachments: RSlice<'_, RVec<u8>>) -> AbiResult<()> {
-        let request: EditRequest = kmr_sdk::serde_json::from_str(operations.as_str()).unwrap();
-        let patch = self.buffers.patch(request, attachments.as_slice()).unwrap();
-        let mut candidate = self.candidate.lock().unwrap();
-        *candidate = candidate.with_graph(patch.apply(&candidate.graph).unwrap());
-        ROk(())
-    }
-
-    fn run<'a>(&'a self, request: RStr<'_>) -> AbiResult<BatchIteratorBox<'a>> {
-        let request: RunRequest = kmr_sdk::serde_json::from_str(request.as_str()).unwrap();
-        let graph = self.candidate.lock().unwrap().graph.clone();
+    fn run(&self, request: RunRequest) -> AbiResult<BatchIteratorBox<'_>> {
+        let graph = self.subject.candidate().graph;
         let outputs = request.outputs.iter().map(|name| {
             let tensor = Tensor::from_vec(vec![ROWS, WIDTH], forward(&graph, name));
             held(name, &tensor)
@@ -158,31 +124,7 @@ impl kmr_abi::Host for DeepHost {
             labels: RNone,
             outputs: outputs.collect(),
         };
-        ROk(BatchIterator_TO::from_value(Once(Some(batch)), TD_Opaque))
-    }
-
-    fn observe(&self, _: RStr<'_>) -> AbiResult<RVec<SharedTensorBox>> {
-        fail(ErrorCode::UNSUPPORTED, "nothing is observed here")
-    }
-
-    fn open_session<'a>(&'a self, _: RStr<'_>, _: RSlice<'_, RVec<u8>>) -> AbiResult<SessionBox<'a>> {
-        fail(ErrorCode::UNSUPPORTED, "nothing is differentiated here")
-    }
-
-    fn progress(&self, _: f64, _: RStr<'_>) -> AbiResult<()> {
-        ROk(())
-    }
-
-    fn cancelled(&self) -> AbiResult<bool> {
-        ROk(false)
-    }
-
-    fn seed(&self) -> AbiResult<u64> {
-        ROk(7)
-    }
-
-    fn threads(&self) -> AbiResult<u64> {
-        ROk(1)
+        ROk(batches(std::iter::once(batch)))
     }
 }
 
@@ -240,7 +182,7 @@ fn halve(groups: &[Vec<usize>]) -> ([f32; 2], usize) {
         }
     });
     let peak = MEMORY.peak_usage().saturating_sub(base);
-    let read = forward(&host.candidate.lock().unwrap().graph, &format!("y{}", LAYERS - 2));
+    let read = forward(&host.subject.candidate().graph, &format!("y{}", LAYERS - 2));
     ([seen, mean(&read)], peak)
 }
 

@@ -1,8 +1,13 @@
-//! The parts of a host that tests of plugins have in common: handles to tensors, buffers that are filled and committed,
-//! and edits. What the host answers, each test's own host says itself.
+//! The parts of a host that tests of plugins have in common: models that are read and edited, handles to tensors,
+//! buffers that are filled and committed. What the host answers beside these, each test's own host says as its
+//! [`Answers`].
+
+mod answers;
+mod subject;
 
 use std::{
     collections::HashMap,
+    ops::Range,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -21,6 +26,9 @@ use kmr_sdk::{
     tensors::{describe, read_description},
     wire::EditRequest,
 };
+
+pub use answers::{Answers, batches, lend};
+pub use subject::Subject;
 
 struct Held(String, Tensor);
 
@@ -104,4 +112,25 @@ impl OutputBuffer for Buffer {
             Ok(number)
         })
     }
+}
+
+/// Numbers that look random, the same for the same seed, between -1 and 1.
+pub fn noise(count: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+    };
+    (0..count).map(|_| next()).collect()
+}
+
+/// Samples of a tensor: a part of its first axis.
+///
+/// # Panics
+/// If they are not there.
+pub fn rows(tensor: &Tensor, range: Range<usize>) -> Tensor {
+    let indices: Vec<usize> = range.collect();
+    tensor.taken(0, &indices).expect("a part of the first axis")
 }

@@ -10,32 +10,19 @@ use std::{
 
 use bytes::Bytes;
 use kmr_abi::{
-    AbiResult, Batch, BatchIterator, BatchIterator_TO, BatchIteratorBox, BorrowedTensor, CANDIDATE, ErrorCode, Host_TO,
-    HostRef, OutputBufferBox, Session, Session_TO, SessionBox, SharedTensorBox, TensorDescription,
+    AbiResult, Batch, BatchIteratorBox, BorrowedTensor, ErrorCode, Session, Session_TO, SessionBox, SharedTensorBox,
     abi_stable::{
         erased_types::TD_Opaque,
-        sabi_types::RRef,
         std_types::{RNone, ROk, ROption, RSlice, RSome, RStr, RString, RVec},
     },
 };
 use kmr_sdk::{
     model::{DType, Dimension, Edit, Graph, Model, Node, Patch, Tensor, ValueInfo},
     tensors::read_description,
-    wire::{EditRequest, RunRequest, SessionRequest, Update, Updated},
+    wire::{RunRequest, SessionRequest, Update, Updated},
 };
-use kmr_testkit::{Buffers, fail, held};
-
-/// Numbers that look random, the same for the same seed, between -1 and 1.
-pub fn noise(count: usize, seed: u64) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
-    };
-    (0..count).map(|_| next()).collect()
-}
+pub use kmr_testkit::noise;
+use kmr_testkit::{Answers, Subject, batches, fail, held, lend};
 
 fn store(graph: &mut Graph, name: &str, shape: &[usize], seed: u64) {
     let tensor = Tensor::from_vec(shape.to_vec(), noise(shape.iter().product(), seed));
@@ -441,9 +428,7 @@ pub fn feeds(model: &Model, batch: usize, seed: u64) -> Vec<(String, Value)> {
 
 /// A host around a candidate and a reference.
 pub struct ModelHost {
-    candidate: Mutex<Model>,
-    reference: Model,
-    buffers: Buffers,
+    subject: Subject,
     /// The data, batch by batch; none where there are no batches.
     pub batches: Vec<Vec<(String, Value)>>,
     /// Labels of each batch.
@@ -462,9 +447,7 @@ impl ModelHost {
     pub fn new(candidate: Model, reference: Model) -> Self {
         let batches = (0..3).map(|seed| feeds(&candidate, 8, 40 + seed)).collect();
         Self {
-            candidate: Mutex::new(candidate),
-            reference,
-            buffers: Buffers::default(),
+            subject: Subject::new(candidate).beside(reference),
             batches,
             labels: vec![None; 3],
             sessions: Mutex::default(),
@@ -480,19 +463,11 @@ impl ModelHost {
     }
 
     pub fn candidate(&self) -> Model {
-        self.candidate.lock().unwrap().clone()
+        self.subject.candidate()
     }
 
     pub fn reference(&self) -> &Model {
-        &self.reference
-    }
-
-    fn model(&self, name: &str) -> Model {
-        if name == CANDIDATE {
-            self.candidate()
-        } else {
-            self.reference.clone()
-        }
+        self.subject.reference().unwrap()
     }
 
     /// How far the candidate's outputs are from the reference's, by their squares.
@@ -505,79 +480,38 @@ impl ModelHost {
                 .flat_map(|value| value.values)
                 .collect()
         };
-        let (candidate, reference) = (outputs(&self.candidate()), outputs(&self.reference));
+        let (candidate, reference) = (outputs(&self.candidate()), outputs(self.reference()));
         candidate.iter().zip(&reference).map(|(a, b)| (a - b).powi(2)).sum()
     }
 
     /// Lends the host for a call.
     pub fn with<R>(&self, body: impl FnOnce(&kmr_sdk::Host<'_>) -> R) -> R {
-        let raw: HostRef<'_> = Host_TO::from_ptr(RRef::new(self), TD_Opaque);
-        body(&kmr_sdk::Host::new(raw))
-    }
-
-    fn patched(&self, request: &EditRequest, attachments: &[RVec<u8>], graph: &Graph) -> Result<Graph, String> {
-        let patch = self.buffers.patch(request.clone(), attachments);
-        let patch = patch.map_err(|error| error.to_string())?;
-        patch.apply(graph).map_err(|error| error.to_string())
+        lend(self, body)
     }
 }
 
-impl kmr_abi::Host for ModelHost {
-    fn graph(&self, model: RStr<'_>) -> AbiResult<RVec<u8>> {
-        ROk(self.model(model.as_str()).encode_without_tensors().into())
+impl Answers for ModelHost {
+    fn subject(&self) -> Option<&Subject> {
+        Some(&self.subject)
     }
 
-    fn tensor(&self, model: RStr<'_>, name: RStr<'_>) -> AbiResult<SharedTensorBox> {
-        match self.model(model.as_str()).graph.tensor(name.as_str()) {
-            Some(tensor) => ROk(held(name.as_str(), tensor)),
-            None => fail(ErrorCode::NOT_FOUND, format!("no tensor `{name}`")),
-        }
-    }
-
-    fn output(&self, description: TensorDescription) -> AbiResult<OutputBufferBox<'_>> {
-        self.buffers.buffer(description)
-    }
-
-    fn edit(&self, operations: RStr<'_>, attachments: RSlice<'_, RVec<u8>>) -> AbiResult<()> {
-        let request: EditRequest = serde_json::from_str(operations.as_str()).unwrap();
-        let mut candidate = self.candidate.lock().unwrap();
-        match self.patched(&request, attachments.as_slice(), &candidate.graph) {
-            Ok(graph) => *candidate = candidate.with_graph(graph),
-            Err(error) => return fail(ErrorCode::INVALID_REQUEST, error),
-        }
-        ROk(())
-    }
-
-    fn run<'a>(&'a self, request: RStr<'_>) -> AbiResult<BatchIteratorBox<'a>> {
-        let request: RunRequest = serde_json::from_str(request.as_str()).unwrap();
+    fn run(&self, request: RunRequest) -> AbiResult<BatchIteratorBox<'_>> {
         if self.batches.is_empty() {
             return fail(ErrorCode::NOT_FOUND, "the manifest has no calibration data");
         }
-        let model = self.model(&request.model);
-        let player = Player {
-            host: self,
-            model,
-            outputs: request.outputs,
-            at: 0,
-        };
-        ROk(BatchIterator_TO::from_value(player, TD_Opaque))
+        let model = self.subject.model(&request.model).unwrap();
+        let played = (0..self.batches.len()).map(move |at| {
+            let names: Vec<&str> = request.outputs.iter().map(String::as_str).collect();
+            let made = evaluate(&model.graph, &self.batches[at], &names);
+            let outputs = names.iter().zip(&made).map(|(name, value)| held(name, &value.tensor()));
+            batch(self, at, outputs.collect())
+        });
+        ROk(batches(played))
     }
 
-    fn observe(&self, _: RStr<'_>) -> AbiResult<RVec<SharedTensorBox>> {
-        fail(ErrorCode::UNSUPPORTED, "this host observes nothing")
-    }
-
-    fn open_session<'a>(&'a self, request: RStr<'_>, attachments: RSlice<'_, RVec<u8>>) -> AbiResult<SessionBox<'a>> {
-        let request: SessionRequest = serde_json::from_str(request.as_str()).unwrap();
+    fn open_session(&self, request: SessionRequest, graph: Graph) -> AbiResult<SessionBox<'_>> {
         if self.batches.is_empty() {
             return fail(ErrorCode::NOT_FOUND, "the manifest has no calibration data");
-        }
-        let mut graph = self.model(&request.model).graph;
-        if let Some(edits) = &request.edits {
-            graph = match self.patched(edits, attachments.as_slice(), &graph) {
-                Ok(graph) => graph,
-                Err(error) => return fail(ErrorCode::INVALID_REQUEST, error),
-            };
         }
         for name in &request.trainable {
             match graph.tensor(name) {
@@ -598,29 +532,6 @@ impl kmr_abi::Host for ModelHost {
         };
         ROk(Session_TO::from_value(session, TD_Opaque))
     }
-
-    fn progress(&self, _: f64, _: RStr<'_>) -> AbiResult<()> {
-        ROk(())
-    }
-
-    fn cancelled(&self) -> AbiResult<bool> {
-        ROk(false)
-    }
-
-    fn seed(&self) -> AbiResult<u64> {
-        ROk(7)
-    }
-
-    fn threads(&self) -> AbiResult<u64> {
-        ROk(1)
-    }
-}
-
-struct Player<'h> {
-    host: &'h ModelHost,
-    model: Model,
-    outputs: Vec<String>,
-    at: usize,
 }
 
 fn batch(host: &ModelHost, at: usize, outputs: RVec<SharedTensorBox>) -> Batch {
@@ -632,23 +543,6 @@ fn batch(host: &ModelHost, at: usize, outputs: RVec<SharedTensorBox>) -> Batch {
         inputs: feeds.iter().map(|(name, value)| held(name, &value.tensor())).collect(),
         labels: labels.into(),
         outputs,
-    }
-}
-
-impl BatchIterator for Player<'_> {
-    fn next_batch(&mut self) -> AbiResult<ROption<Batch>> {
-        let Some(feeds) = self.host.batches.get(self.at) else {
-            return ROk(RNone);
-        };
-        self.at += 1;
-        let names: Vec<&str> = self.outputs.iter().map(String::as_str).collect();
-        let made = evaluate(&self.model.graph, feeds, &names);
-        let outputs = self
-            .outputs
-            .iter()
-            .zip(&made)
-            .map(|(name, value)| held(name, &value.tensor()));
-        ROk(RSome(batch(self.host, self.at - 1, outputs.collect())))
     }
 }
 

@@ -3,16 +3,11 @@
 use std::sync::Mutex;
 
 use kmr_abi::{
-    AbiResult, Batch, BatchIterator, BatchIterator_TO, BatchIteratorBox, ErrorCode, Host_TO, HostRef, OutputBufferBox,
-    PluginError, REFERENCE, SessionBox, SharedTensorBox, TensorDescription,
-    abi_stable::{
-        erased_types::TD_Opaque,
-        sabi_types::RRef,
-        std_types::{RErr, RNone, ROk, ROption, RSlice, RSome, RStr, RVec},
-    },
+    AbiResult, Batch, BatchIteratorBox, REFERENCE,
+    abi_stable::std_types::{ROk, RVec},
 };
 use kmr_sdk::{RunRequest, Split, model::Tensor};
-use kmr_testkit::held;
+use kmr_testkit::{Answers, batches, held, lend, rows};
 
 /// A host whose models have one output, `logits`.
 pub struct CannedHost {
@@ -78,106 +73,33 @@ impl CannedHost {
 
     /// Lends the host for a call.
     pub fn with<R>(&self, body: impl FnOnce(&kmr_sdk::Host<'_>) -> R) -> R {
-        let raw: HostRef<'_> = Host_TO::from_ptr(RRef::new(self), TD_Opaque);
-        body(&kmr_sdk::Host::new(raw))
+        lend(self, body)
     }
 }
 
-struct Player<'h> {
-    output: &'h Tensor,
-    labels: Option<&'h Tensor>,
-    inputs: &'h [(String, Tensor)],
-    at: usize,
-    end: usize,
-}
-
-impl BatchIterator for Player<'_> {
-    fn next_batch(&mut self) -> AbiResult<ROption<Batch>> {
-        let range = self.at..(self.at + 2).min(self.end);
-        if range.is_empty() {
-            return ROk(RNone);
-        }
-        self.at = range.end;
-        let part = |name: &str, tensor: &Tensor| held(name, &rows(tensor, range.clone()));
-        ROk(RSome(Batch {
-            size: range.len() as u64,
-            inputs: self.inputs.iter().map(|(name, input)| part(name, input)).collect(),
-            labels: self.labels.map(|labels| part("labels", labels)).into(),
-            outputs: RVec::from(vec![part("logits", self.output)]),
-        }))
-    }
-}
-
-/// Samples of a tensor.
-fn rows(tensor: &Tensor, range: std::ops::Range<usize>) -> Tensor {
-    let mut shape = tensor.shape().to_vec();
-    let bytes = tensor.byte_len() / shape[0];
-    shape[0] = range.len();
-    let bytes = tensor.bytes().slice(range.start * bytes..range.end * bytes);
-    Tensor::new(tensor.dtype(), shape, bytes).unwrap()
-}
-
-fn absent<T>() -> AbiResult<T> {
-    RErr(PluginError::new(ErrorCode::DENIED, "not for meters"))
-}
-
-impl kmr_abi::Host for CannedHost {
-    fn run<'a>(&'a self, request: RStr<'_>) -> AbiResult<BatchIteratorBox<'a>> {
-        let request: RunRequest = kmr_sdk::serde_json::from_str(request.as_str()).unwrap();
-        let (output, labels, inputs) = match (&self.training, request.split) {
-            (Some((answers, labels)), Split::Training) => (answers, Some(labels), &[][..]),
-            _ if request.model == REFERENCE => (&self.reference, self.labels.as_ref(), &self.inputs[..]),
-            _ => (&self.candidate, self.labels.as_ref(), &self.inputs[..]),
+impl Answers for CannedHost {
+    fn run(&self, request: RunRequest) -> AbiResult<BatchIteratorBox<'_>> {
+        let (output, labels, inputs): (_, _, &[(String, Tensor)]) = match (&self.training, request.split) {
+            (Some((answers, labels)), Split::Training) => (answers, Some(labels), &[]),
+            _ if request.model == REFERENCE => (&self.reference, self.labels.as_ref(), &self.inputs),
+            _ => (&self.candidate, self.labels.as_ref(), &self.inputs),
         };
         let end = request.limit.unwrap_or(usize::MAX).min(output.shape()[0]);
         self.requests.lock().unwrap().push(request);
-        let player = Player {
-            output,
-            labels,
-            inputs,
-            at: 0,
-            end,
-        };
-        ROk(BatchIterator_TO::from_value(player, TD_Opaque))
+        let played = (0..end).step_by(2).map(move |at| {
+            let range = at..(at + 2).min(end);
+            let part = |name: &str, tensor: &Tensor| held(name, &rows(tensor, range.clone()));
+            Batch {
+                size: range.len() as u64,
+                inputs: inputs.iter().map(|(name, input)| part(name, input)).collect(),
+                labels: labels.map(|labels| part("labels", labels)).into(),
+                outputs: RVec::from(vec![part("logits", output)]),
+            }
+        });
+        ROk(batches(played))
     }
 
-    fn graph(&self, _: RStr<'_>) -> AbiResult<RVec<u8>> {
-        absent()
-    }
-
-    fn tensor(&self, _: RStr<'_>, _: RStr<'_>) -> AbiResult<SharedTensorBox> {
-        absent()
-    }
-
-    fn output<'a>(&'a self, _: TensorDescription) -> AbiResult<OutputBufferBox<'a>> {
-        absent()
-    }
-
-    fn edit(&self, _: RStr<'_>, _: RSlice<'_, RVec<u8>>) -> AbiResult<()> {
-        absent()
-    }
-
-    fn observe(&self, _: RStr<'_>) -> AbiResult<RVec<SharedTensorBox>> {
-        absent()
-    }
-
-    fn open_session<'a>(&'a self, _: RStr<'_>, _: RSlice<'_, RVec<u8>>) -> AbiResult<SessionBox<'a>> {
-        absent()
-    }
-
-    fn progress(&self, _: f64, _: RStr<'_>) -> AbiResult<()> {
-        ROk(())
-    }
-
-    fn cancelled(&self) -> AbiResult<bool> {
-        ROk(self.cancelled)
-    }
-
-    fn seed(&self) -> AbiResult<u64> {
-        ROk(0)
-    }
-
-    fn threads(&self) -> AbiResult<u64> {
-        ROk(1)
+    fn cancelled(&self) -> bool {
+        self.cancelled
     }
 }

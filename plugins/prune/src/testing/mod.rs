@@ -10,19 +10,19 @@ use std::sync::{
 
 use arithmetic::Value;
 use kmr_abi::{
-    AbiResult, Batch, BatchIterator, BatchIterator_TO, BatchIteratorBox, BorrowedTensor, CANDIDATE, ErrorCode, Host_TO,
-    HostRef, OutputBufferBox, Session, Session_TO, SessionBox, SharedTensorBox, TensorDescription,
+    AbiResult, Batch, BatchIteratorBox, BorrowedTensor, CANDIDATE, ErrorCode, Session, Session_TO, SessionBox,
+    SharedTensorBox,
     abi_stable::{
         erased_types::TD_Opaque,
-        sabi_types::RRef,
         std_types::{RNone, ROk, ROption, RSlice, RSome, RStr, RString, RVec},
     },
 };
 use kmr_sdk::{
     model::{DType, Dimension, Graph, Model, Node, Tensor, ValueInfo},
-    wire::{EditRequest, ObserveRequest, RunRequest, SessionRequest},
+    wire::{ObserveRequest, RunRequest, SessionRequest},
 };
-use kmr_testkit::{Buffers, fail, held};
+pub use kmr_testkit::noise;
+use kmr_testkit::{Answers, Subject, batches, fail, held, lend};
 
 /// A graph with float inputs and outputs of these names and nothing else.
 pub fn graph(inputs: &[&str], outputs: &[&str]) -> Graph {
@@ -31,18 +31,6 @@ pub fn graph(inputs: &[&str], outputs: &[&str]) -> Graph {
     graph.inputs = inputs.iter().map(declare).collect();
     graph.outputs = outputs.iter().map(declare).collect();
     graph
-}
-
-/// Numbers that look random, the same for the same seed, between -1 and 1.
-pub fn noise(count: usize, seed: u64) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
-    };
-    (0..count).map(|_| next()).collect()
 }
 
 /// A classifier of images `[N, 1, 8, 8]`: stem, one residual block, a wider convolution, pooling, a linear layer.
@@ -154,8 +142,7 @@ pub type Observe = dyn Fn(&Model, &ObserveRequest) -> Vec<(String, Tensor)> + Se
 
 /// A host around one model.
 pub struct ModelHost {
-    candidate: Mutex<Model>,
-    buffers: Buffers,
+    subject: Subject,
     observe: Box<Observe>,
     /// What the model's first input is fed with, batch by batch, where the model is really run.
     pub feeds: Vec<Value>,
@@ -171,8 +158,7 @@ pub struct ModelHost {
 impl ModelHost {
     pub fn new(model: Model) -> Self {
         Self {
-            candidate: Mutex::new(model),
-            buffers: Buffers::default(),
+            subject: Subject::new(model),
             observe: Box::new(|_, _| Vec::new()),
             feeds: Vec::new(),
             asked: Mutex::new(Vec::new()),
@@ -191,76 +177,36 @@ impl ModelHost {
     }
 
     pub fn candidate(&self) -> Model {
-        self.candidate.lock().unwrap().clone()
+        self.subject.candidate()
     }
 
     /// Lends the host for a call.
     pub fn with<R>(&self, body: impl FnOnce(&kmr_sdk::Host<'_>) -> R) -> R {
-        let raw: HostRef<'_> = Host_TO::from_ptr(RRef::new(self), TD_Opaque);
-        body(&kmr_sdk::Host::new(raw))
+        lend(self, body)
     }
 }
 
-impl kmr_abi::Host for ModelHost {
-    fn graph(&self, model: RStr<'_>) -> AbiResult<RVec<u8>> {
-        assert_eq!(model.as_str(), CANDIDATE);
-        ROk(self.candidate().encode_without_tensors().into())
+impl Answers for ModelHost {
+    fn subject(&self) -> Option<&Subject> {
+        Some(&self.subject)
     }
 
-    fn tensor(&self, _: RStr<'_>, name: RStr<'_>) -> AbiResult<SharedTensorBox> {
-        match self.candidate().graph.tensor(name.as_str()) {
-            Some(tensor) => ROk(held(name.as_str(), tensor)),
-            None => fail(ErrorCode::INVALID_REQUEST, format!("no tensor `{name}`")),
-        }
-    }
-
-    fn output(&self, description: TensorDescription) -> AbiResult<OutputBufferBox<'_>> {
-        self.buffers.buffer(description)
-    }
-
-    fn edit(&self, operations: RStr<'_>, attachments: RSlice<'_, RVec<u8>>) -> AbiResult<()> {
-        let request: EditRequest = serde_json::from_str(operations.as_str()).unwrap();
-        let patch = self.buffers.patch(request, attachments.as_slice()).unwrap();
-        let mut candidate = self.candidate.lock().unwrap();
-        match patch.apply(&candidate.graph) {
-            Ok(graph) => *candidate = candidate.with_graph(graph),
-            Err(error) => return fail(ErrorCode::INVALID_REQUEST, error),
-        }
-        ROk(())
-    }
-
-    fn run<'a>(&'a self, request: RStr<'_>) -> AbiResult<BatchIteratorBox<'a>> {
+    fn run(&self, request: RunRequest) -> AbiResult<BatchIteratorBox<'_>> {
         if self.feeds.is_empty() {
             return fail(ErrorCode::NOT_FOUND, "there is no calibration data");
         }
-        let request: RunRequest = serde_json::from_str(request.as_str()).unwrap();
         self.asked.lock().unwrap().push(request.outputs.clone());
-        let runs = Runs {
-            graph: self.candidate().graph,
-            feeds: self.feeds.clone(),
-            outputs: request.outputs,
-            at: 0,
-        };
-        ROk(BatchIterator_TO::from_value(runs, TD_Opaque))
+        let graph = self.candidate().graph;
+        let ran = self.feeds.iter().map(move |feed| ran(&graph, feed, &request.outputs));
+        ROk(batches(ran))
     }
 
-    fn observe(&self, request: RStr<'_>) -> AbiResult<RVec<SharedTensorBox>> {
-        let request: ObserveRequest = serde_json::from_str(request.as_str()).unwrap();
-        let tensors = (self.observe)(&self.candidate(), &request);
+    fn observe(&self, request: &ObserveRequest) -> AbiResult<RVec<SharedTensorBox>> {
+        let tensors = (self.observe)(&self.candidate(), request);
         ROk(tensors.iter().map(|(name, tensor)| held(name, tensor)).collect())
     }
 
-    fn open_session<'a>(&'a self, request: RStr<'_>, attachments: RSlice<'_, RVec<u8>>) -> AbiResult<SessionBox<'a>> {
-        let mut request: SessionRequest = serde_json::from_str(request.as_str()).unwrap();
-        let mut graph = self.candidate().graph;
-        if let Some(edits) = request.edits.take() {
-            graph = self
-                .buffers
-                .patch(edits, attachments.as_slice())
-                .unwrap()
-                .apply(&graph)
-                .unwrap();
-        }
+    fn open_session(&self, request: SessionRequest, graph: Graph) -> AbiResult<SessionBox<'_>> {
         self.sessions.fetch_add(1, Ordering::SeqCst);
         let session = CannedSession {
             host: self,
@@ -271,52 +217,23 @@ impl kmr_abi::Host for ModelHost {
         };
         ROk(Session_TO::from_value(session, TD_Opaque))
     }
-
-    fn progress(&self, _: f64, _: RStr<'_>) -> AbiResult<()> {
-        ROk(())
-    }
-
-    fn cancelled(&self) -> AbiResult<bool> {
-        ROk(false)
-    }
-
-    fn seed(&self) -> AbiResult<u64> {
-        ROk(7)
-    }
-
-    fn threads(&self) -> AbiResult<u64> {
-        ROk(1)
-    }
 }
 
-/// The candidate on batch after batch.
-struct Runs {
-    graph: Graph,
-    feeds: Vec<Value>,
-    outputs: Vec<String>,
-    at: usize,
-}
-
-impl BatchIterator for Runs {
-    fn next_batch(&mut self) -> AbiResult<ROption<Batch>> {
-        let Some(feed) = self.feeds.get(self.at) else {
-            return ROk(RNone);
-        };
-        self.at += 1;
-        let input = self.graph.inputs[0].name().to_owned();
-        let values = arithmetic::values(&self.graph, &[(&input, feed.clone())]);
-        let integers = self.graph.inputs[0].dtype() == Some(DType::INT64);
-        let fed = match integers {
-            true => Tensor::from_vec(feed.shape.clone(), feed.numbers.iter().map(|&id| id as i64).collect()),
-            false => feed.tensor(),
-        };
-        let outputs = self.outputs.iter().map(|name| held(name, &values[name].tensor()));
-        ROk(RSome(Batch {
-            size: feed.shape[0] as u64,
-            inputs: RVec::from(vec![held(&input, &fed)]),
-            labels: RNone,
-            outputs: outputs.collect(),
-        }))
+/// The values `outputs` of a graph on one batch.
+fn ran(graph: &Graph, feed: &Value, outputs: &[String]) -> Batch {
+    let input = graph.inputs[0].name();
+    let values = arithmetic::values(graph, &[(input, feed.clone())]);
+    let integers = graph.inputs[0].dtype() == Some(DType::INT64);
+    let fed = match integers {
+        true => Tensor::from_vec(feed.shape.clone(), feed.numbers.iter().map(|&id| id as i64).collect()),
+        false => feed.tensor(),
+    };
+    let outputs = outputs.iter().map(|name| held(name, &values[name].tensor()));
+    Batch {
+        size: feed.shape[0] as u64,
+        inputs: RVec::from(vec![held(input, &fed)]),
+        labels: RNone,
+        outputs: outputs.collect(),
     }
 }
 
@@ -383,6 +300,7 @@ impl Session for CannedSession<'_> {
     }
 
     fn parameter(&self, name: RStr<'_>) -> AbiResult<SharedTensorBox> {
-        kmr_abi::Host::tensor(self.host, CANDIDATE.into(), name)
+        let tensor = self.host.subject.tensor(CANDIDATE, name.as_str()).unwrap();
+        ROk(held(name.as_str(), &tensor))
     }
 }
