@@ -66,15 +66,17 @@ impl Rule for Experts {
         let base = host.graph()?;
         let layers = self.layers(&base.graph)?;
         let assigned = self.knob.assigned(action, &places(&layers))?;
+        let meant: Vec<&Layer> = assigned.iter().map(|&(at, _)| &layers[at]).collect();
+        // Where experts are of one size, any of them cost the same: no data has to be looked at.
+        let unseen = action.costs_only && meant.iter().all(|layer| are_even(&layer.networks));
         let mut applied = Applied {
-            complete: assigned.is_empty() || !action.costs_only,
+            complete: meant.is_empty() || !unseen,
             ..Applied::default()
         };
-        if assigned.is_empty() {
+        if meant.is_empty() {
             return Ok(applied);
         }
-        let meant: Vec<&Layer> = assigned.iter().map(|&(at, _)| &layers[at]).collect();
-        let known = match action.costs_only {
+        let known = match unseen {
             true => BTreeMap::new(),
             false => self.analyze(host, &base, &meant)?,
         };
@@ -130,7 +132,7 @@ impl Experts {
                 at as f64 / open.len() as f64,
                 &format!("experts of {}", layer.found.label()),
             )?;
-            let order = Order::of(layer, tokens, config.importance)
+            let order = Order::of(layer, tokens, config)
                 .map_err(|error| error.at(format!("layer `{}`", layer.found.label())))?;
             known.insert(layer.id().to_owned(), Arc::new(order));
             Ok(())
@@ -142,9 +144,9 @@ impl Experts {
     /// The `count` experts that stay of `layer`, and their router.
     fn kept(&self, layer: &Layer, order: &Order, count: usize) -> Result<(Weights, Vec<Network>)> {
         let kept = order.kept(count);
-        match self.config.method {
-            Method::Drop => Ok(layer.only(&kept)),
-            Method::Merge => merge::merged(layer, order, &kept),
+        match &order.merged {
+            Some(seen) => merge::merged(layer, order, seen, &kept),
+            None => Ok(layer.only(&kept)),
         }
     }
 }
@@ -180,11 +182,7 @@ impl Layer {
                 "their weights are no float32 initializers; drop experts before quantization",
             ));
         };
-        if alike
-            && networks
-                .iter()
-                .any(|network| network.neurons() != networks[0].neurons())
-        {
+        if alike && !are_even(&networks) {
             return Ok(Err("they are not of one size, and cannot be merged"));
         }
         Ok(Ok(Self {
@@ -244,6 +242,11 @@ impl Layer {
     }
 }
 
+/// Whether all experts have as many neurons.
+fn are_even(networks: &[Network]) -> bool {
+    networks.windows(2).all(|pair| pair[0].neurons() == pair[1].neurons())
+}
+
 /// Takes out what only removed nodes read: weights, and numbers that several layers may share.
 fn forget(patch: &mut Patch, graph: &Graph, removed: &BTreeSet<String>) {
     let index = graph.index();
@@ -256,8 +259,8 @@ fn forget(patch: &mut Patch, graph: &Graph, removed: &BTreeSet<String>) {
     };
     let read = removed
         .iter()
-        .filter_map(|id| graph.node(id))
-        .flat_map(|node| node.inputs());
+        .filter_map(|id| index.producer(id))
+        .flat_map(|at| graph.nodes[at].inputs());
     let orphans: BTreeSet<&String> = read
         .filter(|name| graph.tensor(name).is_some() && !read_elsewhere(name))
         .collect();

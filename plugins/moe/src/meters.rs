@@ -6,7 +6,7 @@ use kmr_methods::experts::{Balance, balance};
 use kmr_sdk::{
     Error, ErrorCode, Host, MeasureRequest, Meter, NoConfig, Reading, Result, RunRequest,
     model::{
-        Model,
+        GraphIndex, Model,
         cost::Costs,
         experts::{FoundExperts, find, networks},
         shapes::{self, Shapes},
@@ -44,8 +44,12 @@ impl Meter for ActiveMacs {
             total += macs as f64 / tokens;
         }
         let loads = loads(host, &layers, request)?;
+        let index = model.graph.index();
         for (layer, loads) in layers.iter().zip(&loads) {
-            let each = layer.each.iter().map(|expert| products(&model, &shapes, &expert.nodes));
+            let each = layer
+                .each
+                .iter()
+                .map(|expert| products(&index, &model, &shapes, &expert.nodes));
             total += loads.average(&each.collect::<Result<Vec<_>>>()?);
         }
         Ok(reading(total, &layers, &loads))
@@ -102,16 +106,18 @@ fn tokens(model: &Model, layers: &[FoundExperts], shapes: &Shapes) -> Result<usi
             Error::unsupported("has no shape that tells how many tokens there are").at(format!("value `{value}`"))
         })
     };
-    match (layers.first(), networks(&model.graph).first()) {
-        (Some(layer), _) => rows(&layer.tokens),
-        (None, Some(network)) => rows(&network.input),
-        (None, None) => Ok(1),
+    if let Some(layer) = layers.first() {
+        return rows(&layer.tokens);
     }
+    networks(&model.graph)
+        .first()
+        .map_or(Ok(1), |network| rows(&network.input))
 }
 
 /// Multiplications of one row.
-fn products(model: &Model, shapes: &Shapes, nodes: &[String]) -> Result<u64> {
-    let nodes = nodes.iter().filter_map(|id| model.graph.node(id));
+fn products(index: &GraphIndex<'_>, model: &Model, shapes: &Shapes, nodes: &[String]) -> Result<u64> {
+    let places = nodes.iter().filter_map(|id| index.producer(id));
+    let nodes = places.map(|at| &model.graph.nodes[at]);
     let products = nodes.filter(|node| node.is("Gemm") || node.is("MatMul"));
     let each = products.map(|node| {
         let weight = node.input(1).and_then(|weight| shapes.shape(weight));

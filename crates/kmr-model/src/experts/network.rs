@@ -29,25 +29,12 @@ impl Linear {
         }
     }
 
-    /// A product with an inputs × outputs matrix.
-    pub fn inputs_first(weight: &str, bias: Option<&str>) -> Self {
-        Self {
-            outputs_first: false,
-            ..Self::outputs_first(weight, bias)
-        }
-    }
-
     /// Its weight, and its bias where it has one.
     pub fn tensors(&self) -> impl Iterator<Item = &str> {
         [Some(&self.weight), self.bias.as_ref()]
             .into_iter()
             .flatten()
             .map(String::as_str)
-    }
-
-    /// The axis of the weight that outputs lie along.
-    pub fn output_axis(&self) -> usize {
-        usize::from(!self.outputs_first)
     }
 
     /// (outputs, inputs), where the weight is an initializer and a matrix.
@@ -95,11 +82,6 @@ impl FeedForward {
     /// Its products, in the order in which they are computed.
     pub fn linears(&self) -> impl Iterator<Item = &Linear> {
         self.gate.iter().chain([&self.up, &self.down])
-    }
-
-    /// Its products, to be changed.
-    pub fn linears_mut(&mut self) -> impl Iterator<Item = &mut Linear> {
-        self.gate.iter_mut().chain([&mut self.up, &mut self.down])
     }
 
     /// Adds nodes that apply it to the rows of `value`.

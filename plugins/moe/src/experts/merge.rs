@@ -7,7 +7,10 @@ use kmr_methods::{
 };
 use kmr_sdk::{Error, Result};
 
-use super::{Layer, order::Order};
+use super::{
+    Layer,
+    order::{Merged, Order},
+};
 use crate::network::{Network, Weights};
 
 /// The penalty of what a router's weights are changed by.
@@ -18,12 +21,12 @@ const DAMPING: f64 = 0.1;
 ///
 /// # Errors
 /// If a number is not finite.
-pub fn merged(layer: &Layer, order: &Order, kept: &[usize]) -> Result<(Weights, Vec<Network>)> {
+pub fn merged(layer: &Layer, order: &Order, seen: &Merged, kept: &[usize]) -> Result<(Weights, Vec<Network>)> {
     let failed = |error: MethodError| Error::unsupported(error.to_string());
-    let groups = groups(kept, &order.likeness, layer.networks.len()).map_err(failed)?;
+    let groups = groups(kept, &seen.likeness, layer.networks.len()).map_err(failed)?;
     let networks = groups.iter().map(|group| average(layer, order, group).map_err(failed));
     let networks = networks.collect::<Result<_>>()?;
-    Ok((router(layer, order, &groups).map_err(failed)?, networks))
+    Ok((router(layer, seen, &groups).map_err(failed)?, networks))
 }
 
 /// One expert of several.
@@ -104,12 +107,12 @@ fn network(like: &Network, values: &[f32]) -> Network {
 }
 
 /// Scores for groups: the logarithm of the sum of what its experts had, as far as the leader's row can be bent to it.
-fn router(layer: &Layer, order: &Order, groups: &[Vec<usize>]) -> Result<Weights, MethodError> {
+fn router(layer: &Layer, seen: &Merged, groups: &[Vec<usize>]) -> Result<Weights, MethodError> {
     let leaders: Vec<usize> = groups.iter().map(|group| group[0]).collect();
     let mut router = layer.router.only_outputs(&leaders);
     let experts = layer.networks.len();
-    let mut targets = Vec::with_capacity(order.tokens.count() * groups.len());
-    for scores in order.scores.values.chunks_exact(experts.max(1)) {
+    let mut targets = Vec::with_capacity(seen.tokens.count() * groups.len());
+    for scores in seen.scores.values.chunks_exact(experts.max(1)) {
         targets.extend(groups.iter().map(|group| {
             let own = f64::from(scores[group[0]]);
             let others = group.iter().map(|&expert| (f64::from(scores[expert]) - own).exp());
@@ -117,7 +120,7 @@ fn router(layer: &Layer, order: &Order, groups: &[Vec<usize>]) -> Result<Weights
             others.sum::<f64>().ln().min(8.0)
         }));
     }
-    let tokens = Matrix::new(order.tokens.count(), order.tokens.width, &order.tokens.values)?;
+    let tokens = Matrix::new(seen.tokens.count(), seen.tokens.width, &seen.tokens.values)?;
     let intercept = if router.bias.is_some() {
         Intercept::Fitted
     } else {

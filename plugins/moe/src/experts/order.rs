@@ -7,7 +7,10 @@ use kmr_methods::{
 use kmr_sdk::{Error, Result, model::experts::Choice};
 
 use super::Layer;
-use crate::{config::Importance, samples::Rows};
+use crate::{
+    config::{ExpertsConfig, Importance, Method},
+    samples::Rows,
+};
 
 /// What is known of a layer's experts on the calibration data.
 pub struct Order {
@@ -15,6 +18,12 @@ pub struct Order {
     gone: Vec<usize>,
     /// How much weight tokens give each.
     pub usage: Vec<f32>,
+    /// What merging looks at, where experts are merged.
+    pub merged: Option<Merged>,
+}
+
+/// What merging experts looks at.
+pub struct Merged {
     /// How alike the outputs of every two are, experts × experts.
     pub likeness: Vec<f32>,
     /// The tokens.
@@ -28,7 +37,7 @@ impl Order {
     ///
     /// # Errors
     /// If a number is not finite.
-    pub fn of(layer: &Layer, tokens: Rows, importance: Importance) -> Result<Self> {
+    pub fn of(layer: &Layer, tokens: Rows, config: &ExpertsConfig) -> Result<Self> {
         let failed = |error: MethodError| Error::unsupported(error.to_string());
         let scores = layer.router.apply(&tokens);
         let made: Vec<Vec<f32>> = layer
@@ -52,22 +61,22 @@ impl Order {
             .into_iter()
             .map(|weight| weight as f32)
             .collect();
-        let likeness: Vec<f32> = made
-            .iter()
-            .flat_map(|a| made.iter().map(|b| cosine(a, b) as f32).collect::<Vec<_>>())
-            .collect();
-        let gone = match importance {
+        let likeness = || -> Vec<f32> {
+            let pairs = made.iter().flat_map(|a| made.iter().map(move |b| (a, b)));
+            pairs.map(|(a, b)| cosine(a, b) as f32).collect()
+        };
+        let gone = match config.importance {
             Importance::Error => eliminate(&outputs, router.top_k).map_err(failed)?,
             Importance::Usage => by_usage(&usage),
-            Importance::Similarity => by_likeness(&usage, &likeness),
+            Importance::Similarity => by_likeness(&usage, &likeness()),
         };
-        Ok(Self {
-            gone,
-            usage,
+        let merged = (config.method == Method::Merge).then(&likeness);
+        let merged = merged.map(|likeness| Merged {
             likeness,
             tokens,
             scores,
-        })
+        });
+        Ok(Self { gone, usage, merged })
     }
 
     /// The `count` experts that stay, in their own order.

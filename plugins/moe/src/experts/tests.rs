@@ -243,3 +243,38 @@ fn experts_that_share_a_tensor_stay() {
     let mut rule: Experts = testing::rule(ExpertsConfig::default(), "experts", "layer").unwrap();
     assert!(host.with(|host| rule.targets(host)).unwrap().is_empty());
 }
+
+/// Experts of two sizes: which of them go decides what is left, also where only costs are asked for.
+#[test]
+fn costs_of_uneven_experts_are_those_of_the_ones_that_stay() {
+    let layer = testing::Dense {
+        neurons: 9,
+        activation: kmr_sdk::model::experts::Activation::Relu,
+        gated: false,
+        biased: false,
+        outputs_first: true,
+    };
+    let host = ModelHost::new(testing::dense(layer));
+    let split = crate::config::SplitConfig {
+        experts: 4,
+        shared: 0,
+        ..Default::default()
+    };
+    apply::<crate::split::Split>(&host, split, "active", "model", &[("model", 1)]).unwrap();
+    let uneven = host.candidate();
+    let id = find(&uneven.graph)[0].experts.router.scores.weight.clone();
+    for count in 1..4 {
+        let sizes = [true, false].map(|costs_only| {
+            let host = ModelHost::new(uneven.clone());
+            let mut rule: Experts = testing::rule(config(Method::Drop, Importance::Usage), "experts", "layer").unwrap();
+            let action = Action {
+                costs_only,
+                ..action("experts", &[(&id, count)])
+            };
+            let applied = host.with(|host| rule.apply(host, &action)).unwrap();
+            assert!(applied.complete, "what was looked at is whole");
+            host.candidate().encoded_len()
+        });
+        assert_eq!(sizes[0], sizes[1], "{count} experts");
+    }
+}

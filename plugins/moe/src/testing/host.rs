@@ -1,31 +1,22 @@
 //! A host for tests: holds a model, takes edits, and runs by the interpreter.
 
-use std::sync::{
-    Mutex,
-    atomic::{AtomicUsize, Ordering},
-};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use kmr_abi::{
-    AbiResult, Batch, BatchIterator, BatchIterator_TO, BatchIteratorBox, ErrorCode, Host_TO, HostRef, OutputBufferBox,
-    SessionBox, SharedTensorBox, TensorDescription,
-    abi_stable::{
-        erased_types::TD_Opaque,
-        sabi_types::RRef,
-        std_types::{RNone, ROk, ROption, RSlice, RSome, RStr, RVec},
-    },
+    AbiResult, Batch, BatchIteratorBox,
+    abi_stable::std_types::{RNone, ROk, RVec},
 };
 use kmr_sdk::{
+    RunRequest,
     model::{Model, Tensor},
-    wire::{EditRequest, RunRequest},
 };
-use kmr_testkit::{Buffers, fail, held};
+use kmr_testkit::{Answers, Subject, batches, held, lend, noise, rows};
 
 use super::interpreter::values;
 
 /// A host around one model, with data of its own.
 pub struct ModelHost {
-    candidate: Mutex<Model>,
-    buffers: Buffers,
+    subject: Subject,
     /// Samples along the first axis.
     data: Tensor,
     /// How often the model was run over data.
@@ -34,126 +25,54 @@ pub struct ModelHost {
 
 impl ModelHost {
     pub fn new(model: Model) -> Self {
-        Self::with_data(model, Tensor::from_vec(vec![8, 5, 6], super::noise(240, 99)))
+        Self::with_data(model, Tensor::from_vec(vec![8, 5, 6], noise(240, 99)))
     }
 
     pub fn with_data(model: Model, data: Tensor) -> Self {
         Self {
-            candidate: Mutex::new(model),
-            buffers: Buffers::default(),
+            subject: Subject::new(model),
             data,
             runs: AtomicUsize::new(0),
         }
     }
 
     pub fn candidate(&self) -> Model {
-        self.candidate.lock().unwrap().clone()
+        self.subject.candidate()
     }
 
     /// Puts another model there.
     pub fn replace(&self, model: Model) {
-        *self.candidate.lock().unwrap() = model;
+        self.subject.replace(model);
     }
 
     /// Lends the host for a call.
     pub fn with<R>(&self, body: impl FnOnce(&kmr_sdk::Host<'_>) -> R) -> R {
-        let raw: HostRef<'_> = Host_TO::from_ptr(RRef::new(self), TD_Opaque);
-        body(&kmr_sdk::Host::new(raw))
+        lend(self, body)
     }
 }
 
-/// Two samples to a batch.
-struct Runs {
-    model: Model,
-    data: Tensor,
-    request: RunRequest,
-    at: usize,
-}
-
-impl BatchIterator for Runs {
-    fn next_batch(&mut self) -> AbiResult<ROption<Batch>> {
-        let samples = self.data.shape()[0];
-        let end = (self.at + 2).min(self.request.limit.unwrap_or(samples)).min(samples);
-        if self.at >= end {
-            return ROk(RNone);
-        }
-        let each = self.data.byte_len() / samples;
-        let bytes = self.data.bytes().slice(self.at * each..end * each);
-        let mut shape = self.data.shape().to_vec();
-        shape[0] = end - self.at;
-        let input = Tensor::new(self.data.dtype(), shape, bytes).unwrap();
-        let values = values(&self.model, &input);
-        let output = |name: &String| held(name, &values[name].tensor());
-        let batch = Batch {
-            size: (end - self.at) as u64,
-            inputs: RVec::new(),
-            labels: RNone,
-            outputs: self.request.outputs.iter().map(output).collect(),
-        };
-        self.at = end;
-        ROk(RSome(batch))
-    }
-}
-
-impl kmr_abi::Host for ModelHost {
-    fn graph(&self, _: RStr<'_>) -> AbiResult<RVec<u8>> {
-        ROk(self.candidate().encode_without_tensors().into())
+impl Answers for ModelHost {
+    fn subject(&self) -> Option<&Subject> {
+        Some(&self.subject)
     }
 
-    fn tensor(&self, _: RStr<'_>, name: RStr<'_>) -> AbiResult<SharedTensorBox> {
-        match self.candidate().graph.tensor(name.as_str()) {
-            Some(tensor) => ROk(held(name.as_str(), tensor)),
-            None => fail(ErrorCode::NOT_FOUND, format!("no tensor `{name}`")),
-        }
-    }
-
-    fn output(&self, description: TensorDescription) -> AbiResult<OutputBufferBox<'_>> {
-        self.buffers.buffer(description)
-    }
-
-    fn edit(&self, operations: RStr<'_>, attachments: RSlice<'_, RVec<u8>>) -> AbiResult<()> {
-        let request: EditRequest = serde_json::from_str(operations.as_str()).unwrap();
-        let patch = self.buffers.patch(request, attachments.as_slice()).unwrap();
-        let mut candidate = self.candidate.lock().unwrap();
-        match patch.apply(&candidate.graph) {
-            Ok(graph) => *candidate = candidate.with_graph(graph),
-            Err(error) => return fail(ErrorCode::INVALID_REQUEST, error),
-        }
-        ROk(())
-    }
-
-    fn run<'a>(&'a self, request: RStr<'_>) -> AbiResult<BatchIteratorBox<'a>> {
+    /// Two samples to a batch.
+    fn run(&self, request: RunRequest) -> AbiResult<BatchIteratorBox<'_>> {
         self.runs.fetch_add(1, Ordering::SeqCst);
-        let runs = Runs {
-            model: self.candidate(),
-            data: self.data.clone(),
-            request: serde_json::from_str(request.as_str()).unwrap(),
-            at: 0,
-        };
-        ROk(BatchIterator_TO::from_value(runs, TD_Opaque))
-    }
-
-    fn observe(&self, _: RStr<'_>) -> AbiResult<RVec<SharedTensorBox>> {
-        fail(ErrorCode::UNSUPPORTED, "this host observes nothing")
-    }
-
-    fn open_session<'a>(&'a self, _: RStr<'_>, _: RSlice<'_, RVec<u8>>) -> AbiResult<SessionBox<'a>> {
-        fail(ErrorCode::UNSUPPORTED, "this host trains nothing")
-    }
-
-    fn progress(&self, _: f64, _: RStr<'_>) -> AbiResult<()> {
-        ROk(())
-    }
-
-    fn cancelled(&self) -> AbiResult<bool> {
-        ROk(false)
-    }
-
-    fn seed(&self) -> AbiResult<u64> {
-        ROk(7)
-    }
-
-    fn threads(&self) -> AbiResult<u64> {
-        ROk(1)
+        let model = self.candidate();
+        let samples = self.data.shape()[0];
+        let end = request.limit.unwrap_or(samples).min(samples);
+        let ran = (0..end).step_by(2).map(move |at| {
+            let input = rows(&self.data, at..(at + 2).min(end));
+            let values = values(&model, &input);
+            let output = |name: &String| held(name, &values[name].tensor());
+            Batch {
+                size: input.shape()[0] as u64,
+                inputs: RVec::new(),
+                labels: RNone,
+                outputs: request.outputs.iter().map(output).collect(),
+            }
+        });
+        ROk(batches(ran))
     }
 }

@@ -15,21 +15,10 @@ use kmr_sdk::{
 
 pub use host::ModelHost;
 pub use interpreter::{Value, values};
+pub use kmr_testkit::noise;
 
 /// Numbers of a token.
 pub const WIDTH: usize = 6;
-
-/// Numbers that look random, the same for the same seed, between -1 and 1.
-pub fn noise(count: usize, seed: u64) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
-    };
-    (0..count).map(|_| next()).collect()
-}
 
 fn graph() -> Graph {
     let mut graph = Graph::new("test");
