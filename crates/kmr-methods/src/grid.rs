@@ -11,6 +11,7 @@ pub struct Grid {
     bits: u8,
     low: i16,
     high: i16,
+    half_scales: bool,
 }
 
 impl Grid {
@@ -27,6 +28,7 @@ impl Grid {
             bits,
             low: -high - 1,
             high,
+            half_scales: false,
         })
     }
 
@@ -35,8 +37,11 @@ impl Grid {
     /// # Errors
     /// If `bits` is outside its domain.
     pub fn narrow(bits: u8) -> Result<Self, MethodError> {
-        let Self { high, .. } = Self::symmetric(bits)?;
-        Ok(Self { bits, low: -high, high })
+        let whole = Self::symmetric(bits)?;
+        Ok(Self {
+            low: -whole.high,
+            ..whole
+        })
     }
 
     /// Unsigned codes from 0 to 2^bits − 1, the zero point among them; `bits` in 1..=8.
@@ -48,7 +53,20 @@ impl Grid {
     pub fn asymmetric(bits: u8) -> Result<Self, MethodError> {
         check("the bits of an asymmetric grid", bits, 1)?;
         let high = (1 << bits) - 1;
-        Ok(Self { bits, low: 0, high })
+        Ok(Self {
+            bits,
+            low: 0,
+            high,
+            half_scales: false,
+        })
+    }
+
+    /// The same codes, with scales that float16 holds exactly.
+    pub fn with_half_scales(self) -> Self {
+        Self {
+            half_scales: true,
+            ..self
+        }
     }
 
     /// The bits of a code.
@@ -59,6 +77,11 @@ impl Grid {
     /// Whether the zero point is always 0.
     pub fn is_symmetric(&self) -> bool {
         self.low < 0
+    }
+
+    /// Whether float16 holds every scale exactly.
+    pub fn has_half_scales(&self) -> bool {
+        self.half_scales
     }
 
     /// The lowest code.
@@ -96,8 +119,13 @@ impl Grid {
         (scale, zero as i32)
     }
 
-    /// The float32 nearest to a positive `scale` that is normal and lets no code overflow.
+    /// The float32 nearest to a positive `scale` that is normal and lets no code overflow; with half scales the float16
+    /// that is nearest.
     pub(crate) fn admissible(&self, scale: f64) -> f32 {
+        if self.half_scales {
+            let (least, most) = (half::f16::MIN_POSITIVE_SUBNORMAL, half::f16::MAX);
+            return half::f16::from_f64(scale.clamp(least.into(), most.into())).into();
+        }
         let most = 0.99 * f64::from(f32::MAX) / f64::from(self.high.max(-self.low));
         scale.clamp(f64::from(f32::MIN_POSITIVE), most) as f32
     }

@@ -64,6 +64,22 @@ fn error(weights: &[f32], quantized: &Quantized, importance: &[f64]) -> f64 {
 
 proptest! {
     #[test]
+    fn half_scales_are_numbers_of_float16_and_cost_little(
+        (rows, columns, weights) in matrices(), grid in grids(), granularity in granularities(), clipping in clippings(),
+    ) {
+        let matrix = Matrix::new(rows, columns, &weights).unwrap();
+        let whole = quantize(matrix, &Scheme { grid, granularity, clipping }, None).unwrap();
+        let half = quantize(matrix, &Scheme { grid: grid.with_half_scales(), granularity, clipping }, None).unwrap();
+        for (&half, &whole) in half.scales.iter().zip(&whole.scales) {
+            prop_assert_eq!(half::f16::from_f32(half).to_f32(), half);
+            prop_assert!(half > 0.0);
+            if clipping == MinMax && (1e-4..6e4).contains(&whole) {
+                prop_assert!((half / whole - 1.0).abs() < 1e-3, "{} for {}", half, whole);
+            }
+        }
+    }
+
+    #[test]
     fn rounding_and_dequantizing_are_the_references_to_the_last_bit(
         (rows, columns, weights) in matrices(), grid in grids(), granularity in granularities(), clipping in clippings(),
     ) {

@@ -118,6 +118,7 @@ fn stored(weights: &[Weight], decode: Decode) -> Graph {
             codes: &weight.codes,
             scales: &weight.scales,
             zero_points: &weight.zeros,
+            half_scales: false,
             decode,
             spelled_zero: false,
         })

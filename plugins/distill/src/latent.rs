@@ -72,7 +72,10 @@ pub fn integers(edits: &mut SessionEdits<'_>, weight: &Integers) -> Result<Laten
         Tensor::from_vec(weight.shape.clone(), values.collect()),
     );
     let each = |values: &[f32]| Tensor::from_vec(weight.shape.clone(), values.to_vec());
-    let constant = weight.spread == Spread::Broadcast;
+    let single = graph
+        .tensor(&weight.scale)
+        .is_some_and(|scale| scale.dtype() == DType::FLOAT);
+    let constant = weight.spread == Spread::Broadcast && single;
     let (scale, zero) = match (constant, &weight.zero) {
         (true, None) => (weight.scale.clone(), None),
         _ => {

@@ -17,6 +17,15 @@ pub enum Method {
     Gptq,
 }
 
+/// What scales are stored in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scales {
+    #[default]
+    Float32,
+    Float16,
+}
+
 /// What becomes of activations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -114,6 +123,7 @@ pub struct Config {
     pub method: Method,
     pub granularity: Sharing,
     pub symmetric: bool,
+    pub scales: Scales,
     pub act_order: bool,
     pub damping: f64,
     pub passes: usize,
@@ -142,6 +152,7 @@ impl Default for Config {
             method: Method::default(),
             granularity: Sharing(Granularity::Channel),
             symmetric: true,
+            scales: Scales::default(),
             act_order: gptq.act_order,
             damping: gptq.damping,
             passes: gptq.passes,
@@ -217,6 +228,13 @@ impl Config {
         if !(self.percentile > 50.0 && self.percentile <= 100.0) {
             return refuse("percentile", format!("has to be in (50, 100]; got {}", self.percentile));
         }
+        if self.scales == Scales::Float16 && (self.activations != Activations::Float || self.weight_kernels) {
+            return refuse(
+                "scales",
+                "kernels take float32 scales; remove it, or let activations stay \"float\" without `weight_kernels`"
+                    .into(),
+            );
+        }
         if self.activations != Activations::Float {
             if !self.symmetric {
                 return refuse(
@@ -244,8 +262,12 @@ impl Config {
             true => Grid::symmetric(bits),
             false => Grid::asymmetric(bits),
         };
+        let grid = grid.map_err(|error| Error::invalid_configuration(error.to_string()))?;
         Ok(Scheme {
-            grid: grid.map_err(|error| Error::invalid_configuration(error.to_string()))?,
+            grid: match self.scales {
+                Scales::Float32 => grid,
+                Scales::Float16 => grid.with_half_scales(),
+            },
             granularity,
             clipping: match self.method {
                 Method::MinMax => Clipping::MinMax,

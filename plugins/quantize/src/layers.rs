@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use kmr_calibration::Product;
-use kmr_sdk::model::{DType, Graph, Node, weights};
+use kmr_sdk::model::{DType, Graph, GraphIndex, Node, weights};
 
 /// What reads a weight.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,7 +12,7 @@ pub enum Use {
     Products(Vec<Product>),
     /// Transposed convolutions, products of stacks of matrices, recurrent layers, and whatever lies in a subgraph.
     Unobserved,
-    /// Gather: every row of the matrix is one entry.
+    /// Gather: every row of the matrix is one entry. Products may read the rows, too.
     Embedding,
 }
 
@@ -128,10 +128,12 @@ pub fn layers(graph: &Graph, embeddings: bool) -> Vec<Layer> {
         let tables = graph.nodes.iter().filter_map(|node| embedding(graph, node));
         for (tensor, node) in tables.filter(|(tensor, _)| bits(tensor) == Some(32)) {
             let readers = index.consumers(tensor);
-            let gathers =
-                |&(reader, slot): &(usize, usize)| slot == 0 && embedding(graph, &graph.nodes[reader]).is_some();
+            let by_rows = |&(reader, slot): &(usize, usize)| {
+                let node = &graph.nodes[reader];
+                (slot == 0 && embedding(graph, node).is_some()) || multiplies_rows(graph, &index, node, slot)
+            };
             let known = layers.iter().any(|layer| layer.tensor == tensor);
-            if known || index.is_captured(tensor) || !readers.iter().all(gathers) {
+            if known || !index.is_inner(tensor) || !readers.iter().all(by_rows) {
                 continue;
             }
             layers.push(Layer {
@@ -162,6 +164,17 @@ fn embedding<'n>(graph: &Graph, node: &'n Node) -> Option<(&'n str, &'n Node)> {
         .filter(|_| node.is("Gather") && node.int("axis").unwrap_or(0) == 0)?;
     let shape = graph.tensor(table)?.shape();
     (shape.len() == 2 && !shape.contains(&0)).then_some((table, node))
+}
+
+/// Whether `node` reads a matrix in this slot to multiply something with each of its rows, as the output layer of a model
+/// does that is its table of embeddings, too.
+fn multiplies_rows(graph: &Graph, index: &GraphIndex<'_>, node: &Node, slot: usize) -> bool {
+    if node.is("Transpose") {
+        let turned = node.ints("perm").is_none_or(|order| order == [1, 0]);
+        let reads = |&(reader, slot): &(usize, usize)| slot == 1 && graph.nodes[reader].is("MatMul");
+        return turned && index.is_inner(node.id()) && index.consumers(node.id()).iter().all(reads);
+    }
+    node.is("Gemm") && slot == 1 && node.int("transB") == Some(1)
 }
 
 fn products(graph: &Graph, weight: &weights::Weight) -> Use {
@@ -199,6 +212,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::testing::{node, tensor};
 
     fn layer(shape: &[usize], axis: usize) -> Layer {
         Layer {
@@ -221,6 +235,27 @@ mod tests {
             *transposed.in_matrix_order(&[0, 1, 2, 3, 4, 5, 6, 7]),
             [0, 1, 4, 5, 2, 3, 6, 7]
         );
+    }
+
+    #[test]
+    fn a_table_may_be_the_output_layer_too() {
+        let table = |last: Vec<Node>| {
+            let mut graph = Graph::new("tied");
+            graph.initializers.insert("table.weight".into(), tensor(&[5, 3]).into());
+            let rows = node("Gather", &["table.weight", "ids"], "rows");
+            graph.nodes = std::iter::once(rows).chain(last).map(Into::into).collect();
+            graph.outputs = vec![kmr_sdk::model::ValueInfo::untyped("y")];
+            layers(&graph, true)
+        };
+        let turned = node("Transpose", &["table.weight"], "turned").with_ints("perm", &[1, 0]);
+        let found = table(vec![turned.clone(), node("MatMul", &["rows", "turned"], "y")]);
+        assert_eq!(found.len(), 1);
+        assert_eq!((found[0].axis, &found[0].reads), (0, &Use::Embedding));
+        assert_eq!(found[0].nodes, ["rows", "turned"]);
+        let product = node("Gemm", &["rows", "table.weight"], "y").with_int("transB", 1);
+        assert_eq!(table(vec![product]).len(), 1);
+        assert!(table(vec![node("MatMul", &["turned_otherwise", "table.weight"], "y")]).is_empty());
+        assert!(table(vec![turned, node("MatMul", &["turned", "rows"], "y")]).is_empty());
     }
 
     proptest! {

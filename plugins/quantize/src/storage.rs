@@ -41,6 +41,7 @@ impl<'q> Stored<'q> {
             codes: &quantized.codes,
             scales: &quantized.scales,
             zero_points: &quantized.zero_points,
+            half_scales: quantized.grid.has_half_scales(),
             decode: self.decode,
             spelled_zero: self.spelled_zero,
         }
@@ -214,13 +215,21 @@ mod tests {
         for bits in 2..=8 {
             for symmetric in [true, false] {
                 for granularity in [Granularity::Tensor, Granularity::Channel, Granularity::Group(16)] {
-                    for decode in [Decode::Constant, Decode::Kernel] {
+                    for (decode, half) in [
+                        (Decode::Constant, false),
+                        (Decode::Constant, true),
+                        (Decode::Kernel, false),
+                    ] {
                         let shapes: &[(&[usize], usize)] = match (granularity, decode) {
                             // Blocks for kernels are those of matrices.
                             (Granularity::Group(_), Decode::Kernel) => &[(&[40, 33], 1), (&[24, 50], 0)],
                             _ => &[(&[16, 9, 3, 3], 0), (&[31, 40], 1), (&[6, 20, 3], 1), (&[2, 8, 24], 2)],
                         };
-                        check(some(shapes), scheme(bits, symmetric, granularity), decode);
+                        let mut scheme = scheme(bits, symmetric, granularity);
+                        if half {
+                            scheme.grid = scheme.grid.with_half_scales();
+                        }
+                        check(some(shapes), scheme, decode);
                     }
                 }
             }
@@ -248,6 +257,26 @@ mod tests {
             assert!(
                 (most..most + 1800).contains(&bytes),
                 "{bits} bits: {bytes} bytes, {most} for the codes"
+            );
+        }
+    }
+
+    #[test]
+    fn scales_and_zero_points_take_no_more_than_they_must() {
+        let bytes = |symmetric, half| {
+            let mut scheme = scheme(4, symmetric, Granularity::Group(16));
+            if half {
+                scheme.grid = scheme.grid.with_half_scales();
+            }
+            check(some(&[(&[64, 256], 0)]), scheme, Decode::Constant)
+        };
+        let (codes, groups) = (64 * 256 / 2, 64 * 256 / 16);
+        for (symmetric, half, each) in [(true, false, 8), (true, true, 4), (false, false, 9), (false, true, 5)] {
+            let least = codes + groups * each / 2;
+            let bytes = bytes(symmetric, half);
+            assert!(
+                (least..least + 900).contains(&bytes),
+                "{symmetric} {half}: {bytes} bytes, {least} needed"
             );
         }
     }

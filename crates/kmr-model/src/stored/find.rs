@@ -30,7 +30,7 @@ pub struct Integers {
     pub codes: Codes,
     /// The shape that they lie in; that of the weight, or a stack of blocks.
     pub shape: Vec<usize>,
-    /// The initializer of scales.
+    /// The initializer of scales, float32 or float16.
     pub scale: String,
     /// The initializer of zero points, where there is one.
     pub zero: Option<String>,
@@ -94,7 +94,7 @@ impl Integers {
     /// The scale of each code.
     pub fn scales(&self, graph: &Graph) -> Option<Vec<f32>> {
         let tensor = graph.tensor(&self.scale)?;
-        self.spread(&tensor.values::<f32>().ok()?, tensor.shape())
+        self.spread(&tensor.to_f32().ok()?, tensor.shape())
     }
 
     /// The zero point of each code.
@@ -210,15 +210,25 @@ impl<'g> Finder<'g> {
         })
     }
 
+    /// The initializer that is the second operand of `node`, itself or cast to float32.
+    fn parameter(&self, node: &'g Node, cast_from: fn(DType) -> bool) -> Option<&'g str> {
+        let name = node.input(1)?;
+        if let Some(tensor) = self.graph.tensor(name) {
+            return (tensor.dtype() == DType::FLOAT).then_some(name);
+        }
+        let cast = self.maker(name).filter(|cast| casts_to(cast, DType::FLOAT))?;
+        let stored = cast.input(0)?;
+        cast_from(self.graph.tensor(stored)?.dtype()).then_some(stored)
+    }
+
     /// A weight that ends in this Mul.
     fn constant(&self, mul: &'g Node) -> Option<Integers> {
-        self.tensor(mul, 1).filter(|scale| scale.dtype() == DType::FLOAT)?;
+        let scale = self.parameter(mul, |dtype| dtype == DType::FLOAT16)?;
         let mut node = mul;
         let mut real = mul.input(0)?;
         let mut zero = None;
         if let Some(sub) = self.made_by(real, "Sub") {
-            self.tensor(sub, 1).filter(|zero| zero.dtype() == DType::FLOAT)?;
-            zero = sub.input(1).map(str::to_owned);
+            zero = Some(self.parameter(sub, is_code)?.to_owned());
             node = sub;
             real = sub.input(0)?;
         }
@@ -228,7 +238,7 @@ impl<'g> Finder<'g> {
         } else {
             self.packed(maker)?
         };
-        let known = [mul.input(1), zero.as_deref()].into_iter().flatten();
+        let known = [Some(scale), zero.as_deref()].into_iter().flatten();
         let broadcast = known
             .filter_map(|name| self.graph.tensor(name))
             .all(|tensor| reaches(tensor.shape(), &shape));
@@ -239,7 +249,7 @@ impl<'g> Finder<'g> {
             value: self.read_as(mul.id()),
             codes,
             shape,
-            scale: mul.inputs()[1].clone(),
+            scale: scale.to_owned(),
             zero,
             spread: Spread::Broadcast,
             decode: Decode::Constant,
@@ -283,8 +293,7 @@ impl<'g> Finder<'g> {
 
     fn typed(&self, name: &str) -> Option<(Codes, Vec<usize>)> {
         let tensor = self.graph.tensor(name)?;
-        let known = matches!(tensor.dtype(), DType::INT8 | DType::UINT8 | DType::INT4 | DType::UINT4);
-        known.then(|| {
+        is_code(tensor.dtype()).then(|| {
             (
                 Codes::Typed {
                     tensor: name.to_owned(),
@@ -385,6 +394,11 @@ impl<'g> Finder<'g> {
 fn reaches(from: &[usize], shape: &[usize]) -> bool {
     let mut ends = from.iter().rev().zip(shape.iter().rev());
     from.len() <= shape.len() && ends.all(|(&own, &size)| own == 1 || own == size)
+}
+
+/// Whether codes and zero points are stored in this type.
+fn is_code(dtype: DType) -> bool {
+    matches!(dtype, DType::INT8 | DType::UINT8 | DType::INT4 | DType::UINT4)
 }
 
 fn casts_to(node: &Node, dtype: DType) -> bool {

@@ -3,6 +3,7 @@
 use std::{borrow::Cow, collections::BTreeMap};
 
 use bytes::Bytes;
+use half::f16;
 
 use super::{Decode, Sharing};
 use crate::{Build, DType, Edit, ModelError, Node, Tensor};
@@ -31,6 +32,8 @@ pub struct IntegerWeight<'w> {
     pub scales: &'w [f32],
     /// As many; all 0 for signed codes.
     pub zero_points: &'w [i32],
+    /// Whether scales, which then are float16 numbers, are stored as such; those for kernels are not.
+    pub half_scales: bool,
     /// What the nodes end in.
     pub decode: Decode,
     /// Whether the kernel wants a zero point that is 0, too.
@@ -51,6 +54,9 @@ pub fn stored_bytes(count: usize, bits: u8) -> (usize, bool) {
         (packed, true)
     }
 }
+
+/// About what a Cast costs.
+const CAST_OVERHEAD: usize = 48;
 
 /// About what a weight in a chain of packed ones costs beside its words.
 const PACKED_OVERHEAD: usize = 48;
@@ -182,15 +188,12 @@ impl IntegerWeight<'_> {
     fn decode(&self, build: &mut Build, codes: Form) -> Result<(), ModelError> {
         replace(build, self.tensor);
         match self.decode {
-            Decode::Constant => {
-                self.decode_constant(build, codes);
-                Ok(())
-            }
+            Decode::Constant => self.decode_constant(build, codes),
             Decode::Kernel => self.decode_for_kernel(build, codes),
         }
     }
 
-    fn decode_constant(&self, build: &mut Build, codes: Form) {
+    fn decode_constant(&self, build: &mut Build, codes: Form) -> Result<(), ModelError> {
         let name = self.tensor;
         let real = match codes {
             Form::Typed(codes) => build.node("Cast", &[&codes], &format!("{name}_real"), to(DType::FLOAT)),
@@ -203,15 +206,13 @@ impl IntegerWeight<'_> {
         let real = if self.zero_points.iter().all(|&zero| zero == 0) && self.is_symmetric() {
             real
         } else {
-            let zeros: Vec<f32> = self.zero_points.iter().map(|&zero| zero as f32).collect();
-            let zeros = build.tensor(&format!("{name}_zero"), Tensor::from_vec(shape.clone(), zeros));
+            let zeros = self.zeros(build, &shape)?;
             build.node("Sub", &[&real, &zeros], &format!("{name}_level"), |node| node)
         };
-        let scales = Tensor::from_vec(shape, self.scales.to_vec());
-        let scales = build.tensor(&format!("{name}_scale"), scales);
+        let scales = self.real_scales(build, shape);
         let Some(size) = self.blocked() else {
             build.node_into("Mul", &[&real, &scales], &[name], |node| node);
-            return;
+            return Ok(());
         };
         let (rows, columns) = (self.rows(), self.columns());
         let width = columns.div_ceil(size) * size;
@@ -226,6 +227,31 @@ impl IntegerWeight<'_> {
             last = build.node("Slice", &inputs, &format!("{name}_cut"), |node| node);
         }
         self.unroll(build, &last);
+        Ok(())
+    }
+
+    /// Zero points as real numbers; where there are many, cast from integers.
+    fn zeros(&self, build: &mut Build, shape: &[usize]) -> Result<String, ModelError> {
+        let name = format!("{}_zero", self.tensor);
+        if self.zero_points.len() * 3 <= CAST_OVERHEAD {
+            let zeros: Vec<f32> = self.zero_points.iter().map(|&zero| zero as f32).collect();
+            return Ok(build.tensor(&name, Tensor::from_vec(shape.to_vec(), zeros)));
+        }
+        let zeros: Vec<i16> = self.zero_points.iter().map(|&zero| zero as i16).collect();
+        let zeros = narrow(&zeros, self.is_symmetric(), self.bits, shape.to_vec())?;
+        let zeros = build.tensor(&name, zeros);
+        Ok(build.node("Cast", &[&zeros], &format!("{name}_real"), to(DType::FLOAT)))
+    }
+
+    /// Scales as float32; cast from float16 where they are stored in that.
+    fn real_scales(&self, build: &mut Build, shape: Vec<usize>) -> String {
+        let name = format!("{}_scale", self.tensor);
+        if !self.half_scales {
+            return build.tensor(&name, Tensor::from_vec(shape, self.scales.to_vec()));
+        }
+        let halves: Vec<f16> = self.scales.iter().copied().map(f16::from_f32).collect();
+        let halves = build.tensor(&name, Tensor::from_vec(shape, halves));
+        build.node("Cast", &[&halves], &format!("{name}_real"), to(DType::FLOAT))
     }
 
     /// Gives a matrix of rows and columns, or blocks of it, the weight's own shape.

@@ -79,6 +79,7 @@ fn network_in(form: Form, hidden: usize) -> Model {
             codes: &quantized.codes,
             scales: &quantized.scales,
             zero_points: &quantized.zero_points,
+            half_scales: false,
             decode: form.decode,
             spelled_zero: false,
         })
