@@ -63,7 +63,7 @@ pub fn labeled(
         stop_if_cancelled(host)?;
         let (name, tensor) = judged(&batch)?;
         let vectors = logits(tensor, batch.size, what, known).map_err(|error| about(error, name))?;
-        let targets = Targets::of(&batch, config, vectors.positions(), vectors.length())?;
+        let targets = Targets::of(&batch, config, what, &vectors)?;
         for row in 0..batch.size {
             let mut share = Share::default();
             for (position, target) in targets.of_sample(row) {
@@ -98,7 +98,7 @@ pub fn paired(
         let view =
             |tensor| logits(tensor, candidate.size, Judged::NextToken, known).map_err(|error| about(error, name));
         let (output, original) = (view(output)?, view(original)?);
-        let targets = Targets::of(&candidate, config, output.positions(), output.length())?;
+        let targets = Targets::of(&candidate, config, Judged::NextToken, &output)?;
         for row in 0..candidate.size {
             let mut share = Share::default();
             for (position, _) in targets.of_sample(row) {
@@ -181,7 +181,8 @@ struct Targets {
 }
 
 impl Targets {
-    fn of(batch: &Batch, config: &TokenConfig, positions: usize, classes: usize) -> Result<Self> {
+    fn of(batch: &Batch, config: &TokenConfig, what: Judged, output: &Vectors<'_>) -> Result<Self> {
+        let (positions, classes) = (output.positions(), output.length());
         let targets = match &batch.labels {
             Some(labels) if labels.shape() == [batch.size, positions] => labels.to_i64()?,
             Some(labels) if positions == 1 && labels.shape() == [batch.size] => labels.to_i64()?,
@@ -197,10 +198,15 @@ impl Targets {
         };
         let greatest = targets.iter().copied().max().unwrap_or(-1);
         if usize::try_from(greatest).is_ok_and(|greatest| greatest >= classes) {
-            let message = format!(
-                "the data have the token {greatest}, but the output has {classes} numbers at each position, counted from \
-                 0: a meter of tokens needs one for each token of the vocabulary"
-            );
+            let message = match what {
+                Judged::Class => {
+                    format!("the data have the class {greatest}, but the model has {classes}, counted from 0")
+                }
+                Judged::NextToken => format!(
+                    "the data have the token {greatest}, but the output has {classes} numbers at each position, where a \
+                     meter of tokens needs one for each, counted from 0"
+                ),
+            };
             return Err(Error::invalid_request(message));
         }
         Ok(Self {

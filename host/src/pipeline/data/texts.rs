@@ -13,6 +13,8 @@ use crate::{exit, failure::Failure};
 
 /// The input of tokens.
 const TOKENS: &str = "input_ids";
+/// The input that is 0 where a token only fills up.
+const MASK: &str = "attention_mask";
 
 /// What one sample is, where the texts say it: two that are compared are two rows of one call.
 pub fn sample(texts: &TextData) -> Option<Sample> {
@@ -25,12 +27,13 @@ pub fn sample(texts: &TextData) -> Option<Sample> {
 /// Refuses texts of a length that the model does not run on, which its graph alone may know.
 ///
 /// # Errors
-/// The first file whose first sample, padded as all are, makes the model fail.
+/// The first file whose longest sample makes the model fail.
 pub fn check_lengths(manifest: &Manifest, splits: &Splits, model: &dyn Program) -> Result<(), Failure> {
     let mut known = Vec::new();
     for (name, source) in manifest.data.splits().filter(|(_, source)| source.texts.is_some()) {
         let Some(data) = splits.named(name) else { continue };
-        let Some(call) = data.calls(0..1).into_iter().next() else {
+        let longest = longest(data);
+        let Some(call) = data.calls(longest..longest + 1).into_iter().next() else {
             continue;
         };
         let shapes: Vec<Vec<usize>> = call.iter().map(|(_, input)| input.shape().to_vec()).collect();
@@ -52,6 +55,17 @@ pub fn check_lengths(manifest: &Manifest, splits: &Splits, model: &dyn Program) 
         known.push(shapes);
     }
     Ok(())
+}
+
+/// The sample with the most tokens that do not fill up.
+fn longest(data: &Dataset) -> usize {
+    let mask = data.inputs().get(MASK).and_then(|mask| mask.to_i64().ok());
+    let mask = mask.unwrap_or_default();
+    let tokens = |sample: &[i64]| sample.iter().filter(|inside| **inside != 0).count();
+    let each = mask.chunks(mask.len().div_ceil(data.len()).max(1)).map(tokens);
+    each.enumerate()
+        .max_by_key(|(_, tokens)| *tokens)
+        .map_or(0, |(at, _)| at)
 }
 
 /// The tokenizer, read when the first split of texts asks for it.
