@@ -27,8 +27,6 @@ meter = "{meter}"
 drop_at_most = {drop}
 [policy]
 use = "scheduled"
-[output]
-names = "short"
 [[stage]]
 name = "pack"
 [[stage.rule]]
@@ -262,7 +260,8 @@ fn what_is_wrong_with_texts_and_their_models_is_said() {
     let image = Bench::new(&SHORT.replace("\"top1\"", "\"perplexity\""));
     tell("an image classifier has no perplexity", &image);
 
-    let scored = "search = { path = \"search.csv\", text = \"t\", label = \"s\" }";
+    let scored = "calibration = { path = \"calibration.txt\" }\n\
+                  search = { path = \"search.csv\", text = \"t\", label = \"s\" }";
     let single = bench("sentences", scored, "embedding_similarity", 0.5, 6);
     single.write("search.csv", b"t,s\nThe jury,0.5\nsaid it,0.25\n");
     tell("pairs are compared, and there are none", &single);
