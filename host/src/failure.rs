@@ -54,6 +54,13 @@ impl Failure {
         }
     }
 
+    /// Says which model of `[models]` it is about.
+    #[must_use]
+    pub fn of_model(mut self, name: &str) -> Self {
+        self.message = format!("model `{name}`: {}", self.message);
+        self
+    }
+
     /// The exit code.
     pub fn code(&self) -> u8 {
         self.code

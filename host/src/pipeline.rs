@@ -6,6 +6,7 @@ mod context;
 mod data;
 mod finish;
 mod forward;
+mod further;
 mod held;
 mod journal;
 mod observation;

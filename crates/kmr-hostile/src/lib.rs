@@ -6,7 +6,7 @@
 //! written and read. The fuzz targets in `fuzz/` call these functions, and so do the tests of this
 //! crate, with the kept corpus and with [mutations](mutation) of it.
 //!
-//! This crate is for tests; nothing depends on it.
+//! This crate is for tests; nothing depends on it but the tests of other crates.
 
 pub mod arrays;
 pub mod files;

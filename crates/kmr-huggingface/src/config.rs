@@ -64,6 +64,15 @@ impl Config {
         }
     }
 
+    /// The most tokens of a text, where a table of positions says it; a decoder's positions are angles, of which there is
+    /// no last one.
+    pub fn positions(&self) -> Option<usize> {
+        match self {
+            Self::Encoder(config) => Some(config.longest()),
+            Self::Decoder(_) => None,
+        }
+    }
+
     /// Numbers for each token between layers.
     pub fn hidden(&self) -> usize {
         match self {

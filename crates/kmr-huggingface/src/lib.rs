@@ -40,7 +40,7 @@ pub use config::{Config, MODEL_TYPES, Rotary, RotaryScaling};
 pub use decoder::{DecoderConfig, DecoderHead, ExpertNames, ExpertsConfig, decoder};
 pub use encoder::{EncoderConfig, EncoderFamily, EncoderHead, encoder};
 pub use error::{ErrorKind, HuggingFaceError};
-pub use open::{Opened, is_folder, open, open_gguf};
+pub use open::{Opened, is_folder, open, open_gguf, read_config};
 pub use pooling::{Pool, Pooling};
 pub use tensors::Tensors;
 pub use write::{Written, write_back};

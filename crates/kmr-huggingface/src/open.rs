@@ -29,6 +29,16 @@ pub fn is_folder(path: &Path) -> bool {
     path.is_dir() && path.join(CONFIG).is_file()
 }
 
+/// What a folder's `config.json` says; whether there are tensors that it fits is not looked at.
+///
+/// # Errors
+/// A file that is missing or damaged, and an architecture or a setting that is not known.
+pub fn read_config(folder: &Path) -> Result<Config, HuggingFaceError> {
+    let path = folder.join(CONFIG);
+    let map = read_object(&path)?;
+    Config::read(&map, &NamedArrays::new()).map_err(|error| error.file(&path))
+}
+
 /// Opens a folder.
 ///
 /// # Errors

@@ -103,7 +103,7 @@ pub const KEYS: &[Key] = &[
     key("split", "shuffle", Whole(0), false, "seed to shuffle by, before skip and take; not shuffled by default"),
     key("split", "skip", Whole(0), false, "samples left out at the start; default 0"),
     key("split", "take", Whole(1), false, "greatest number of samples; default all"),
-    key("split", "format", Choice(&["npz", "idx", "npy", "lines", "jsonl", "csv", "tsv"]), false, "the format, when the path does not tell it"),
+    key("split", "format", Choice(&["npz", "idx", "npy", "lines", "jsonl", "csv", "tsv", "parquet"]), false, "the format, when the path does not tell it"),
     key("split", "text", Text, false, "the column of texts; files of lines have none"),
     key("split", "pair", Text, false, "the column of texts that the tokenizer joins to them"),
     key("split", "against", Text, false, "the column of texts that they are compared with, each embedded on its own"),

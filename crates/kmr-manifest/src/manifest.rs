@@ -188,6 +188,8 @@ pub enum DataFormat {
     Csv,
     /// Values apart by tabs under a line of names.
     Tsv,
+    /// Apache Parquet.
+    Parquet,
 }
 
 impl DataFormat {

@@ -72,8 +72,10 @@ impl RunFolder {
     pub const REPORT: &str = "report.json";
     /// What the artifact was made of, by digests.
     pub const CERTIFICATE: &str = "certificate.json";
-    /// The journal.
+    /// The journal of the run that the artifact comes from.
     pub const JOURNAL: &str = "journal.ndjson";
+    /// The journal of a run that has no result yet: one that goes on, or was cut off.
+    pub const UNFINISHED: &str = "journal.unfinished.ndjson";
     /// The folder of what was being trained; only a run that was cut off leaves it behind.
     pub const CHECKPOINTS: &str = "checkpoints";
 
@@ -94,18 +96,31 @@ impl RunFolder {
         &self.path
     }
 
-    /// Starts the journal anew.
+    /// Starts a journal, as [`RunFolder::UNFINISHED`]: that of an earlier result stays beside that result.
     ///
     /// # Errors
     /// If it cannot be written.
     pub fn journal(&self) -> Result<Journal, RunError> {
-        Journal::create(&self.path.join(Self::JOURNAL))
+        Journal::create(&self.path.join(Self::UNFINISHED))
+    }
+
+    /// Gives the journal its own name, in the place of an earlier one: there is a result that it belongs to. What is
+    /// appended goes on under that name.
+    ///
+    /// # Errors
+    /// If it cannot be renamed.
+    pub fn keep_journal(&self) -> Result<(), RunError> {
+        let (from, to) = (self.path.join(Self::UNFINISHED), self.path.join(Self::JOURNAL));
+        match fs::rename(&from, &to) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(RunError::new(&to, error)),
+            _ => Ok(()),
+        }
     }
 
     /// Writes the artifact as the file `name`, the folder's only artifact from then on, and its weights as
     /// [`RunFolder::DATA`] where they have a file of their own.
     ///
-    /// An earlier report goes first: a folder never shows an artifact beside a report of another one.
+    /// An earlier report and journal go first: a folder never shows an artifact beside a report of another one.
     ///
     /// # Errors
     /// If it cannot be written.
@@ -117,6 +132,9 @@ impl RunFolder {
     ) -> Result<PathBuf, RunError> {
         self.remove(Self::CERTIFICATE)?;
         self.remove(Self::REPORT)?;
+        if self.path.join(Self::UNFINISHED).exists() {
+            self.remove(Self::JOURNAL)?;
+        }
         let (path, data) = (self.path.join(name), self.path.join(Self::DATA));
         let alone = weights.is_none();
         let weights = weights.map(|weights| (data.as_path(), weights));
@@ -130,6 +148,7 @@ impl RunFolder {
         if alone {
             self.remove(Self::DATA)?;
         }
+        self.keep_journal()?;
         Ok(path)
     }
 
@@ -217,5 +236,35 @@ mod tests {
         assert!(!path.join(RunFolder::REPORT).exists());
         fs::write(parent.path().join("file"), b"").unwrap();
         assert!(RunFolder::create(&parent.path().join("file")).is_err());
+    }
+    #[test]
+    fn a_journal_lies_beside_the_result_that_it_belongs_to() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("run");
+        let read = |name: &str| fs::read_to_string(path.join(name)).ok();
+        let write = |run: &RunFolder, model: &[u8]| {
+            let mut own = |file: &mut fs::File| file.write_all(model);
+            run.write_artifact(RunFolder::MODEL, &mut own, None).unwrap();
+        };
+        let run = RunFolder::create(&path).unwrap();
+        let mut journal = run.journal().unwrap();
+        journal.append(&1).unwrap();
+        assert_eq!(read(RunFolder::JOURNAL), None);
+        write(&run, b"first");
+        journal.append(&2).unwrap();
+        write(&run, b"first again");
+        assert_eq!(read(RunFolder::JOURNAL).unwrap(), "1\n2\n");
+        // A run that is cut off.
+        let run = RunFolder::create(&path).unwrap();
+        run.journal().unwrap().append(&3).unwrap();
+        assert_eq!(read(RunFolder::JOURNAL).unwrap(), "1\n2\n");
+        assert_eq!(read(RunFolder::MODEL).unwrap(), "first again");
+        assert_eq!(read(RunFolder::UNFINISHED).unwrap(), "3\n");
+        // The next one comes to its end.
+        let run = RunFolder::create(&path).unwrap();
+        run.journal().unwrap().append(&4).unwrap();
+        write(&run, b"second");
+        assert_eq!(read(RunFolder::JOURNAL).unwrap(), "4\n");
+        assert_eq!(read(RunFolder::UNFINISHED), None);
     }
 }

@@ -16,6 +16,7 @@ pub mod logits;
 #[doc(hidden)]
 pub mod metadata;
 pub mod tensors;
+pub mod tokens;
 pub mod wire;
 
 pub use error::{Error, Result};

@@ -4,9 +4,10 @@ use std::path::Path;
 
 use kmr_formats::{ErrorKind, FormatError};
 
-/// A column of a table, with the line of every cell.
+/// A column of a table, with the line or row of every cell.
 pub(crate) struct Column {
     pub(crate) name: String,
+    unit: &'static str,
     pub(crate) cells: Vec<(usize, String)>,
 }
 
@@ -17,9 +18,10 @@ pub(crate) enum Judged {
 }
 
 impl Column {
-    pub(crate) fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str, unit: &'static str) -> Self {
         Self {
             name: name.to_owned(),
+            unit,
             cells: Vec::new(),
         }
     }
@@ -36,7 +38,7 @@ impl Column {
     pub(crate) fn texts(&self, path: &Path) -> Result<Vec<(usize, &str)>, FormatError> {
         let cells = self.cells.iter().map(|(line, text)| {
             if text.trim().is_empty() {
-                let message = format!("line {line} has an empty text");
+                let message = format!("{} {line} has an empty text", self.unit);
                 let error = FormatError::new(ErrorKind::Empty, path, message).array(&self.name);
                 return Err(error.help("leave the row out, or put a text there"));
             }
@@ -58,7 +60,7 @@ impl Column {
         let scores = texts.map(|(line, text)| {
             let score: Option<f64> = text.parse().ok();
             score.filter(|score| score.is_finite()).ok_or_else(|| {
-                let message = format!("line {line} has `{}`, which is no number", text.escape_debug());
+                let message = format!("{} {line} has `{}`, which is no number", self.unit, text.escape_debug());
                 self.error(path, message)
                     .help("give classes as whole numbers from 0, or scores as numbers")
             })

@@ -9,9 +9,10 @@
 //!   follow each, where no window before has them.
 //!
 //! A blank line of a file of lines or of JSON is no sample and is passed over; an empty text in a table is an error, since
-//! its label says that something should be there. Samples are compared by their tokens, however they are padded.
+//! its label says that something should be there, and so is nothing in a row of Parquet. Samples are compared by their tokens, however they are padded.
 
 mod columns;
+mod parquet;
 mod pretokenizer;
 mod rows;
 mod source;

@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 
 use crate::columns::Judged;
 use crate::table::Source;
-use crate::{Encoded, Limits, Texts, Tokenizer};
+use crate::{Encoded, Format, Limits, Texts, Tokenizer};
 
 pub(crate) fn read(
     source: &Source<'_>,
@@ -32,6 +32,9 @@ pub(crate) fn read(
                         format!("column `{named}` is named, the column of texts is not"),
                     )
                     .help("write `text`, the name of the column of texts"));
+            }
+            if source.format != Format::Lines {
+                return Err(source.unnamed());
             }
             for (line, text) in source.lines()? {
                 samples.push((line, vec![tokenizer.encode(text, None)?]));
@@ -95,19 +98,19 @@ fn padded(
     let length = texts.length.unwrap_or(longest);
     for (what, most, way_out) in [
         (
-            "the stated `length`",
-            texts.length,
-            "write a greater `length`, or cut by `max_length`",
-        ),
-        (
             "the model's positions",
             limits.positions,
             "cut longer texts: write `max_length`",
         ),
+        (
+            "the stated `length`",
+            texts.length,
+            "write a greater `length`, or cut by `max_length`",
+        ),
     ] {
         let Some(most) = most else { continue };
         if let Some((tokens, line)) = lengths.clone().find(|(tokens, _)| *tokens > most) {
-            let message = format!("line {line} has {tokens} tokens, more than {what}, {most}");
+            let message = format!("{} {line} has {tokens} tokens, more than {what}, {most}", source.unit());
             return Err(source
                 .error(ErrorKind::Shape, message)
                 .help(format!("{way_out} = {most}")));

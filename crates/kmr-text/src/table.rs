@@ -6,8 +6,8 @@ use bytes::Bytes;
 use kmr_formats::{ErrorKind, FormatError};
 use serde_json::{Map, Value};
 
-use crate::Format;
 use crate::columns::Column;
+use crate::{Format, parquet};
 
 /// A file that is not empty.
 pub(crate) struct Source<'f> {
@@ -36,17 +36,23 @@ impl Source<'_> {
         }
     }
 
+    /// What a sample's place in the file is counted in.
+    pub(crate) fn unit(&self) -> &'static str {
+        match self.format {
+            Format::Parquet => "row",
+            _ => "line",
+        }
+    }
+
     /// The columns of these names, in their order, each with a cell for every row.
     pub(crate) fn columns(&self, names: &[&str]) -> Result<Vec<Column>, FormatError> {
-        let mut columns: Vec<Column> = names.iter().map(|name| Column::new(name)).collect();
+        let mut columns: Vec<Column> = names.iter().map(|name| Column::new(name, self.unit())).collect();
         match self.format {
             Format::Lines => return Err(self.columnless(names)),
             Format::Jsonl => self.json(&mut columns)?,
             Format::Csv => self.separated(&mut columns, b',', true)?,
             Format::Tsv => self.separated(&mut columns, b'\t', false)?,
-            Format::Parquet => return Err(self.error(ErrorKind::Unsupported, "Parquet is not read yet").help(
-                "write the table as JSON lines: `pandas.read_parquet(path).to_json(out, orient=\"records\", lines=True)`",
-            )),
+            Format::Parquet => parquet::read(self, &mut columns)?,
         }
         if columns.first().is_some_and(|column| column.cells.is_empty()) {
             return Err(self.error(ErrorKind::Empty, "there is no row"));
@@ -67,10 +73,16 @@ impl Source<'_> {
         }
     }
 
+    /// A table of which no column of texts is named.
+    pub(crate) fn unnamed(&self) -> FormatError {
+        let message = "the column of texts is not named";
+        self.error(ErrorKind::Shape, message).help("write `text`, its name")
+    }
+
     fn columnless(&self, names: &[&str]) -> FormatError {
         let message = format!("a file of lines has no column `{}`", names.first().unwrap_or(&""));
         self.error(ErrorKind::Unsupported, message)
-            .help("name a JSONL, CSV or TSV file by its ending, or write `format`")
+            .help("name a JSONL, CSV, TSV or Parquet file by its ending, or write `format`")
     }
 
     fn missing(&self, name: &str, known: impl Iterator<Item = String>, line: usize) -> FormatError {

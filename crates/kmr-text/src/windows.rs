@@ -46,10 +46,7 @@ pub(crate) fn read(
     }
     let tokens = match (column, source.format) {
         (None, Format::Lines) => tokenizer.encode_running(source.text()?)?,
-        (None, _) => {
-            let message = "the column of texts is not named";
-            return Err(source.error(ErrorKind::Shape, message).help("write `text`, its name"));
-        }
+        (None, _) => return Err(source.unnamed()),
         (Some(column), _) => {
             let columns = source.columns(&[column])?;
             let texts: Vec<&str> = columns[0]

@@ -75,6 +75,7 @@ pub fn execute(arguments: &Frontier, common: &Common) -> Result<u8, Failure> {
         .map_err(|error| Failure::new(exit::INTERNAL, error.to_string()))?
         + "\n";
     kmr_run::replace_file(&path, text.as_bytes())?;
+    folder.keep_journal()?;
     folder.remove_checkpoints()?;
     setup.context.progress.clear();
     if common.json {

@@ -2,6 +2,8 @@
 
 mod texts;
 
+pub use texts::check_lengths;
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use kmr_formats::{Dataset, DatasetSource, ExpectedInput, Format, FormatError, Sample, Scale, overlap};
@@ -24,6 +26,22 @@ pub struct Splits {
 }
 
 impl Splits {
+    /// The split of this name in the manifest.
+    pub fn named(&self, name: &str) -> Option<&Arc<Dataset>> {
+        match name {
+            "calibration" => self.calibration.as_ref(),
+            "training" => self.training.as_ref(),
+            "holdout" => self.holdout.as_ref(),
+            _ => Some(&self.search),
+        }
+    }
+
+    /// Every split that there is.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<Dataset>> {
+        let optional = [&self.calibration, &self.training, &self.holdout];
+        std::iter::once(&self.search).chain(optional.into_iter().flatten())
+    }
+
     /// Number and digest of every split's samples.
     pub fn digests(&self) -> BTreeMap<String, DataDigest> {
         let splits = [

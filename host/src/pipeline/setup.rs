@@ -1,10 +1,9 @@
 //! What a search needs before it begins: the plan, the model, the data, the engines and the plugins.
 
 use std::{
-    collections::BTreeMap,
     io::Write,
     num::NonZeroUsize,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -19,9 +18,10 @@ use kmr_model::{Model, shapes};
 use kmr_run::{FileReport, RunFolder};
 
 use super::{
-    context::{Context, Executor, FurtherModel},
-    data::Splits,
+    context::{Context, Executor},
+    data::{Splits, check_lengths},
     forward::Answers,
+    further,
     plan::Plan,
     policy::{Chosen, choose},
     subject::{Subject, SubjectFailure},
@@ -72,6 +72,7 @@ impl Setup {
         check_labels(&plan, &splits)?;
         check_operators(&model, &model_path)?;
         let builtin = Executor::new(Interpreter, &model).map_err(|error| compute_failure(&model_path, &error))?;
+        check_lengths(&plan.manifest, &splits, &*builtin.reference)?;
         let runtime = runtime(engine, &model, &model_path)?;
         let everywhere = runtime.clone().filter(|_| engine == EngineChoice::Onnxruntime);
         let mut feed_shapes = shapes::default_feeds(&model);
@@ -86,8 +87,9 @@ impl Setup {
         let chosen = choose(&plan.resolved)?;
         let reference_shapes =
             shapes::infer(&model, &feed_shapes).map_err(|error| Failure::model(&model_path, &error))?;
+        let models = further::read(&plan, &model, &splits)?;
         let context = Arc::new(Context {
-            models: further_models(&plan)?,
+            models,
             search: everywhere.unwrap_or_else(|| builtin.clone()),
             builtin,
             runtime,
@@ -125,22 +127,11 @@ impl Setup {
 }
 
 /// Refuses a model that the built-in engine cannot run, by what stands in the way first.
-fn check_operators(model: &Model, path: &Path) -> Result<(), Failure> {
+pub fn check_operators(model: &Model, path: &Path) -> Result<(), Failure> {
     match Interpreter.supports(model).into_iter().next() {
         Some(refusal) => Err(compute_failure(path, &refusal.into())),
         None => Ok(()),
     }
-}
-
-/// The models that the manifest names beside the one under reduction.
-fn further_models(plan: &Plan) -> Result<BTreeMap<String, FurtherModel>, Failure> {
-    let read = |(name, path): (&String, &manifest::Placed<PathBuf>)| {
-        let (original, file) = files::read_reported(&path.value)?;
-        let model = prepared(&original, &path.value, plan.opset())?;
-        check_operators(&model, &path.value)?;
-        Ok((name.clone(), FurtherModel::new(model, file)))
-    };
-    plan.manifest.models.iter().map(read).collect()
 }
 
 /// Ctrl-C asks the run to stop at the next safe moment; a second one ends it at once.
@@ -191,7 +182,7 @@ fn placed(model: Model, apart: bool, path: &Path) -> Result<Model, Failure> {
 
 /// The model as rules see it: weights that the file keeps in functions, Constant nodes and subgraphs are initializers
 /// of the main graph, in the operator set that rules need. Answers and the names of nodes stay.
-fn prepared(original: &Model, path: &Path, opset: i64) -> Result<Model, Failure> {
+pub fn prepared(original: &Model, path: &Path, opset: i64) -> Result<Model, Failure> {
     let (model, inlined) = original.inline_functions().unwrap_or_else(|error| {
         log::warn!("the model's functions stay as they are: {error}");
         (original.clone(), Vec::new())

@@ -50,7 +50,7 @@ impl Rule for Distill {
         let model = host.graph()?;
         let layers = Selection::of(&model.graph, &self.config)?.readers;
         if self.config.teacher != REFERENCE {
-            teacher_model(host, &self.config)?;
+            check_teacher(host, &model, &self.config)?;
         }
         Ok(self.epochs.target(layers).into_iter().collect())
     }
@@ -130,12 +130,7 @@ pub fn train(host: &Host<'_>, config: &Config, epochs: f64) -> Result<Applied> {
         features: Vec::new(),
     };
     if let Some(teacher) = &teacher_model {
-        let wanted = match &config.teacher_output {
-            Some(output) => Some(output.as_str()),
-            // An output of the same name is meant, where there is one.
-            None => config.output.as_deref().filter(|output| has_value(teacher, output)),
-        };
-        objective.teacher_logits = logits::value(&teacher.graph, wanted, "teacher_output")?;
+        objective.teacher_logits = teacher_logits(teacher, config)?;
         let models = (&model, teacher);
         let (features, projections) = features(&config.features, models, &data.feeds, request.seed, &mut edits)?;
         objective.features = features;
@@ -236,6 +231,36 @@ fn teacher_model(host: &Host<'_>, config: &Config) -> Result<Model> {
         }
         _ => error,
     })
+}
+
+/// The value of the teacher that is learned from.
+fn teacher_logits(teacher: &Model, config: &Config) -> Result<String> {
+    let wanted = match &config.teacher_output {
+        Some(output) => Some(output.as_str()),
+        // An output of the same name is meant, where there is one.
+        None => config.output.as_deref().filter(|output| has_value(teacher, output)),
+    };
+    logits::value(&teacher.graph, wanted, "teacher_output")
+}
+
+/// Refuses a teacher of which it is known before anything is trained that nothing can be learned from it.
+fn check_teacher(host: &Host<'_>, model: &Model, config: &Config) -> Result<()> {
+    let teacher = teacher_model(host, config)?;
+    let own = logits::value(&model.graph, config.output.as_deref(), "output")?;
+    let others = teacher_logits(&teacher, config)?;
+    let feeds = host.feeds(model);
+    let (shapes, of_teacher) = (shapes::infer(model, &feeds)?, shapes::infer(&teacher, &feeds)?);
+    match (shapes.shape(&own), of_teacher.shape(&others)) {
+        (Some(shape), Some(other)) if shape != other => Err(refused(
+            "teacher",
+            format!(
+                "the value `{others}` of model `{}` has the shape {other:?}, where `{own}` of the model that learns has \
+                 {shape:?}",
+                config.teacher
+            ),
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn open<'h>(host: &'h Host<'_>, request: &SessionRequest, edits: &Patch) -> Result<Session<'h>> {

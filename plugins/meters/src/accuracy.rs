@@ -5,7 +5,7 @@ use kmr_sdk::{Host, MeasureRequest, Meter, Reading, Result};
 use crate::{
     config::{ClassConfig, OutputConfig},
     measure::labeled,
-    positions::{self, TokenConfig},
+    positions::{self, Judged, TokenConfig},
 };
 
 /// 1 if class `label` is among the `count` highest scores, else 0. Of equal scores the one of the lower class
@@ -57,9 +57,13 @@ impl Meter for Accuracy {
     }
 
     fn measure(&mut self, host: &Host<'_>, request: &MeasureRequest) -> Result<Reading> {
-        positions::mean(&positions::labeled(host, &self.0, request, |scores, label| {
-            hit(scores, label, 1)
-        })?)
+        positions::mean(&positions::labeled(
+            host,
+            &self.0,
+            request,
+            Judged::Class,
+            |scores, label| hit(scores, label, 1),
+        )?)
     }
 }
 

@@ -72,36 +72,61 @@ pub struct SimilarityConfig {
     pub correlation: Correlation,
 }
 
+/// The output that holds embeddings: the one that `wanted` names, or the model's first unless that is called `logits`, as
+/// scores of classes are.
+///
+/// # Errors
+/// If there is no output, or only scores of classes.
+pub fn judged_embeddings<'b>(batch: &'b Batch, wanted: Option<&str>) -> Result<(&'b str, &'b Tensor)> {
+    let (name, tensor) = judged(batch)?;
+    if wanted.is_none() && name == "logits" {
+        let message = format!(
+            "{WANTED}; the model gives scores of classes, {:?}: name the value that holds embeddings with `output`, or use \
+             a meter of classes",
+            tensor.shape()
+        );
+        return Err(about(Error::new(ErrorCode::SHAPE, message), name));
+    }
+    Ok((name, tensor))
+}
+
+/// What meters of embeddings read.
+const WANTED: &str = "this meter needs embeddings, samples × numbers, or states of tokens, samples × tokens × numbers";
+
 /// The embeddings of each sample: one, or several where a sample has several texts.
 ///
 /// Where the input `mask` has an element for each vector along the last axis of the output, these vectors are states of
 /// tokens, and the axis before the last is that of tokens.
+///
+/// # Errors
+/// An output of another shape.
 pub fn embeddings(batch: &Batch, tensor: &Tensor, config: &EmbeddingConfig) -> Result<Vec<Vec<Vec<f32>>>> {
     let values = floats(tensor)?;
-    let unsuitable = |message: String| Error::new(ErrorCode::SHAPE, message);
-    let (&[_, .., length], false) = (tensor.shape(), tensor.is_empty()) else {
-        let message = format!(
-            "its shape {:?} is not that of embeddings, samples × numbers",
-            tensor.shape()
-        );
-        return Err(unsuitable(message));
+    let shape = tensor.shape();
+    let unsuitable = |what: &str| Error::new(ErrorCode::SHAPE, format!("{WANTED}; the model gives {shape:?}{what}"));
+    let (&[_, .., length], false) = (shape, tensor.is_empty()) else {
+        return Err(unsuitable(""));
     };
-    if tensor.shape()[0] != batch.size {
-        let message = format!(
-            "its shape {:?} does not begin with the {} samples",
-            tensor.shape(),
-            batch.size
-        );
-        return Err(unsuitable(message));
+    if shape[0] != batch.size {
+        let message = format!(", whose first dimension is not that of the {} samples", batch.size);
+        return Err(unsuitable(&message));
+    }
+    if length < 2 {
+        return Err(unsuitable(", and one number has no direction"));
     }
     let vectors: Vec<&[f32]> = values.chunks_exact(length).collect();
     let mask = batch.inputs.iter().find(|(name, _)| *name == config.mask);
     let mask = mask
         .map(|(_, tensor)| tensor)
         .filter(|mask| mask.len() == vectors.len());
-    let vectors: Vec<Vec<f32>> = match mask.filter(|_| tensor.shape().len() >= 3) {
+    // Without a mask a third axis is that of the texts of a sample; a fourth has no meaning here.
+    if shape.len() > 3 && mask.is_none() {
+        let message = format!(", and no input `{}` says which of these are tokens", config.mask);
+        return Err(unsuitable(&message));
+    }
+    let vectors: Vec<Vec<f32>> = match mask.filter(|_| shape.len() >= 3) {
         Some(mask) => {
-            let tokens = tensor.shape()[tensor.shape().len() - 2];
+            let tokens = shape[shape.len() - 2];
             let mask: Vec<bool> = match mask.to_i64() {
                 Ok(mask) => mask.iter().map(|inside| *inside != 0).collect(),
                 Err(_) => floats(mask)?.iter().map(|inside| *inside != 0.0).collect(),
@@ -163,14 +188,10 @@ impl Meter for Similarity {
         for batch in run(host, request, "candidate", config.output.as_deref(), config.batch)? {
             let batch = batch?;
             stop_if_cancelled(host)?;
-            let (name, tensor) = judged(&batch)?;
+            let (name, tensor) = judged_embeddings(&batch, config.output.as_deref())?;
             for texts in embeddings(&batch, tensor, config).map_err(|error| about(error, name))? {
                 let [first, second] = texts.as_slice() else {
-                    let message = format!(
-                        "there are {} embeddings for each sample, where this meter compares two; give the data `against`",
-                        texts.len()
-                    );
-                    return Err(about(Error::new(ErrorCode::SHAPE, message), name));
+                    return Err(about(Error::new(ErrorCode::SHAPE, not_two(texts.len(), config)), name));
                 };
                 let value = cosine(first, second);
                 if !value.is_finite() {
@@ -201,6 +222,20 @@ impl Meter for Similarity {
     }
 }
 
+/// What is said where a sample has not two embeddings.
+fn not_two(count: usize, config: &EmbeddingConfig) -> String {
+    match count {
+        1 => "this meter compares two texts, and each sample has one: name the column of the second with `against`, \
+              beside `text`"
+            .to_owned(),
+        _ => format!(
+            "this meter compares two embeddings, and each sample has {count}: give pairs of texts (`against`), and for \
+             states of tokens the input `{}`",
+            config.mask
+        ),
+    }
+}
+
 /// The meter of the mean cosine of embeddings with the original model's.
 pub struct EmbeddingCosine(EmbeddingConfig);
 
@@ -218,6 +253,7 @@ impl Meter for EmbeddingCosine {
         let mut scores = Vec::new();
         while let Some((candidate, reference)) = next_pair(&mut candidates, &mut references)? {
             stop_if_cancelled(host)?;
+            judged_embeddings(&candidate, config.output.as_deref())?;
             let (name, tensor, original) = judged_pair(&candidate, &reference)?;
             let of = |batch, tensor| embeddings(batch, tensor, config).map_err(|error| about(error, name));
             let pairs = of(&candidate, tensor)?.into_iter().zip(of(&reference, original)?);

@@ -4,7 +4,7 @@ use kmr_sdk::{Error, Host, MeasureRequest, Meter, Reading, Result};
 
 use crate::{
     loss::cross_entropy,
-    positions::{self, TokenConfig, labeled, tokens},
+    positions::{self, Judged, TokenConfig, labeled, tokens},
     ratio::{Share, linearized},
 };
 
@@ -28,7 +28,7 @@ impl Meter for Perplexity {
     }
 
     fn measure(&mut self, host: &Host<'_>, request: &MeasureRequest) -> Result<Reading> {
-        let shares = labeled(host, &self.0, request, cross_entropy)?;
+        let shares = labeled(host, &self.0, request, Judged::NextToken, cross_entropy)?;
         let Some((value, loss, scores)) = perplexity(&shares) else {
             return Err(Error::invalid_request("there are no tokens to measure on"));
         };
@@ -55,6 +55,6 @@ impl Meter for NextTokenLoss {
     }
 
     fn measure(&mut self, host: &Host<'_>, request: &MeasureRequest) -> Result<Reading> {
-        positions::mean(&labeled(host, &self.0, request, cross_entropy)?)
+        positions::mean(&labeled(host, &self.0, request, Judged::NextToken, cross_entropy)?)
     }
 }

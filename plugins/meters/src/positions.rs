@@ -1,7 +1,7 @@
 //! Positions that are judged: those whose target is a class. Targets come with the data, one class for each position of a
 //! sample and below 0 where none is judged; data without any are token numbers, and the target is the next token.
 
-use kmr_sdk::{Batch, Error, ErrorCode, Host, MeasureRequest, Reading, Result, model::Tensor};
+use kmr_sdk::{Batch, Error, ErrorCode, Host, MeasureRequest, Reading, Result, model::Tensor, tokens::vocabulary};
 use serde::Deserialize;
 
 use crate::{
@@ -35,6 +35,15 @@ impl Default for TokenConfig {
     }
 }
 
+/// What is judged at a position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Judged {
+    /// A class; a sample may be a single position.
+    Class,
+    /// The token that comes next.
+    NextToken,
+}
+
 /// Adds up, for each sample, `score(logits, target)` over its judged positions, and counts these.
 ///
 /// # Errors
@@ -43,16 +52,18 @@ pub fn labeled(
     host: &Host<'_>,
     config: &TokenConfig,
     request: &MeasureRequest,
+    what: Judged,
     score: impl Fn(&[f32], usize) -> f64,
 ) -> Result<Vec<Share>> {
+    let known = known_tokens(host, config, what);
     let mut shares = Vec::new();
     let mut gathered = Vec::new();
     for batch in run(host, request, "candidate", config.output.as_deref(), config.batch)? {
         let batch = batch?;
         stop_if_cancelled(host)?;
         let (name, tensor) = judged(&batch)?;
-        let vectors = logits(tensor, batch.size).map_err(|error| about(error, name))?;
-        let targets = Targets::of(&batch, config, vectors.positions(), vectors.length())?;
+        let vectors = logits(tensor, batch.size, what, known).map_err(|error| about(error, name))?;
+        let targets = Targets::of(&batch, config, what, &vectors)?;
         for row in 0..batch.size {
             let mut share = Share::default();
             for (position, target) in targets.of_sample(row) {
@@ -76,6 +87,7 @@ pub fn paired(
     request: &MeasureRequest,
     score: impl Fn(&[f32], &[f32]) -> f64,
 ) -> Result<Vec<Share>> {
+    let known = known_tokens(host, config, Judged::NextToken);
     let mut shares = Vec::new();
     let (mut gathered, mut gathered_reference) = (Vec::new(), Vec::new());
     let start = |model| run(host, request, model, config.output.as_deref(), config.batch);
@@ -83,9 +95,10 @@ pub fn paired(
     while let Some((candidate, reference)) = next_pair(&mut candidates, &mut references)? {
         stop_if_cancelled(host)?;
         let (name, output, original) = judged_pair(&candidate, &reference)?;
-        let view = |tensor| logits(tensor, candidate.size).map_err(|error| about(error, name));
+        let view =
+            |tensor| logits(tensor, candidate.size, Judged::NextToken, known).map_err(|error| about(error, name));
         let (output, original) = (view(output)?, view(original)?);
-        let targets = Targets::of(&candidate, config, output.positions(), output.length())?;
+        let targets = Targets::of(&candidate, config, Judged::NextToken, &output)?;
         for row in 0..candidate.size {
             let mut share = Share::default();
             for (position, _) in targets.of_sample(row) {
@@ -130,8 +143,34 @@ fn add(share: &mut Share, value: f64, output: &str, sample: usize, position: usi
     Ok(())
 }
 
+/// How many tokens the original model knows, as far as its graph tells.
+fn known_tokens(host: &Host<'_>, config: &TokenConfig, what: Judged) -> Option<usize> {
+    match what {
+        Judged::Class => None,
+        Judged::NextToken => vocabulary(&host.graph_of("reference").ok()?.graph, &config.tokens),
+    }
+}
+
 /// Logits at each position: the classes lie along the last axis.
-fn logits(tensor: &Tensor, samples: usize) -> Result<Vectors<'_>> {
+fn logits(tensor: &Tensor, samples: usize, what: Judged, known: Option<usize>) -> Result<Vectors<'_>> {
+    if what == Judged::NextToken {
+        let shape = tensor.shape();
+        let wanted = "this meter needs the scores of every next token, samples × positions × vocabulary";
+        if shape.len() < 3 {
+            let message =
+                format!("{wanted}; the model gives the shape {shape:?}, which has no positions, as classifiers do");
+            return Err(Error::new(ErrorCode::SHAPE, message));
+        }
+        if let (Some(&length), Some(known)) = (shape.last(), known)
+            && length < known
+        {
+            let message = format!(
+                "{wanted}; the model knows {known} tokens and gives {length} numbers at each position, as states of \
+                 tokens are: name the logits with `output`, or use `embedding_cosine`"
+            );
+            return Err(Error::new(ErrorCode::SHAPE, message));
+        }
+    }
     Vectors::classes(tensor, samples, -1, 2)
 }
 
@@ -142,7 +181,8 @@ struct Targets {
 }
 
 impl Targets {
-    fn of(batch: &Batch, config: &TokenConfig, positions: usize, classes: usize) -> Result<Self> {
+    fn of(batch: &Batch, config: &TokenConfig, what: Judged, output: &Vectors<'_>) -> Result<Self> {
+        let (positions, classes) = (output.positions(), output.length());
         let targets = match &batch.labels {
             Some(labels) if labels.shape() == [batch.size, positions] => labels.to_i64()?,
             Some(labels) if positions == 1 && labels.shape() == [batch.size] => labels.to_i64()?,
@@ -158,7 +198,15 @@ impl Targets {
         };
         let greatest = targets.iter().copied().max().unwrap_or(-1);
         if usize::try_from(greatest).is_ok_and(|greatest| greatest >= classes) {
-            let message = format!("the data have the token {greatest}, but the model has {classes}, counted from 0");
+            let message = match what {
+                Judged::Class => {
+                    format!("the data have the class {greatest}, but the model has {classes}, counted from 0")
+                }
+                Judged::NextToken => format!(
+                    "the data have the token {greatest}, but the output has {classes} numbers at each position, where a \
+                     meter of tokens needs one for each, counted from 0"
+                ),
+            };
             return Err(Error::invalid_request(message));
         }
         Ok(Self {
@@ -197,4 +245,27 @@ fn next_tokens(batch: &Batch, config: &TokenConfig, positions: usize) -> Result<
         (inside && mask[at] != 0 && mask[at + 1] != 0).then(|| tokens[at + 1])
     };
     Ok((0..tokens.len()).map(|at| target(at).unwrap_or(-1)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn states_of_tokens_are_told_from_scores() {
+        let states = Tensor::from_vec(vec![2, 3, 4], vec![0.0_f32; 24]);
+        let refused = |known| match logits(&states, 2, Judged::NextToken, known) {
+            Ok(_) => None,
+            Err(error) => Some(error.message),
+        };
+        assert_eq!(
+            refused(Some(9)).unwrap(),
+            "this meter needs the scores of every next token, samples × positions × vocabulary; the model knows 9 tokens \
+             and gives 4 numbers at each position, as states of tokens are: name the logits with `output`, or use \
+             `embedding_cosine`"
+        );
+        assert_eq!(refused(Some(4)), None);
+        assert_eq!(refused(None), None);
+        assert!(logits(&states, 2, Judged::Class, Some(9)).is_ok());
+    }
 }

@@ -6,9 +6,9 @@ use kmr_sdk::{Error, ErrorCode, Host, MeasureRequest, Meter, Reading, Result, Sp
 use serde::Deserialize;
 
 use crate::{
-    embedding::{EmbeddingConfig, Pooling, embeddings},
+    embedding::{EmbeddingConfig, Pooling, embeddings, judged_embeddings},
     logistic::Classifier,
-    measure::{about, judged, labels, reading, run, stop_if_cancelled},
+    measure::{about, labels, reading, run, stop_if_cancelled},
 };
 
 /// Where embeddings are, and how the classifier is fitted.
@@ -105,7 +105,7 @@ impl Probe {
         for batch in batches {
             let batch = batch?;
             stop_if_cancelled(host)?;
-            let (name, tensor) = judged(&batch)?;
+            let (name, tensor) = judged_embeddings(&batch, self.config.output.as_deref())?;
             for sample in embeddings(&batch, tensor, &self.embedding).map_err(|error| about(error, name))? {
                 if sample.iter().flatten().any(|value| !value.is_finite()) {
                     let message = format!("an embedding of sample {} is not finite", texts.len());

@@ -9,8 +9,9 @@ use kmr_abi::{
 use kmr_sdk::{RunRequest, Split, model::Tensor};
 use kmr_testkit::{Answers, batches, held, lend, rows};
 
-/// A host whose models have one output, `logits`.
+/// A host whose models have one output, `logits` unless it is given another name.
 pub struct CannedHost {
+    output: &'static str,
     candidate: Tensor,
     reference: Tensor,
     labels: Option<Tensor>,
@@ -25,6 +26,7 @@ impl CannedHost {
     /// Dimension 0 of both is the sample.
     pub fn new(candidate: Tensor, reference: Tensor) -> Self {
         Self {
+            output: "logits",
             candidate,
             reference,
             labels: None,
@@ -42,6 +44,12 @@ impl CannedHost {
     /// What samples are judged by, in any form.
     pub fn judged_by(mut self, labels: Tensor) -> Self {
         self.labels = Some(labels);
+        self
+    }
+
+    /// Gives the output this name.
+    pub fn giving(mut self, output: &'static str) -> Self {
+        self.output = output;
         self
     }
 
@@ -86,6 +94,7 @@ impl Answers for CannedHost {
         };
         let end = request.limit.unwrap_or(usize::MAX).min(output.shape()[0]);
         self.requests.lock().unwrap().push(request);
+        let name = self.output;
         let played = (0..end).step_by(2).map(move |at| {
             let range = at..(at + 2).min(end);
             let part = |name: &str, tensor: &Tensor| held(name, &rows(tensor, range.clone()));
@@ -93,7 +102,7 @@ impl Answers for CannedHost {
                 size: range.len() as u64,
                 inputs: inputs.iter().map(|(name, input)| part(name, input)).collect(),
                 labels: labels.map(|labels| part("labels", labels)).into(),
-                outputs: RVec::from(vec![part("logits", output)]),
+                outputs: RVec::from(vec![part(name, output)]),
             }
         });
         ROk(batches(played))

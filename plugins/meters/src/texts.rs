@@ -115,7 +115,7 @@ fn tokens_that_cannot_be_judged() {
     assert_eq!(none, "there are no tokens to measure on");
     let beyond = message(Tensor::from_vec(vec![3, 5], vec![7_i64; 15]));
     assert!(
-        beyond.contains("the data have the token 7, but the model has 7"),
+        beyond.contains("the data have the token 7, but the output has 7 numbers at each position"),
         "{beyond}"
     );
     let shape = message(Tensor::from_vec(vec![3], vec![0_i64; 3]));
@@ -178,7 +178,9 @@ fn pairs_against_people() {
         .iter()
         .map(|value| value.as_f64().unwrap())
         .collect();
-    let host = CannedHost::new(embeddings.clone(), embeddings.clone()).judged_by(Tensor::from_vec(vec![12], people));
+    let host = CannedHost::new(embeddings.clone(), embeddings.clone())
+        .giving("embedding")
+        .judged_by(Tensor::from_vec(vec![12], people));
     expect::<Similarity>(&host, json!({}), 12, &fixture["pearson"]);
     expect::<Similarity>(&host, json!({"correlation": "spearman"}), 12, &fixture["spearman"]);
     expect::<EmbeddingCosine>(&host, json!({}), 12, &json!(1.0));
@@ -188,9 +190,67 @@ fn pairs_against_people() {
         .to_string();
     assert!(message.contains("what does not vary"), "{message}");
     let single = embeddings.reshaped(vec![24, 6]).unwrap();
-    let host = CannedHost::new(single.clone(), single).labeled(vec![1; 24]);
+    let host = CannedHost::new(single.clone(), single)
+        .giving("embedding")
+        .labeled(vec![1; 24]);
     let message = measured::<Similarity>(&host, json!({})).unwrap_err().to_string();
-    assert!(message.contains("there are 1 embeddings for each sample"), "{message}");
+    assert_eq!(
+        message,
+        "output `embedding`: this meter compares two texts, and each sample has one: name the column of the second with \
+         `against`, beside `text`"
+    );
+}
+
+#[test]
+fn classifiers_are_no_language_models_and_give_no_embeddings() {
+    let scores = Tensor::from_vec(vec![4, 10], vec![0.5_f32; 40]);
+    let host = CannedHost::new(scores.clone(), scores).labeled(vec![0, 1, 0, 1]);
+    let messages = |config: Value| {
+        [
+            measured::<Perplexity>(&host, config.clone()),
+            measured::<NextTokenLoss>(&host, config.clone()),
+            measured::<NextTokenDivergence>(&host, config.clone()),
+            measured::<NextTokenFlips>(&host, config),
+        ]
+        .map(|reading| reading.unwrap_err().to_string())
+    };
+    for message in messages(json!({})) {
+        assert_eq!(
+            message,
+            "output `logits`: this meter needs the scores of every next token, samples × positions × vocabulary; the \
+             model gives the shape [2, 10], which has no positions, as classifiers do"
+        );
+    }
+    let embedding = [
+        measured::<EmbeddingCosine>(&host, json!({})),
+        measured::<Similarity>(&host, json!({})),
+        measured::<Probe>(&host, json!({})),
+    ];
+    for message in embedding.map(|reading| reading.unwrap_err().to_string()) {
+        assert_eq!(
+            message,
+            "output `logits`: this meter needs embeddings, samples × numbers, or states of tokens, samples × tokens × \
+             numbers; the model gives scores of classes, [2, 10]: name the value that holds embeddings with `output`, or \
+             use a meter of classes"
+        );
+    }
+    // Who names the output means it.
+    let named = measured::<EmbeddingCosine>(&host, json!({"output": "logits"}));
+    assert!((named.unwrap().value - 1.0).abs() < 1e-9);
+}
+
+#[test]
+fn outputs_that_are_no_embeddings() {
+    let message = |shape: &[usize]| {
+        let tensor = Tensor::from_vec(shape.to_vec(), vec![0.5_f32; shape.iter().product()]);
+        let host = CannedHost::new(tensor.clone(), tensor)
+            .giving("y")
+            .labeled(vec![0; shape[0]]);
+        measured::<EmbeddingCosine>(&host, json!({})).unwrap_err().to_string()
+    };
+    assert!(message(&[2, 3, 4, 4]).contains("gives [2, 3, 4, 4], and no input `attention_mask` says"));
+    assert!(message(&[2, 1]).contains("gives [2, 1], and one number has no direction"));
+    assert!(message(&[2]).contains("samples × tokens × numbers; the model gives [2]"));
 }
 
 #[test]
@@ -220,6 +280,7 @@ fn states_of_tokens_are_pooled_where_they_are_no_filling() {
 fn probe(fixture: &Value) -> CannedHost {
     let asked = tensor(&[30, 8], &fixture["asked"]);
     CannedHost::new(asked.clone(), asked)
+        .giving("embedding")
         .labeled(integers(&fixture["asked_labels"]))
         .trained_on(tensor(&[60, 8], &fixture["known"]), integers(&fixture["known_labels"]))
 }

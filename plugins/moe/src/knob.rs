@@ -1,6 +1,6 @@
 //! A knob that counts, read and put in order.
 
-use kmr_sdk::{Action, Assignment, Error, KnobSettings, Result, Target, serde_json::Value, wire::Per};
+use kmr_sdk::{Action, Assignment, Error, KnobSettings, Result, Target, log, serde_json::Value, wire::Per};
 
 /// The target of a knob that is turned once for the whole model.
 pub const MODEL: &str = "model";
@@ -47,8 +47,34 @@ impl Count {
         Ok(Self { name, per, values })
     }
 
+    /// What is said where no value has an effect at any of these places; nothing where one has, or there is no place.
+    fn without_effect(&self, places: &[Place]) -> Option<String> {
+        let has_effect = |count: &usize| places.iter().any(|place| place.counts.contains(count));
+        if places.is_empty() || self.values.is_empty() || self.values.iter().any(has_effect) {
+            return None;
+        }
+        let values: Vec<String> = self.values.iter().map(usize::to_string).collect();
+        let open = places.iter().filter(|place| !place.counts.is_empty());
+        let (least, most) = (
+            open.clone().map(|place| place.counts.start).min(),
+            open.map(|place| place.counts.end - 1).max(),
+        );
+        let takes = match (least, most) {
+            (Some(least), Some(most)) => format!("here it takes {least} to {most}, that is at most {most}"),
+            _ => "there is nothing left to take away".to_owned(),
+        };
+        Some(format!(
+            "knob `{}` changes nothing at {}: {takes}",
+            self.name,
+            values.join(", ")
+        ))
+    }
+
     /// The targets at these places: each, or all of them as one.
     pub fn targets(&self, places: &[Place], all: &str) -> Vec<Target> {
+        if let Some(message) = self.without_effect(places) {
+            log::warn!("{message}");
+        }
         let target = |id: &str, label: &str, layers: Vec<String>, effect: &dyn Fn(usize) -> bool| {
             let counts = self.values.iter().copied().filter(|&count| effect(count));
             let values: Vec<Value> = std::iter::once(0).chain(counts).map(Value::from).collect();
@@ -144,6 +170,24 @@ mod tests {
         assert_eq!((whole.len(), whole[0].layers.len()), (1, 3));
         assert_eq!(whole[0].values, [0, 3, 1]);
         assert!(knob("[0, 9]", "model").unwrap().targets(&places(), "all").is_empty());
+    }
+
+    #[test]
+    fn values_without_any_effect_are_told() {
+        let told = |values: &str| knob(values, "layer").unwrap().without_effect(&places());
+        assert_eq!(
+            told("[0, 9, 4]").unwrap(),
+            "knob `k` changes nothing at 9, 4: here it takes 1 to 3, that is at most 3"
+        );
+        assert_eq!(told("[0, 9, 3]"), None);
+        assert_eq!(told("[0]"), None);
+        let one = knob("[0, 2]", "model").unwrap();
+        assert_eq!(one.without_effect(&[]), None);
+        assert!(
+            one.without_effect(&places()[2..])
+                .unwrap()
+                .ends_with("nothing left to take away")
+        );
     }
 
     #[test]

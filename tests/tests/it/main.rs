@@ -9,6 +9,7 @@ mod main_job;
 mod networks;
 mod plugins;
 mod quantize;
+mod texts;
 mod training;
 mod transformers;
 

@@ -129,7 +129,7 @@ fn an_interrupted_run_writes_the_best_model_found_so_far() {
         .replace("drop_at_most = 0.2", "drop_at_most = inf");
     let bench = Bench::new(&long);
     let child = bench.start(&[]);
-    let journal = bench.path("run/journal.ndjson");
+    let journal = bench.path("run/journal.unfinished.ndjson");
     let stepped = || fs::read_to_string(&journal).is_ok_and(|text| text.contains("\"event\":\"adopted\""));
     while !stepped() {
         std::thread::sleep(std::time::Duration::from_millis(20));

@@ -2,7 +2,8 @@
 
 use std::{fs, time::Duration};
 
-use kmr_tests::{Bench, fixture};
+use kmr_model::{DType, Dimension, Model, ValueInfo};
+use kmr_tests::{Bench, example, fixture};
 
 use crate::SHORT;
 
@@ -80,6 +81,63 @@ fn a_teacher_may_come_from_a_file() {
     unnamed
         .run(&[])
         .expect(20, &["config.teacher", "there is no model `large`", "[models]"]);
+}
+
+#[test]
+fn a_teacher_that_cannot_teach_is_refused_by_its_name() {
+    let rule = DISTILL.replace("batch = 40", "batch = 40, teacher = \"large\"");
+    let refused = |file: &str, edit: &dyn Fn(&mut Model), code: i32, texts: &[&str]| {
+        let named = format!("{}\n[models]\nlarge = \"{file}\"\n", manifest(&rule));
+        let bench = Bench::new(&named);
+        let mut model = Model::decode(fs::read(example().join("resnet20.onnx")).unwrap().into()).unwrap();
+        edit(&mut model);
+        bench.write("teacher.onnx", &model.encode_to_vec());
+        bench.write("broken.onnx", b"no model");
+        bench.run(&[]).expect(code, texts);
+        assert!(!bench.path("run/model.onnx").exists());
+    };
+    let declare = |name: &'static str, dtype: DType, shape: &'static [usize]| {
+        move |model: &mut Model| {
+            let sizes: Vec<Dimension> = std::iter::once(Dimension::Named("N".into()))
+                .chain(shape.iter().map(|size| Dimension::Fixed(*size)))
+                .collect();
+            model.graph.inputs[0] = ValueInfo::tensor(name, dtype, &sizes);
+        }
+    };
+    let first = |model: &Model| model.graph.inputs[0].name().to_owned();
+    let original = Model::decode(fs::read(example().join("resnet20.onnx")).unwrap().into()).unwrap();
+    assert_eq!(first(&original), "image");
+    refused(
+        "teacher.onnx",
+        &|model| {
+            let extra = ValueInfo::tensor("extra", DType::FLOAT, &[Dimension::Named("N".into())]);
+            model.graph.inputs.push(extra);
+        },
+        20,
+        &[
+            "model `large`, ",
+            "teacher.onnx, has an input `extra`, which nothing is fed to",
+            "pipeline.toml:",
+            "`image` float32 [",
+        ],
+    );
+    refused(
+        "teacher.onnx",
+        &declare("image", DType::FLOAT, &[1, 32, 32]),
+        20,
+        &[
+            "model `large`, ",
+            "takes [N, 1, 32, 32] at `image`, which is fed [",
+            "[any, 1, 28, 28])",
+        ],
+    );
+    refused(
+        "teacher.onnx",
+        &declare("image", DType::FLOAT16, &[1, 28, 28]),
+        20,
+        &["model `large`, ", "takes float16 at `image`, which is fed float32"],
+    );
+    refused("broken.onnx", &|_| {}, 25, &["model `large`: ", "broken.onnx"]);
 }
 
 #[test]

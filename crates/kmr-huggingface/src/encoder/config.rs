@@ -71,6 +71,14 @@ impl EncoderConfig {
         Names::of(self.family)
     }
 
+    /// The most tokens of a text: RoBERTa's count from the row after that of padding.
+    pub(crate) fn longest(&self) -> usize {
+        match self.family {
+            EncoderFamily::Roberta => self.positions.saturating_sub(self.padding.saturating_add(1)),
+            EncoderFamily::Bert | EncoderFamily::DistilBert => self.positions,
+        }
+    }
+
     /// The prefix of a layer's names.
     pub(crate) fn layer(&self, layer: usize) -> String {
         format!("{}{}{layer}.", self.prefix, self.names().layers)

@@ -74,3 +74,15 @@ fn shapes_are_known_whatever_the_batch_and_the_length() {
         assert_eq!(output.dtype(), Some(DType::FLOAT));
     }
 }
+
+#[test]
+fn positions_are_those_that_texts_may_have() {
+    let positions = |name: &str| kmr_huggingface::read_config(&folders::path(name)).unwrap().positions();
+    assert_eq!(positions("bert"), Some(20));
+    assert_eq!(positions("distilbert"), Some(20));
+    // Two rows come before the first token's.
+    assert_eq!(positions("roberta"), Some(18));
+    assert_eq!(positions("llama"), None);
+    let opened = open(&folders::path("roberta")).unwrap();
+    assert_eq!(opened.config.positions(), Some(18));
+}

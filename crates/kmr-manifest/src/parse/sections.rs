@@ -107,6 +107,7 @@ fn data_source(section: &Section<'_, '_>, directory: &Path) -> DataSource {
         "jsonl" => DataFormat::Jsonl,
         "csv" => DataFormat::Csv,
         "tsv" => DataFormat::Tsv,
+        "parquet" => DataFormat::Parquet,
         _ => DataFormat::Npy,
     });
     let file = path(section, "path", directory).unwrap_or_default();

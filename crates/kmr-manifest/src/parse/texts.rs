@@ -8,6 +8,8 @@ use crate::{DataFormat, ErrorKind, TextData, TextSamples};
 
 /// Endings of files of texts.
 const ENDINGS: [&str; 6] = ["txt", "jsonl", "ndjson", "csv", "tsv", "parquet"];
+/// Endings of files of arrays.
+const OF_ARRAYS: [&str; 4] = ["npz", "npy", "idx", "gz"];
 /// Keys of samples that are texts.
 const OF_TEXTS: [&str; 5] = ["pair", "against", "label", "max_length", "length"];
 
@@ -23,14 +25,24 @@ pub(super) fn read(section: &Section<'_, '_>, path: &Path, format: Option<DataFo
         .extension()
         .and_then(|ending| ending.to_str())
         .map(str::to_ascii_lowercase);
+    let named = |endings: &[&str]| ending.as_deref().is_some_and(|ending| endings.contains(&ending));
     let is_text = match format {
         Some(format) => format.is_text(),
-        None => written.is_some() || ending.is_some_and(|ending| ENDINGS.contains(&ending.as_str())),
+        None => named(&ENDINGS) || (written.is_some() && !named(&OF_ARRAYS)),
     };
     if !is_text {
         if let Some(name) = written {
-            let message = format!("{} is for texts; the format is one of arrays", quoted(name));
-            refuse(name, message, "leave it out, or write another `format`");
+            let (what, help) = match (format, ending) {
+                (None, Some(ending)) => (
+                    format!("a file of the ending `.{ending}` holds arrays"),
+                    "leave it out, or name a file of texts",
+                ),
+                _ => (
+                    "the format is one of arrays".to_owned(),
+                    "leave it out, or write another `format`",
+                ),
+            };
+            refuse(name, format!("{} is for texts; {what}", quoted(name)), help);
         }
         return None;
     }

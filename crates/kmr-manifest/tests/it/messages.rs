@@ -63,10 +63,20 @@ const TYPES: &[Change] = &[
 
 const TEXTS: &[Change] = &[
     ("skip = 10, format = \"npz\"", "format = \"npz\", text = \"sentence\""),
-    ("skip = 10, format = \"npz\"", "stride = 256"),
-    ("skip = 10, format = \"npz\"", "window = 512, stride = 513"),
-    ("skip = 10, format = \"npz\"", "window = 1"),
-    ("skip = 10, format = \"npz\"", "window = 512, label = \"class\""),
+    ("skip = 10, format = \"npz\"", "window = 512"),
+    (
+        "search.npz\", skip = 10, format = \"npz\"",
+        "search.txt\", stride = 256",
+    ),
+    (
+        "search.npz\", skip = 10, format = \"npz\"",
+        "search.txt\", window = 512, stride = 513",
+    ),
+    ("search.npz\", skip = 10, format = \"npz\"", "search.txt\", window = 1"),
+    (
+        "search.npz\", skip = 10, format = \"npz\"",
+        "search.txt\", window = 512, label = \"class\"",
+    ),
     (
         "skip = 10, format = \"npz\"",
         "format = \"csv\", labels = \"labels.npy\"",

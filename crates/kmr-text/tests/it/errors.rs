@@ -68,13 +68,16 @@ fn columns_of_files_that_have_none() {
     let message = refused("a.txt", "x\n", column("text"));
     assert_eq!(
         message,
-        "a.txt: a file of lines has no column `text`; name a JSONL, CSV or TSV file by its ending, or write `format`"
+        "a.txt: a file of lines has no column `text`; name a JSONL, CSV, TSV or Parquet file by its ending, or write `format`"
     );
     let labeled = Texts {
         label: Some("b".into()),
         ..Texts::default()
     };
     assert!(refused("a.txt", "x\n", labeled.clone()).contains("has no column `b`"));
+    assert!(
+        refused("a.csv", "a,b\nx,1\n", Texts::default()).contains("the column of texts is not named; write `text`")
+    );
     assert!(refused("a.csv", "a,b\nx,1\n", labeled).contains("column `b` is named, the column of texts is not"));
 }
 
@@ -162,9 +165,4 @@ fn files_that_hold_no_tokenizer() {
     assert!(refused("").contains("this is no tokenizer"));
     assert!(refused("{}").contains("this is no tokenizer: it has no `model`; give the `tokenizer.json`"));
     assert!(refused("{\"model\": {\"type\": \"Magic\"}}").contains("this is no tokenizer"));
-}
-
-#[test]
-fn parquet_says_what_to_do() {
-    assert!(refused("a.parquet", "PAR1", column("a")).contains("Parquet is not read yet"));
 }

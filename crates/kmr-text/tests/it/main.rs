@@ -1,6 +1,7 @@
 //! The crate's behavior as its callers see it.
 
 mod errors;
+mod parquet;
 mod samples;
 mod tokens;
 

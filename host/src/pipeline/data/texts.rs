@@ -2,16 +2,19 @@
 
 use std::path::{Path, PathBuf};
 
+use kmr_compute::{Feeds, Mode, Program};
 use kmr_formats::{Dataset, Sample};
 use kmr_manifest::{DataFormat, DataSource, Manifest, TextData, TextSamples};
 use kmr_model::{Dimension, Graph, Model};
 use kmr_text::{Content, Format, Limits, TextSource, Texts, Tokenizer};
 
-use super::format_failure;
-use crate::failure::Failure;
+use super::{Splits, format_failure};
+use crate::{exit, failure::Failure};
 
 /// The input of tokens.
 const TOKENS: &str = "input_ids";
+/// The input that is 0 where a token only fills up.
+const MASK: &str = "attention_mask";
 
 /// What one sample is, where the texts say it: two that are compared are two rows of one call.
 pub fn sample(texts: &TextData) -> Option<Sample> {
@@ -19,6 +22,50 @@ pub fn sample(texts: &TextData) -> Option<Sample> {
         TextSamples::Texts { against: Some(_), .. } => Some(Sample::Call),
         _ => None,
     }
+}
+
+/// Refuses texts of a length that the model does not run on, which its graph alone may know.
+///
+/// # Errors
+/// The first file whose longest sample makes the model fail.
+pub fn check_lengths(manifest: &Manifest, splits: &Splits, model: &dyn Program) -> Result<(), Failure> {
+    let mut known = Vec::new();
+    for (name, source) in manifest.data.splits().filter(|(_, source)| source.texts.is_some()) {
+        let Some(data) = splits.named(name) else { continue };
+        let longest = longest(data);
+        let Some(call) = data.calls(longest..longest + 1).into_iter().next() else {
+            continue;
+        };
+        let shapes: Vec<Vec<usize>> = call.iter().map(|(_, input)| input.shape().to_vec()).collect();
+        if known.contains(&shapes) {
+            continue;
+        }
+        let feeds: Feeds = call.into_iter().collect();
+        if let Err(error) = model.forward(&feeds, &[], Mode::default()) {
+            let tokens = feeds
+                .get(TOKENS)
+                .and_then(|ids| ids.shape().last().copied())
+                .unwrap_or(0);
+            let message =
+                format!("the model does not run on texts of {tokens} tokens, the longest of this file: {error}");
+            return Err(Failure::new(exit::INPUT, message)
+                .at(source.path.value.display().to_string())
+                .help("if it has positions for fewer tokens, cut longer texts: write `max_length`"));
+        }
+        known.push(shapes);
+    }
+    Ok(())
+}
+
+/// The sample with the most tokens that do not fill up.
+fn longest(data: &Dataset) -> usize {
+    let mask = data.inputs().get(MASK).and_then(|mask| mask.to_i64().ok());
+    let mask = mask.unwrap_or_default();
+    let tokens = |sample: &[i64]| sample.iter().filter(|inside| **inside != 0).count();
+    let each = mask.chunks(mask.len().div_ceil(data.len()).max(1)).map(tokens);
+    each.enumerate()
+        .max_by_key(|(_, tokens)| *tokens)
+        .map_or(0, |(at, _)| at)
 }
 
 /// The tokenizer, read when the first split of texts asks for it.
@@ -36,11 +83,12 @@ impl<'m> ModelTokenizer<'m> {
     /// That of a manifest's data, or of its model.
     pub fn new(manifest: &'m Manifest, model: &Model) -> Self {
         let length = fixed_length(&model.graph);
+        let vocabulary = kmr_sdk::tokens::vocabulary(&model.graph, TOKENS);
         Self {
             manifest,
             limits: Limits {
-                vocabulary: vocabulary(&model.graph),
-                positions: length,
+                vocabulary,
+                positions: length.or_else(|| positions(&manifest.model.path.value, vocabulary)),
             },
             length,
             read: None,
@@ -132,18 +180,18 @@ fn format(format: DataFormat) -> Option<Format> {
         DataFormat::Jsonl => Format::Jsonl,
         DataFormat::Csv => Format::Csv,
         DataFormat::Tsv => Format::Tsv,
+        DataFormat::Parquet => Format::Parquet,
         _ => return None,
     })
 }
 
-/// Rows of the table that tokens are looked up in, where the graph looks them up in an initializer, or in one of fewer bits
-/// through a Cast.
-fn vocabulary(graph: &Graph) -> Option<usize> {
-    let lookup = |node: &kmr_model::Node| node.is("Gather") && node.input(1) == Some(TOKENS);
-    let table = graph.nodes.iter().find(|node| lookup(node))?.input(0)?;
-    let cast = graph.nodes.iter().find(|node| node.is("Cast") && node.id() == table);
-    let stored = cast.and_then(|cast| cast.input(0)).unwrap_or(table);
-    graph.tensor(stored)?.shape().first().copied()
+/// The positions that a model's folder has tokens for: the folder that it is, or that its file lies in, if the
+/// configuration there is one of as many tokens.
+fn positions(model: &Path, vocabulary: Option<usize>) -> Option<usize> {
+    let folder = if model.is_dir() { model } else { model.parent()? };
+    let config = kmr_huggingface::read_config(folder).ok()?;
+    let own = model.is_dir() || vocabulary == Some(config.vocabulary());
+    config.positions().filter(|_| own)
 }
 
 fn fixed_length(graph: &Graph) -> Option<usize> {

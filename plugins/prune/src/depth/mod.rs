@@ -123,6 +123,9 @@ impl Rule for PruneDepth {
                 "no blocks can be removed: no sum adds the output of layers to what they read, in the same shape"
             );
         }
+        if let Some(message) = without_effect(&self.counts, prepared.blocks.len()) {
+            log::warn!("{message}");
+        }
         let layers = prepared.blocks.iter().flat_map(|block| block.layers.iter().cloned());
         let target = (values.len() > 1).then(|| Target {
             knob: KNOB.into(),
@@ -158,6 +161,20 @@ impl Rule for PruneDepth {
         }
         Ok(applied)
     }
+}
+
+/// What is said where there are blocks, and no count takes any of them away.
+fn without_effect(counts: &[usize], blocks: usize) -> Option<String> {
+    let most = blocks.checked_sub(1)?;
+    let asked = counts.iter().filter(|&&count| count > 0);
+    if asked.clone().next().is_none() || asked.clone().any(|&count| count <= most) {
+        return None;
+    }
+    let asked: Vec<String> = asked.map(usize::to_string).collect();
+    Some(format!(
+        "knob `{KNOB}` changes nothing at {}: of {blocks} blocks one stays, so that it takes at most {most}",
+        asked.join(", ")
+    ))
 }
 
 /// A number of blocks.

@@ -213,6 +213,21 @@ fn an_output_of_the_model_keeps_its_name() {
 }
 
 #[test]
+fn counts_that_are_too_great_are_told() {
+    assert_eq!(
+        without_effect(&[0, 4, 9], 4).unwrap(),
+        "knob `blocks_removed` changes nothing at 4, 9: of 4 blocks one stays, so that it takes at most 3"
+    );
+    assert_eq!(without_effect(&[0, 3, 9], 4), None);
+    assert_eq!(without_effect(&[0], 4), None);
+    assert_eq!(
+        without_effect(&[0, 1], 0),
+        None,
+        "that there is no block is said elsewhere"
+    );
+}
+
+#[test]
 fn mistakes_are_told() {
     let refused = |config, values| rule(config, values).err().unwrap().to_string();
     assert!(refused(json!({}), "[0, 1.5]").contains("takes whole numbers from 0 on; got 1.5"));
