@@ -130,6 +130,7 @@ fn fill(
 }
 
 /// Why a file cannot be read.
+#[derive(Debug)]
 enum Trouble {
     /// It does not follow its format.
     Damaged(String),
