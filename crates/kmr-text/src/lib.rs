@@ -12,6 +12,7 @@
 //! its label says that something should be there. Samples are compared by their tokens, however they are padded.
 
 mod columns;
+mod gguf_metadata;
 mod pretokenizer;
 mod rows;
 mod source;
@@ -19,5 +20,6 @@ mod table;
 mod tokenizer;
 mod windows;
 
+pub use gguf_metadata::gguf_metadata;
 pub use source::{Content, Format, Limits, TextSource, Texts};
 pub use tokenizer::{Encoded, Tokenizer};
