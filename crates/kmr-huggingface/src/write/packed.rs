@@ -5,6 +5,7 @@
 //! for one scale; `weight_shape`, int64 [2]; and `weight_zero_point`, packed like the weight but along outputs, or for one
 //! scale an int8.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use kmr_formats::NamedArrays;
@@ -119,6 +120,7 @@ pub(super) fn pack(gathered: &Gathered, config: &Config, graph: &Graph, warnings
         };
         match (matrix, module) {
             (Ok(matrix), Some(module)) => {
+                let matrix = &*readable(matrix);
                 schemes.entry(Scheme::of(matrix)).or_default().push(module);
                 packed.weights.push((name.clone(), matrix.bits));
                 packed.tensors.extend(stored(matrix, name));
@@ -205,6 +207,17 @@ fn expressible<'m>(made: &'m Made, linear: bool, config: &Config, name: &str) ->
         Made::Codes(matrix) if matrix.is_ragged() => Err(Reason::Ragged(matrix.group, matrix.columns)),
         Made::Codes(matrix) => Ok(matrix),
     }
+}
+
+/// The matrix in bits that the package reads: of 4-bit zero points that lie in one word it makes none (0.20.1).
+fn readable(matrix: &IntegerMatrix) -> Cow<'_, IntegerMatrix> {
+    if matrix.bits == 4 && matrix.rows <= 8 && !matrix.is_symmetric() {
+        return Cow::Owned(IntegerMatrix {
+            bits: 8,
+            ..matrix.clone()
+        });
+    }
+    Cow::Borrowed(matrix)
 }
 
 /// Whether a tensor is the weight of what is a Linear layer in `transformers`: only products read it, and no expert has it.
