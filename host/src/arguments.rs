@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use kmr_formats::gguf::GgufKind;
 use kmr_manifest::Amount;
 
-use crate::{engine::EngineChoice, terminal::ColorChoice};
+use crate::{commands::gguf_kind, engine::EngineChoice, terminal::ColorChoice};
 
 /// Makes a trained model fit a budget.
 #[derive(Debug, Parser)]
@@ -182,10 +183,19 @@ pub struct Infer {
 /// `kmr convert`
 #[derive(Debug, Args)]
 pub struct Convert {
-    /// The model to read: an ONNX file, or a folder of `transformers`
+    /// The model to read: an ONNX file, a GGUF file, or a folder of `transformers`
     pub input: PathBuf,
-    /// The file to write
+    /// What to write: an ONNX file; a GGUF file where the name ends in `.gguf`; with `--like`, a new folder of
+    /// `transformers` where it does not end in `.onnx`
     pub output: PathBuf,
+    /// The folder or GGUF file that the model came from, for a folder or a GGUF file of what became of it [default:
+    /// the input, where it is one]
+    #[arg(long, value_name = "SOURCE")]
+    pub like: Option<PathBuf>,
+    /// What matrices are stored as in a GGUF file, unless a block says their integers exactly: f32, f16, q8_0, q4_0,
+    /// q4_1, q4_k or q6_k [default: f16]
+    #[arg(long, value_name = "TYPE", value_parser = gguf_kind)]
+    pub gguf_type: Option<GgufKind>,
     /// Replace calls of the model's own functions by their nodes
     #[arg(long)]
     pub inline_functions: bool,

@@ -14,6 +14,8 @@ use crate::{
     failure::Failure,
 };
 
+pub use convert::like::gguf_kind;
+
 /// Runs the command; returns the exit code of a command that came to an end.
 pub fn execute(arguments: &Arguments) -> Result<u8, Failure> {
     let common = &arguments.common;

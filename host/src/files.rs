@@ -8,6 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use kmr_huggingface::HuggingFaceError;
 use kmr_model::{
     ErrorKind, Model, ModelError,
     codec::{DataFile, DecodeOptions, ExternalData, ModelFiles},
@@ -74,7 +75,7 @@ pub fn read_reported(path: &Path) -> Result<(Model, FileReport), Failure> {
 }
 
 /// Whether a model is made of what lies at `path`, rather than stored there.
-fn is_transformer(path: &Path) -> bool {
+pub fn is_transformer(path: &Path) -> bool {
     path.is_dir() || path.extension().is_some_and(|ending| ending == "gguf")
 }
 
@@ -86,18 +87,27 @@ fn read_transformer(path: &Path) -> Result<Model, Failure> {
             kmr_huggingface::open_gguf(path)
         }
     };
-    let opened = opened.map_err(|error| {
-        let place = error.path().unwrap_or(path).display().to_string();
-        let failure = Failure::new(exit::INPUT, error.message()).at(place);
-        match error.way_out() {
-            Some(help) => failure.help(help),
-            None => failure,
-        }
-    })?;
+    let opened = opened.map_err(|error| transformer_failure(path, &error))?;
     if !opened.unused.is_empty() {
         log::info!("tensors that are no part of the model: {}", opened.unused.join(", "));
     }
     Ok(opened.model)
+}
+
+/// A folder of `transformers` or a GGUF file that cannot be used, or not be written.
+pub fn transformer_failure(path: &Path, error: &HuggingFaceError) -> Failure {
+    use kmr_huggingface::ErrorKind;
+    let code = match error.kind() {
+        ErrorKind::Unwritable | ErrorKind::Exists => exit::USAGE,
+        ErrorKind::Damaged => exit::VERIFICATION,
+        _ => exit::INPUT,
+    };
+    let place = error.path().unwrap_or(path).display().to_string();
+    let failure = Failure::new(code, error.message()).at(place);
+    match error.way_out() {
+        Some(help) => failure.help(help),
+        None => failure,
+    }
 }
 
 /// The model whose file at `path` holds `bytes`.

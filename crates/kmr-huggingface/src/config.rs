@@ -82,7 +82,7 @@ impl Config {
     }
 
     /// What stands before the number of a layer in the names of its tensors.
-    fn before_layers(&self) -> String {
+    pub(crate) fn before_layers(&self) -> String {
         match self {
             Self::Encoder(config) => format!("{}{}", config.prefix, config.names().layers),
             Self::Decoder(config) => format!("{}layers.", config.prefix),

@@ -22,6 +22,12 @@ pub enum ErrorKind {
     Tensor,
     /// The model has become something that the folder's architecture cannot express.
     Inexpressible,
+    /// The system refused to write.
+    Unwritable,
+    /// What is to be written has a name that is taken already.
+    Exists,
+    /// What was written is not what should have been.
+    Damaged,
 }
 
 /// What is wrong with a folder, where, and the way out.
@@ -65,6 +71,39 @@ impl HuggingFaceError {
         Self::new(ErrorKind::Io, format!("cannot {doing}: {cause}"))
             .file(file)
             .help("check the path and its permissions, or download the folder again")
+    }
+
+    pub(crate) fn unwritable(file: &Path, cause: &std::io::Error) -> Self {
+        Self::new(ErrorKind::Unwritable, format!("cannot be written: {cause}"))
+            .file(file)
+            .help("choose another place, or free some space")
+    }
+
+    /// A file that could not be written at `target`.
+    pub(crate) fn unwritten(error: &FormatError, target: &Path) -> Self {
+        let text = error.to_string();
+        let message = text
+            .strip_prefix(&format!("{}: ", error.file().display()))
+            .unwrap_or(&text);
+        let kind = match error.kind() {
+            kmr_formats::ErrorKind::Io => ErrorKind::Unwritable,
+            _ => ErrorKind::Inexpressible,
+        };
+        Self::new(kind, message).file(target).help(error.way_out())
+    }
+
+    pub(crate) fn taken(target: &Path, cause: &std::io::Error) -> Self {
+        match cause.kind() {
+            std::io::ErrorKind::AlreadyExists => Self::new(ErrorKind::Exists, format!("cannot be written: {cause}"))
+                .file(target)
+                .help("choose another name, or remove what is there"),
+            _ => Self::unwritable(target, cause),
+        }
+    }
+
+    pub(crate) fn damaged(what: &str) -> Self {
+        Self::new(ErrorKind::Damaged, format!("{what} is not what was written"))
+            .help("this is a defect of kmr or of the disk")
     }
 
     /// What sort of thing is wrong.

@@ -19,7 +19,7 @@
 //!
 //! [`open_gguf`] makes the same graph of a Llama in a GGUF file.
 //!
-//! [`write_back`] makes a folder of a changed model again.
+//! [`write_back`] makes a folder of a changed model again, and [`Source`] a folder or a GGUF file.
 //!
 //! [`decoder`] and [`encoder`] make the same graphs from a configuration and any source of named [`Tensors`].
 
@@ -32,6 +32,7 @@ mod folder;
 mod network;
 mod open;
 mod pooling;
+mod source;
 mod tensors;
 mod tokens;
 mod write;
@@ -42,5 +43,6 @@ pub use encoder::{EncoderConfig, EncoderFamily, EncoderHead, encoder};
 pub use error::{ErrorKind, HuggingFaceError};
 pub use open::{Opened, is_folder, open, open_gguf, read_config};
 pub use pooling::{Pool, Pooling};
+pub use source::Source;
 pub use tensors::Tensors;
-pub use write::{Written, write_back};
+pub use write::{GGUF_KINDS, Written, write_back};

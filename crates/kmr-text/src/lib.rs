@@ -9,9 +9,11 @@
 //!   follow each, where no window before has them.
 //!
 //! A blank line of a file of lines or of JSON is no sample and is passed over; an empty text in a table is an error, since
-//! its label says that something should be there, and so is nothing in a row of Parquet. Samples are compared by their tokens, however they are padded.
+//! its label says that something should be there, and so is nothing in a row of Parquet. Samples are compared by their
+//! tokens, however they are padded.
 
 mod columns;
+mod gguf_metadata;
 mod parquet;
 mod pretokenizer;
 mod rows;
@@ -20,5 +22,6 @@ mod table;
 mod tokenizer;
 mod windows;
 
+pub use gguf_metadata::gguf_metadata;
 pub use source::{Content, Format, Limits, TextSource, Texts};
 pub use tokenizer::{Encoded, Tokenizer};

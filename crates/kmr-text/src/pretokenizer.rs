@@ -7,11 +7,16 @@ use kmr_formats::{ErrorKind, FormatError};
 use serde_json::{Map, Value, json};
 
 /// Kinds of tokens in `tokenizer.ggml.token_type`.
-const CONTROL: i64 = 3;
-const USER_DEFINED: i64 = 4;
+pub(crate) const NORMAL: i64 = 1;
+pub(crate) const CONTROL: i64 = 3;
+pub(crate) const USER_DEFINED: i64 = 4;
+pub(crate) const UNUSED: i64 = 5;
+
+/// Ways of splitting that differ from each other, as [`splitting`] knows them.
+pub(crate) const SPLITTINGS: [&str; 4] = ["gpt-2", "smollm", "llama-bpe", "qwen2"];
 
 /// How text is split before merges, by `tokenizer.ggml.pre`: normalizer and pre-tokenizer.
-fn splitting(name: &str) -> Option<(Value, Value)> {
+pub(crate) fn splitting(name: &str) -> Option<(Value, Value)> {
     let bytes =
         |split: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": split});
     let sequence = |first: Value, split: bool| json!({"type": "Sequence", "pretokenizers": [first, bytes(split)]});

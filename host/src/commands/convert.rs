@@ -1,5 +1,7 @@
 //! `kmr convert`: reads a model and writes it again, changed as far as it is asked to be.
 
+pub mod like;
+
 use std::path::Path;
 
 use kmr_model::{Model, ModelError, codec::ModelFiles, compact, upgrade::upgrade};
@@ -10,12 +12,14 @@ use crate::{
     failure::Failure,
     files::{self, ReadBack},
 };
+use like::Form;
 
 /// A change of a whole model: what it gives, and what it did.
 type Change = dyn Fn(&Model) -> Result<(Model, Vec<String>), ModelError>;
 
 pub fn execute(arguments: &Convert, common: &Common) -> Result<u8, Failure> {
-    files::destination(&arguments.output)?;
+    let form = Form::of(arguments);
+    like::check(arguments, form)?;
     let mut model = files::read_model(&arguments.input)?;
     let mut changes = Vec::new();
     // Upgrading brings Constant nodes, which lifting takes away again.
@@ -33,6 +37,9 @@ pub fn execute(arguments: &Convert, common: &Common) -> Result<u8, Failure> {
         let (changed, what) = change(&model).map_err(|error| Failure::model(&arguments.input, &error))?;
         model = changed;
         changes.extend(what);
+    }
+    if form != Form::Onnx {
+        return like::write(&model, form, arguments, common, changes);
     }
     let files = layout(&model, arguments)?;
     files::write_model(&arguments.output, &files)?;

@@ -24,7 +24,7 @@ const WEIGHTS: [&str; 11] = [
     ".index.json",
 ];
 /// Files of what reads and writes texts.
-const TOKENIZER: &str = "tokenizer.json";
+pub(super) const TOKENIZER: &str = "tokenizer.json";
 
 /// Copies what is no weight and no configuration of the model: texts, tokenizers, the settings of poolings.
 pub(super) fn copy(
@@ -56,7 +56,7 @@ fn copy_folder(source: &Path, target: &Path, depth: usize) -> Result<(), Hugging
         let hidden = text.starts_with('.');
         if path.is_dir() && depth == 0 && !hidden && path.join(CONFIG).is_file() {
             let inner = target.join(&name);
-            fs::create_dir_all(&inner).map_err(|cause| HuggingFaceError::io(&inner, "make the folder", &cause))?;
+            fs::create_dir_all(&inner).map_err(|cause| HuggingFaceError::unwritable(&inner, &cause))?;
             copy_folder(&path, &inner, depth + 1)?;
         }
         let own = depth == 0 && (text == CONFIG || text == INDEX);
@@ -79,7 +79,7 @@ pub(super) fn write_object(path: &Path, map: &Map<String, Value>) -> Result<(), 
     write(path, format!("{:#}\n", Value::Object(map.clone())).as_bytes())
 }
 
-fn write(path: &Path, bytes: &[u8]) -> Result<(), HuggingFaceError> {
+pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<(), HuggingFaceError> {
     let written = kmr_platform::replace_file(path, &mut |file| file.write_all(bytes));
-    written.map_err(|cause| HuggingFaceError::io(path, "write the file", &cause))
+    written.map_err(|cause| HuggingFaceError::unwritable(path, &cause))
 }

@@ -1,10 +1,11 @@
 //! The tensors of a changed model by the names that their folder gives them.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use kmr_formats::NamedArrays;
-use kmr_model::{DType, Model, Tensor};
+use kmr_model::{DType, Graph, Model, Tensor};
 
+use super::integers::{Finder, Made, folded};
 use crate::config::Config;
 use crate::error::shown;
 use crate::network::STORED;
@@ -12,8 +13,12 @@ use crate::{ErrorKind, HuggingFaceError};
 
 /// What a changed model's folder will hold.
 pub(super) struct Gathered {
-    /// All tensors by their new names, in the order of the old files.
+    /// All tensors by their new names, in the order of the old files; those that are made of codes as float32.
     pub tensors: NamedArrays,
+    /// Those that are made of codes, by their new names.
+    pub made: HashMap<String, Made>,
+    /// The model with tensors in the place of what makes weights of codes.
+    pub folded: Graph,
     /// The layers that are left, by their old numbers.
     pub layers: Vec<usize>,
     /// Tensors that are no part of the model, by their new names.
@@ -31,7 +36,23 @@ impl Gathered {
         let initializers = &original.graph.initializers;
         let is_used =
             |name: &str| initializers.contains_key(name) || initializers.contains_key(&format!("{name}{STORED}"));
-        let values = Values::of(model);
+        refuse_quantized_activations(&model.graph)?;
+        let finder = Finder::new(&model.graph);
+        let used = tensors.keys().filter(|name| is_used(name));
+        let mut made: HashMap<String, Made> = used
+            .filter_map(|name| Some((name.clone(), finder.find(name)?)))
+            .collect();
+        let folded = folded(&model.graph, &made);
+        let values = Values::of(&folded);
+        if !tensors
+            .keys()
+            .any(|name| is_used(name) && values.read.contains(name.as_str()))
+        {
+            let message = "no tensor of the model has a name that it had where the model came from";
+            return Err(HuggingFaceError::new(ErrorKind::Inexpressible, message).help(
+                "give the folder or file that it came from; names are kept with `names = \"keep\"` under `[output]`",
+            ));
+        }
         let mut parts: BTreeMap<(usize, Option<usize>), Part> = BTreeMap::new();
         let mut found = BTreeMap::new();
         for name in tensors.keys().filter(|name| is_used(name)) {
@@ -70,6 +91,8 @@ impl Gathered {
         let layers: Vec<usize> = layers.into_iter().collect();
         let mut gathered = Self {
             tensors: NamedArrays::new(),
+            made: HashMap::new(),
+            folded: Graph::default(),
             layers,
             unused: HashSet::new(),
         };
@@ -87,6 +110,9 @@ impl Gathered {
                 }
                 renamed = config.in_layer(&renamed, layer, place);
             }
+            if let Some(made) = made.remove(name) {
+                gathered.made.insert(renamed.clone(), made);
+            }
             match found.remove(name.as_str()) {
                 Some(tensor) => gathered.tensors.insert(renamed, tensor),
                 None => {
@@ -95,6 +121,7 @@ impl Gathered {
                 }
             };
         }
+        gathered.folded = folded;
         Ok(gathered)
     }
 
@@ -106,9 +133,10 @@ impl Gathered {
             .ok_or_else(|| inexpressible(format!("tensor `{}` is gone", shown(name))))
     }
 
-    /// The element type that all weights of the model have; float32 where there are several.
+    /// The element type that all weights of the model have that are no codes; float32 where there are several.
     pub fn dtype(&self) -> DType {
-        let used = self.tensors.iter().filter(|(name, _)| !self.unused.contains(*name));
+        let plain = |name: &str| !self.unused.contains(name) && !self.made.contains_key(name);
+        let used = self.tensors.iter().filter(|(name, _)| plain(name));
         let mut types = used.map(|(_, tensor)| tensor.dtype());
         let first = types.next().unwrap_or(DType::FLOAT);
         if types.all(|dtype| dtype == first) {
@@ -116,6 +144,11 @@ impl Gathered {
         } else {
             DType::FLOAT
         }
+    }
+
+    /// Whether a tensor is no part of the model.
+    pub fn is_unused(&self, name: &str) -> bool {
+        self.unused.contains(name)
     }
 
     /// Leaves out tensors that are no part of the model and had a size that changed.
@@ -126,7 +159,7 @@ impl Gathered {
             .filter(|(old, new)| old != new)
             .map(|(old, _)| *old)
             .collect();
-        let unused = std::mem::take(&mut self.unused);
+        let unused = &self.unused;
         self.tensors.retain(|name, tensor| {
             let stays = !unused.contains(name) || !tensor.shape().iter().any(|size| gone.contains(size));
             if !stays {
@@ -158,17 +191,17 @@ impl<'n> Part<'n> {
 
 /// The float values of a model by name, as far as they are stored.
 struct Values<'m> {
-    model: &'m Model,
+    graph: &'m Graph,
     read: HashSet<&'m str>,
 }
 
 impl<'m> Values<'m> {
-    fn of(model: &'m Model) -> Self {
-        let nodes = model.graph.nodes.iter();
+    fn of(graph: &'m Graph) -> Self {
+        let nodes = graph.nodes.iter();
         let read = nodes
             .flat_map(|node| node.inputs().iter().map(String::as_str))
             .collect();
-        Self { model, read }
+        Self { graph, read }
     }
 
     /// The tensor behind the value `name`; `None` if nothing reads it any more.
@@ -176,7 +209,7 @@ impl<'m> Values<'m> {
         if !self.read.contains(name) {
             return Ok(None);
         }
-        let graph = &self.model.graph;
+        let graph = self.graph;
         if let Some(tensor) = graph.tensor(name) {
             return Ok(Some(Tensor::clone(tensor)));
         }
@@ -192,6 +225,27 @@ impl<'m> Values<'m> {
                 let message = format!("tensor `{}` is made by nodes ({})", shown(name), node.op_type());
                 Err(inexpressible(message))
             }
+        }
+    }
+}
+
+/// A model's products on integers are no folder's.
+fn refuse_quantized_activations(graph: &Graph) -> Result<(), HuggingFaceError> {
+    let quantizing = ["QuantizeLinear", "DynamicQuantizeLinear"];
+    match graph
+        .nodes
+        .iter()
+        .find(|node| quantizing.iter().any(|name| node.is(name)))
+    {
+        None => Ok(()),
+        Some(node) => {
+            let message = format!(
+                "node `{}` ({}) makes integers of activations, which is not written but as ONNX",
+                shown(node.label()),
+                node.op_type()
+            );
+            Err(HuggingFaceError::new(ErrorKind::Inexpressible, message)
+                .help("quantize weights alone (`activations = \"float\"`), or write the model as ONNX"))
         }
     }
 }

@@ -15,7 +15,6 @@ pub(super) fn edited(
     old: &Map<String, Value>,
     config: &Config,
     gathered: &Gathered,
-    graph: &Graph,
     changes: &mut Vec<String>,
 ) -> Result<(Map<String, Value>, Config), HuggingFaceError> {
     let mut edit = Edit {
@@ -24,7 +23,7 @@ pub(super) fn edited(
     };
     match config {
         Config::Encoder(config) => encoder(&mut edit, config, gathered)?,
-        Config::Decoder(config) => decoder(&mut edit, config, gathered, graph)?,
+        Config::Decoder(config) => decoder(&mut edit, config, gathered, &gathered.folded)?,
     }
     edit.dtype(gathered.dtype());
     let map = edit.map;

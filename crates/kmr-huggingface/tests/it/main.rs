@@ -3,6 +3,7 @@
 mod errors;
 mod folders;
 mod gguf;
+mod integers;
 mod outputs;
 mod pruned;
 mod round_trip;
