@@ -14,6 +14,7 @@ mod policy;
 mod services;
 mod session;
 mod setup;
+mod store;
 mod subject;
 mod transaction;
 
