@@ -67,6 +67,7 @@ pub fn parts(layers: &[Layer], targets: &[Vec<Layer>], assigned: impl Fn(&Layer,
                 // The Concat reads it.
                 false => Layer {
                     nodes: vec![layer.tensor.clone()],
+                    reader: layer.tensor.clone(),
                     ..part(layer, &rows)
                 },
             },
@@ -98,7 +99,7 @@ pub fn cut(graph: &Graph, layers: &[Layer], parts: &[Part]) -> Result<Patch> {
             build.store(&part.tensor, Tensor::from_vec(part.shape.clone(), values));
         }
         let names: Vec<&str> = of_layer.iter().map(|part| part.layer.tensor.as_str()).collect();
-        build.place(layer.nodes.first().map(String::as_str));
+        build.place(Some(&layer.reader));
         let axis = i64::try_from(layer.axis).unwrap_or(i64::MAX);
         build.node_into("Concat", &names, &[&layer.tensor], |node| node.with_int("axis", axis));
     }
@@ -178,6 +179,7 @@ fn part(layer: &Layer, rows: &Range<usize>) -> Layer {
         tensor: named(&layer.tensor),
         label: named(&layer.label),
         nodes: layer.nodes.clone(),
+        reader: layer.reader.clone(),
         shape,
         axis: layer.axis,
         stored_bits: layer.stored_bits,
@@ -200,6 +202,7 @@ mod tests {
             tensor: "w".into(),
             label: "w".into(),
             nodes: vec!["y".into()],
+            reader: "y".into(),
             shape: vec![3, rows],
             axis: 1,
             reads: Use::Unobserved,
