@@ -192,6 +192,8 @@ def main():
     for file in folder.glob("model.onnx*"):
         file.unlink()
     path = manifest(folder, arguments.samples, arguments.seed, arguments.sizes[3])
+    infer = [kmr, "infer", str(model), "--inputs", str(folder / "tokens.npz"), "--outputs", str(folder / "logits.npz")]
+    most.append(peak("infer", [*infer, "--engine", "builtin"], log))
     run = [kmr, "run", str(path), "--out", str(folder / "run"), "--engine", "builtin"]
     most.append(peak("quantize to 4 bits", run, log))
     report = json.loads((folder / "run/report.json").read_text())
