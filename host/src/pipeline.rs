@@ -15,6 +15,7 @@ mod policy;
 mod services;
 mod session;
 mod setup;
+mod store;
 mod subject;
 mod transaction;
 

@@ -103,6 +103,21 @@ impl Build {
         });
     }
 
+    /// The bytes of the tensors that the edits so far store.
+    pub fn tensor_bytes(&self) -> usize {
+        let edits = self.patch.edits.iter();
+        let bytes = edits.map(|edit| match edit {
+            Edit::StoreTensor { tensor, .. } => tensor.byte_len(),
+            _ => 0,
+        });
+        bytes.sum()
+    }
+
+    /// The edits so far, to be made by themselves; what comes after them goes on from there, names included.
+    pub fn take(&mut self) -> Patch {
+        std::mem::take(&mut self.patch)
+    }
+
     /// The edits.
     pub fn finish(self) -> Patch {
         self.patch

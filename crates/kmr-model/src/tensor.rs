@@ -9,12 +9,23 @@ use crate::{DType, ErrorKind, ModelError};
 /// A dense tensor: row-major, little-endian, packed as ONNX's `raw_data`.
 ///
 /// The bytes are shared: cloning is cheap, and they may lie in a mapped file.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Eq)]
 pub struct Tensor {
     dtype: DType,
     shape: Vec<usize>,
     bytes: Bytes,
 }
+
+impl PartialEq for Tensor {
+    fn eq(&self, other: &Self) -> bool {
+        // What is shared need not be read.
+        let shared = std::ptr::eq::<[u8]>(&*self.bytes, &*other.bytes);
+        self.dtype == other.dtype && self.shape == other.shape && (shared || self.bytes == other.bytes)
+    }
+}
+
+/// Elements that [`Tensor::visit_f32`] makes float32 at a time.
+const BLOCK: usize = 1 << 16;
 
 /// A Rust type that is the memory form of an ONNX element type.
 pub trait Element: bytemuck::Pod + Send + Sync {
@@ -163,6 +174,31 @@ impl Tensor {
         })
     }
 
+    /// Goes through the values of [`to_f32`](Self::to_f32) block by block, in their order, without a copy of all. `visit`
+    /// is given a block's first position and its values, and ends the walk by what it gives.
+    ///
+    /// # Errors
+    /// As [`to_f32`](Self::to_f32).
+    pub fn visit_f32<R>(&self, mut visit: impl FnMut(usize, &[f32]) -> Option<R>) -> Result<Option<R>, ModelError> {
+        let Some(bits) = self
+            .dtype
+            .bits()
+            .filter(|_| self.dtype.is_float() && self.dtype != DType::FLOAT)
+        else {
+            return Ok(visit(0, &self.to_f32()?));
+        };
+        let width = bits.div_ceil(8);
+        for start in (0..self.len()).step_by(BLOCK) {
+            let count = BLOCK.min(self.len() - start);
+            let bytes = self.bytes.slice(start * width..(start + count) * width);
+            let block = Self::new(self.dtype, vec![count], bytes)?;
+            if let Some(result) = visit(start, &block.to_f32()?) {
+                return Ok(Some(result));
+            }
+        }
+        Ok(None)
+    }
+
     /// A tensor of the same type and shape with other values, each rounded to the type. The counterpart of
     /// [`to_f32`](Self::to_f32).
     ///
@@ -228,5 +264,46 @@ struct Values<T>(Vec<T>);
 impl<T: Element> AsRef<[u8]> for Values<T> {
     fn as_ref(&self) -> &[u8] {
         bytemuck::cast_slice(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_are_all_values_in_their_order() {
+        let count = 2 * BLOCK + 5;
+        let halves: Vec<_> = (0..count).map(|at| half::bf16::from_f32((at % 251) as f32)).collect();
+        let singles: Vec<f32> = halves.iter().map(|value| value.to_f32()).collect();
+        let doubles: Vec<f64> = singles.iter().map(|&value| value.into()).collect();
+        for tensor in [
+            Tensor::from_vec(vec![count], halves),
+            Tensor::from_vec(vec![count], singles.clone()),
+            Tensor::from_vec(vec![count], doubles),
+        ] {
+            let mut seen = Vec::new();
+            let ended = tensor.visit_f32(|start, values| {
+                assert_eq!(start, seen.len());
+                seen.extend_from_slice(values);
+                None::<()>
+            });
+            assert_eq!(ended.unwrap(), None);
+            assert_eq!(seen, singles);
+            let found =
+                tensor.visit_f32(|start, values| Some(start + values.iter().position(|&value| value == 250.0)?));
+            assert_eq!(found.unwrap(), Some(250));
+        }
+        let integers = Tensor::from_vec(vec![2], vec![1_i64, 2]);
+        assert!(integers.visit_f32(|_, _| Some(())).is_err());
+    }
+
+    #[test]
+    fn tensors_are_equal_by_their_bytes_wherever_these_lie() {
+        let tensor = Tensor::from_vec(vec![2], vec![1.0_f32, f32::NAN]);
+        assert_eq!(tensor, tensor.clone());
+        assert_eq!(tensor, Tensor::from_vec(vec![2], vec![1.0_f32, f32::NAN]));
+        assert_ne!(tensor, Tensor::from_vec(vec![2], vec![1.0_f32, 2.0]));
+        assert_ne!(tensor, tensor.reshaped(vec![1, 2]).unwrap());
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use kmr_model::{
-    Build, Graph, ModelError, Node, Tensor, ValueInfo,
+    Build, Graph, Model, ModelError, Node, Tensor, ValueInfo,
     stored::{
         Codes, Decode, IntegerWeight, Integers, Sharing, store_half, store_integers, stored_bytes, stored_weights,
     },
@@ -93,6 +93,11 @@ fn codes(graph: &Graph, weight: &Integers) -> Vec<i16> {
 }
 
 fn stored(weights: &[Weight], decode: Decode) -> Graph {
+    stored_by(weights, decode, usize::MAX)
+}
+
+/// Stores so many weights with each edit.
+fn stored_by(weights: &[Weight], decode: Decode, size: usize) -> Graph {
     let mut graph = Graph::new("weights");
     for weight in weights {
         let read = format!("{}_read", weight.name);
@@ -124,8 +129,12 @@ fn stored(weights: &[Weight], decode: Decode) -> Graph {
         })
         .collect();
     let mut build = Build::on(&graph);
-    store_integers(&mut build, &integers, Some("w0_read"), &pack).unwrap();
-    build.finish().apply(&graph).unwrap()
+    for integers in integers.chunks(size) {
+        store_integers(&mut build, integers, Some("w0_read"), &pack).unwrap();
+        graph = build.take().apply(&graph).unwrap();
+        assert_eq!(build.tensor_bytes(), 0);
+    }
+    graph
 }
 
 /// Stores weights and checks that each is found with what its codes are worth.
@@ -183,6 +192,19 @@ fn every_form_is_found_again() {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn weights_that_are_stored_one_by_one_make_the_same_model() {
+    for decode in [Decode::Constant, Decode::Kernel] {
+        let weights = [("w0", 4), ("w1", 8), ("w2", 4), ("w3", 4)].map(|(name, bits)| {
+            // Groups that do not divide a row take nodes and shapes of their own, which weights share.
+            let sharing = Sharing::Group(if name == "w2" { 7 } else { 8 });
+            weight(name, &[16, 32], 0, bits, true, sharing)
+        });
+        let written = |size: usize| Model::new(stored_by(&weights, decode, size), 10, 21).encode_to_vec();
+        assert_eq!(written(1), written(4));
     }
 }
 

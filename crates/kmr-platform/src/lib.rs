@@ -11,6 +11,7 @@ mod file;
 mod linux;
 mod portable;
 mod replace;
+mod scratch;
 
 use std::{
     fs::File,
@@ -22,6 +23,7 @@ use bytes::Bytes;
 
 pub use file::{MAPPED_FROM, aligned_copy, map_file, read_file};
 pub use replace::{Content, destination, replace_file, replace_files};
+pub use scratch::ScratchMemory;
 
 /// The system that this program runs on.
 pub fn current() -> &'static dyn Platform {
@@ -68,6 +70,14 @@ pub trait Platform: Send + Sync {
     fn unnamed_file(&self, folder: &Path) -> io::Result<Option<File>> {
         let _ = folder;
         Ok(None)
+    }
+
+    /// A new file of `length` zeros in `folder` that can be read and written, has no name, and has all of its room.
+    ///
+    /// # Errors
+    /// If there is no such folder, or no room for the file.
+    fn scratch_file(&self, folder: &Path, length: u64) -> io::Result<File> {
+        scratch::scratch_file(folder, length)
     }
 
     /// Gives a file of [`unnamed_file`](Platform::unnamed_file) the name `path`, which nothing has.

@@ -8,11 +8,14 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, CWD, MemfdFlags, Mode, OFlags, SealFlags, fcntl_add_seals, linkat, memfd_create},
+    fs::{
+        AtFlags, CWD, FallocateFlags, MemfdFlags, Mode, OFlags, SealFlags, fallocate, fcntl_add_seals, linkat,
+        memfd_create,
+    },
     io::Errno,
 };
 
-use crate::{Keep, Platform, SealedFile};
+use crate::{Keep, Platform, SealedFile, scratch};
 
 pub struct Linux;
 
@@ -40,6 +43,20 @@ impl Platform for Linux {
         match rustix::fs::open(folder, flags, Mode::from_raw_mode(0o666)) {
             Ok(descriptor) => Ok(Some(File::from(descriptor))),
             Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn scratch_file(&self, folder: &Path, length: u64) -> io::Result<File> {
+        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+        let file = match rustix::fs::open(folder, flags, Mode::from_raw_mode(0o600)) {
+            Ok(descriptor) => File::from(descriptor),
+            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => return scratch::scratch_file(folder, length),
+            Err(error) => return Err(error.into()),
+        };
+        match fallocate(&file, FallocateFlags::empty(), 0, length) {
+            Ok(()) => Ok(file),
+            Err(Errno::OPNOTSUPP) => scratch::fill(&file, length).map(|()| file),
             Err(error) => Err(error.into()),
         }
     }

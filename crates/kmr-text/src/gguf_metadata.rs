@@ -39,7 +39,7 @@ pub fn gguf_metadata(path: &Path, bytes: &[u8], vocabulary: usize) -> Result<Vec
     let Some(name) = splitting_of(&document) else {
         return Err(unsupported("it splits text in a way that has no name in GGUF".into()));
     };
-    let tokens = Tokens::of(&document, model, vocabulary).map_err(|trouble| malformed(trouble))?;
+    let tokens = Tokens::of(&document, model, vocabulary).map_err(&malformed)?;
     let mut metadata: Vec<(String, GgufValue)> = vec![
         ("tokenizer.ggml.model".into(), "gpt2".into()),
         ("tokenizer.ggml.pre".into(), name.into()),

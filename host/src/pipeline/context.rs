@@ -14,7 +14,7 @@ use kmr_formats::Augmentation;
 use kmr_model::{Model, ModelError, codec::ModelFiles, compact, shapes::Shapes};
 use kmr_run::FileReport;
 
-use super::{data::Splits, forward::Answers};
+use super::{data::Splits, forward::Answers, store::TensorStore};
 use crate::{exit, failure::Failure, terminal::Progress};
 
 /// An engine, and the model that the run started from, ready to run in it.
@@ -96,6 +96,8 @@ pub struct Context {
     pub augmentation: Augmentation,
     /// Where training that is cut off goes on.
     pub checkpoints: PathBuf,
+    /// Where the tensors lie that rules make.
+    pub store: TensorStore,
     /// The seed of everything random.
     pub seed: u64,
     /// How many threads compute.

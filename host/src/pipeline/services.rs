@@ -196,7 +196,7 @@ impl Host for Services {
     fn output<'a>(&'a self, description: TensorDescription) -> AbiResult<OutputBufferBox<'a>> {
         guard(|| {
             let (dtype, shape) = read_description(&description).map_err(PluginError::from)?;
-            let buffer = self.transaction.buffer(dtype, shape)?;
+            let buffer = self.transaction.buffer(&self.context.store, dtype, shape)?;
             Ok(OutputBuffer_TO::from_value(buffer, TD_Opaque))
         })
     }

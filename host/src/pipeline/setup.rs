@@ -24,6 +24,7 @@ use super::{
     further,
     plan::Plan,
     policy::{Chosen, choose},
+    store::TensorStore,
     subject::{Subject, SubjectFailure},
 };
 use crate::{
@@ -108,6 +109,7 @@ impl Setup {
                     flip: augment.flip,
                 }),
             checkpoints: folder.join(RunFolder::CHECKPOINTS),
+            store: TensorStore::new(folder.to_owned()),
             seed: plan.resolved.policy.seed,
             threads,
             interrupted,
@@ -207,9 +209,13 @@ fn check_weights(model: &Model, path: &Path) -> Result<(), Failure> {
         if !tensor.dtype().is_float() {
             continue;
         }
-        let values = tensor.to_f32().map_err(|error| Failure::model(path, &error))?;
-        if let Some(position) = values.iter().position(|value| value.is_nan()) {
-            let message = format!("tensor `{name}` holds {} at element {position}", values[position]);
+        let not_a_number = |start: usize, values: &[f32]| {
+            let position = values.iter().position(|value| value.is_nan())?;
+            Some((start + position, values[position]))
+        };
+        let found = tensor.visit_f32(not_a_number);
+        if let Some((position, value)) = found.map_err(|error| Failure::model(path, &error))? {
+            let message = format!("tensor `{name}` holds {value} at element {position}");
             return Err(Failure::new(exit::INPUT, message)
                 .at(path.display().to_string())
                 .help("a model with such weights cannot be compared; train or export it again"));

@@ -5,42 +5,12 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use bytes::Bytes;
 use kmr_abi::{AbiResult, ErrorCode, OutputBuffer, PluginError, abi_stable::std_types::RSliceMut, guard};
 use kmr_compute::{Engine, Program};
 use kmr_model::{DType, Model, Patch, Tensor};
 use kmr_sdk::Error;
 
-/// One cache line of a buffer; its alignment is the buffer's.
-#[repr(C, align(64))]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Line([u8; 64]);
-
-/// Zeroed, 64-byte aligned memory.
-struct AlignedMemory {
-    lines: Vec<Line>,
-    length: usize,
-}
-
-impl AlignedMemory {
-    fn new(length: usize) -> Option<Self> {
-        let count = length.div_ceil(64);
-        let mut lines = Vec::new();
-        lines.try_reserve_exact(count).ok()?;
-        lines.resize(count, Line([0; 64]));
-        Some(Self { lines, length })
-    }
-
-    fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut bytemuck::cast_slice_mut(&mut self.lines)[..self.length]
-    }
-}
-
-impl AsRef<[u8]> for AlignedMemory {
-    fn as_ref(&self) -> &[u8] {
-        &bytemuck::cast_slice(&self.lines)[..self.length]
-    }
-}
+use super::store::{TensorMemory, TensorStore};
 
 /// The present state of a candidate.
 struct State {
@@ -111,8 +81,8 @@ impl Transaction {
         number
     }
 
-    /// Memory for a tensor of this type and shape.
-    pub fn buffer(&self, dtype: DType, shape: Vec<usize>) -> Result<Buffer, PluginError> {
+    /// Memory of `store` for a tensor of this type and shape.
+    pub fn buffer(&self, store: &TensorStore, dtype: DType, shape: Vec<usize>) -> Result<Buffer, PluginError> {
         let elements = shape
             .iter()
             .try_fold(1_usize, |product, &size| product.checked_mul(size));
@@ -122,10 +92,10 @@ impl Transaction {
                 format!("{dtype} of shape {shape:?} is no number of bytes"),
             )
         })?;
-        let memory = AlignedMemory::new(length).ok_or_else(|| {
+        let memory = store.memory(length).map_err(|error| {
             PluginError::new(
                 ErrorCode::OUT_OF_MEMORY,
-                format!("there is no memory for {length} bytes"),
+                format!("there is no memory for {length} bytes: {error}"),
             )
         })?;
         Ok(Buffer {
@@ -139,7 +109,7 @@ impl Transaction {
 
 /// Memory that a plugin fills.
 pub struct Buffer {
-    memory: Option<AlignedMemory>,
+    memory: Option<TensorMemory>,
     dtype: DType,
     shape: Vec<usize>,
     transaction: Transaction,
@@ -160,7 +130,7 @@ impl OutputBuffer for Buffer {
     fn commit(&mut self) -> AbiResult<u64> {
         guard(|| {
             let memory = self.memory.take().ok_or_else(committed)?;
-            let tensor = Tensor::new(self.dtype, self.shape.clone(), Bytes::from_owner(memory))
+            let tensor = Tensor::new(self.dtype, self.shape.clone(), memory.into_bytes())
                 .map_err(|error| PluginError::new(ErrorCode::SHAPE, error.to_string()))?;
             Ok(self.transaction.commit(tensor))
         })

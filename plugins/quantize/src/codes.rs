@@ -22,8 +22,12 @@ use crate::{
 /// observed when they are needed, and dropped.
 const KEPT_BYTES: usize = 512 << 20;
 
+/// Codes that look at no data are remembered of models of up to this many weights. Those of larger ones are found again
+/// when they are asked for again.
+const REMEMBERED_WEIGHTS: usize = 256 << 20;
+
 /// A layer's position, and the bits of its codes.
-type Wanted = (usize, u8);
+pub type Wanted = (usize, u8);
 
 /// The layers of a model, in which nothing is quantized yet.
 #[derive(Clone, Copy)]
@@ -63,6 +67,7 @@ impl Codes {
             .filter(|one| !self.known.contains_key(one) && seen.insert(*one))
             .collect();
         let observed = config.method == Method::Gptq && !missing.is_empty();
+        let mut found: HashMap<Wanted, Arc<Encoded>> = HashMap::new();
         if observed && self.inputs.is_none() && gram_bytes(source.layers) <= KEPT_BYTES {
             let all: Vec<usize> = (0..source.layers.len()).collect();
             self.inputs = Some(source.observe(host, &all)?);
@@ -71,16 +76,22 @@ impl Codes {
             for (position, bits) in missing {
                 let inputs = self.inputs.as_ref().and_then(|inputs| inputs[position].as_deref());
                 let encoded = source.encode((position, bits), inputs.map(Vec::as_slice))?;
-                self.known.insert((position, bits), encoded);
+                found.insert((position, bits), encoded);
             }
         } else {
             for stage in source.stages(&missing) {
-                for (one, encoded) in source.encode_stage(host, &stage)? {
-                    self.known.insert(one, encoded);
-                }
+                found.extend(source.encode_stage(host, &stage)?);
             }
         }
-        Ok(wanted.iter().filter_map(|one| self.known.get(one).cloned()).collect())
+        let all = wanted
+            .iter()
+            .filter_map(|one| self.known.get(one).or_else(|| found.get(one)));
+        let all = all.cloned().collect();
+        let weights: usize = source.layers.iter().map(Layer::len).sum();
+        if observed || weights <= REMEMBERED_WEIGHTS {
+            self.known.extend(found);
+        }
+        Ok(all)
     }
 
     /// Stage by stage, each on what the quantized stages before it really give.

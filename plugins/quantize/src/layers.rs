@@ -23,8 +23,11 @@ pub struct Layer {
     pub tensor: String,
     /// What people call it.
     pub label: String,
-    /// The ids of the nodes that read it, in the order of the graph.
+    /// The ids of the nodes that multiply or gather it, in the order of the graph.
     pub nodes: Vec<String>,
+    /// The id of the first node that reads it, before which it has to be there: the first of these, or one that gives it
+    /// another form for them.
+    pub reader: String,
     /// Its shape.
     pub shape: Vec<usize>,
     /// The axis of its output channels: the rows of the matrix.
@@ -111,17 +114,26 @@ pub fn layers(graph: &Graph, embeddings: bool) -> Vec<Layer> {
         }
         _ => None,
     };
+    let reader = |name: &str, nodes: &[String]| {
+        let first = index.consumers(name).iter().map(|&(reader, _)| reader).min();
+        let first = first.map(|reader| graph.nodes[reader].id().to_owned());
+        first.or_else(|| nodes.first().cloned()).unwrap_or_default()
+    };
     let found = weights::weights(graph).into_iter();
     let mut layers: Vec<Layer> = found
         .filter_map(|weight| bits(&weight.tensor).map(|bits| (weight, bits)))
-        .map(|(weight, stored_bits)| Layer {
-            stored_bits,
-            label: label(&weight.tensor, weight.label()),
-            nodes: weight.readers.iter().map(|reader| reader.node.clone()).collect(),
-            axis: weight.output_axis,
-            reads: products(graph, &weight),
-            tensor: weight.tensor,
-            shape: weight.shape,
+        .map(|(weight, stored_bits)| {
+            let nodes: Vec<String> = weight.readers.iter().map(|reader| reader.node.clone()).collect();
+            Layer {
+                stored_bits,
+                label: label(&weight.tensor, weight.label()),
+                reader: reader(&weight.tensor, &nodes),
+                nodes,
+                axis: weight.output_axis,
+                reads: products(graph, &weight),
+                tensor: weight.tensor,
+                shape: weight.shape,
+            }
         })
         .collect();
     if embeddings {
@@ -136,13 +148,15 @@ pub fn layers(graph: &Graph, embeddings: bool) -> Vec<Layer> {
             if known || !index.is_inner(tensor) || !readers.iter().all(by_rows) {
                 continue;
             }
+            let nodes: Vec<String> = readers
+                .iter()
+                .map(|&(reader, _)| graph.nodes[reader].id().to_owned())
+                .collect();
             layers.push(Layer {
                 tensor: tensor.to_owned(),
                 label: label(tensor, node.label()),
-                nodes: readers
-                    .iter()
-                    .map(|&(reader, _)| graph.nodes[reader].id().to_owned())
-                    .collect(),
+                reader: reader(tensor, &nodes),
+                nodes,
                 shape: graph
                     .tensor(tensor)
                     .map_or_else(Vec::new, |tensor| tensor.shape().to_vec()),
@@ -209,21 +223,41 @@ fn label(tensor: &str, node: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use kmr_sdk::{half, model::Tensor};
     use proptest::prelude::*;
 
     use super::*;
-    use crate::testing::{node, tensor};
+    use crate::testing::{graph, node, tensor};
 
     fn layer(shape: &[usize], axis: usize) -> Layer {
         Layer {
             tensor: "w".into(),
             label: "w".into(),
             nodes: vec!["y".into()],
+            reader: "y".into(),
             shape: shape.to_vec(),
             axis,
             reads: Use::Unobserved,
             stored_bits: 32,
         }
+    }
+
+    /// What reads a weight of 16 bits first is not the product, but the Cast before it.
+    #[test]
+    fn a_weight_is_needed_before_its_form() {
+        let halves = Tensor::from_vec(vec![3, 4], vec![half::bf16::ONE; 12]);
+        let nodes = vec![
+            node("Relu", &["x"], "h"),
+            node("Cast", &["w"], "wide").with_int("to", 1),
+            node("Gemm", &["h", "wide"], "y").with_int("transB", 1),
+        ];
+        let found = layers(&graph(&[2, 4], &[("w", halves)], nodes), true);
+        let told: Vec<_> = found
+            .iter()
+            .map(|layer| (&*layer.tensor, &*layer.nodes[0], &*layer.reader))
+            .collect();
+        assert_eq!(told, [("w", "y", "wide")]);
+        assert_eq!(found[0].stored_bits, 16);
     }
 
     #[test]

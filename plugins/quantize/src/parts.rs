@@ -1,7 +1,7 @@
 //! Layers whose output channels are stored in several numbers of bits: the weight is cut into parts of neighboring
 //! channels, which a Concat joins.
 
-use std::{collections::BTreeMap, ops::Range};
+use std::{borrow::Cow, collections::BTreeMap, ops::Range};
 
 use kmr_methods::{Granularity, Quantized};
 use kmr_sdk::{
@@ -67,6 +67,7 @@ pub fn parts(layers: &[Layer], targets: &[Vec<Layer>], assigned: impl Fn(&Layer,
                 // The Concat reads it.
                 false => Layer {
                     nodes: vec![layer.tensor.clone()],
+                    reader: layer.tensor.clone(),
                     ..part(layer, &rows)
                 },
             },
@@ -98,7 +99,7 @@ pub fn cut(graph: &Graph, layers: &[Layer], parts: &[Part]) -> Result<Patch> {
             build.store(&part.tensor, Tensor::from_vec(part.shape.clone(), values));
         }
         let names: Vec<&str> = of_layer.iter().map(|part| part.layer.tensor.as_str()).collect();
-        build.place(layer.nodes.first().map(String::as_str));
+        build.place(Some(&layer.reader));
         let axis = i64::try_from(layer.axis).unwrap_or(i64::MAX);
         build.node_into("Concat", &names, &[&layer.tensor], |node| node.with_int("axis", axis));
     }
@@ -106,9 +107,9 @@ pub fn cut(graph: &Graph, layers: &[Layer], parts: &[Part]) -> Result<Patch> {
 }
 
 /// These rows of a layer's integers.
-pub fn rows_of(quantized: &Quantized, rows: &Range<usize>) -> Quantized {
+pub fn rows_of<'q>(quantized: &'q Quantized, rows: &Range<usize>) -> Cow<'q, Quantized> {
     if rows.len() == quantized.rows {
-        return quantized.clone();
+        return Cow::Borrowed(quantized);
     }
     let columns = quantized.columns;
     let shared = match quantized.granularity {
@@ -118,13 +119,38 @@ pub fn rows_of(quantized: &Quantized, rows: &Range<usize>) -> Quantized {
             rows.start * each..rows.end * each
         }
     };
-    Quantized {
+    Cow::Owned(Quantized {
         rows: rows.len(),
         codes: quantized.codes[rows.start * columns..rows.end * columns].to_vec(),
         scales: quantized.scales[shared.clone()].to_vec(),
         zero_points: quantized.zero_points[shared].to_vec(),
         ..*quantized
+    })
+}
+
+/// `parts` of integers in runs that are encoded and stored together: all at once up to `elements`. Beyond that, what may
+/// be packed into one chain of nodes comes first, and the others in their order, so many elements or one part at a time.
+pub fn batches<'p>(parts: Vec<&'p Part>, elements: usize) -> Vec<Vec<&'p Part>> {
+    let size = |part: &Part| part.layer.len();
+    if parts.iter().map(|part| size(part)).sum::<usize>() <= elements {
+        return vec![parts];
     }
+    let has_type = |part: &&Part| matches!(part.bits, Bits::Integer(4 | 8));
+    let (plain, chained): (Vec<&Part>, Vec<&Part>) = parts.into_iter().partition(has_type);
+    let mut batches = vec![chained];
+    let mut filled = elements;
+    for part in plain {
+        filled += size(part);
+        match batches.last_mut() {
+            Some(batch) if filled <= elements => batch.push(part),
+            _ => {
+                filled = size(part);
+                batches.push(vec![part]);
+            }
+        }
+    }
+    batches.retain(|batch| !batch.is_empty());
+    batches
 }
 
 /// What each layer's bias is corrected by, put together from its parts; layers without are left out.
@@ -153,6 +179,7 @@ fn part(layer: &Layer, rows: &Range<usize>) -> Layer {
         tensor: named(&layer.tensor),
         label: named(&layer.label),
         nodes: layer.nodes.clone(),
+        reader: layer.reader.clone(),
         shape,
         axis: layer.axis,
         stored_bits: layer.stored_bits,
@@ -175,11 +202,41 @@ mod tests {
             tensor: "w".into(),
             label: "w".into(),
             nodes: vec!["y".into()],
+            reader: "y".into(),
             shape: vec![3, rows],
             axis: 1,
             reads: Use::Unobserved,
             stored_bits: 32,
         }
+    }
+
+    #[test]
+    fn batches_keep_every_part_and_hold_so_many_weights_or_one_part() {
+        let part = |rows: usize, bits: u8| Part {
+            position: 0,
+            rows: 0..rows,
+            layer: layer(rows),
+            bits: Bits::Integer(bits),
+        };
+        let parts = [
+            part(1, 4),
+            part(2, 3),
+            part(2, 8),
+            part(9, 4),
+            part(1, 4),
+            part(1, 2),
+            part(2, 4),
+        ];
+        let rows = |elements: usize| -> Vec<Vec<usize>> {
+            let batches = batches(parts.iter().collect(), elements);
+            let rows = |batch: Vec<&Part>| batch.iter().map(|part| part.rows.end).collect();
+            batches.into_iter().map(rows).collect()
+        };
+        // Three elements to a row.
+        assert_eq!(rows(54), [vec![1, 2, 2, 9, 1, 1, 2]]);
+        assert_eq!(rows(12), [vec![2, 1], vec![1, 2], vec![9], vec![1, 2]]);
+        assert_eq!(rows(0), [vec![2, 1], vec![1], vec![2], vec![9], vec![1], vec![2]]);
+        assert_eq!(batches(Vec::new(), 0).concat().len(), 0);
     }
 
     proptest! {

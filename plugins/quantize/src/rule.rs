@@ -1,6 +1,7 @@
 //! The rule `quantize`.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
 };
@@ -19,14 +20,14 @@ use crate::{
     activations::{self, Activation},
     awq,
     bits::{Bits, KNOB, Setting},
-    codes::{Codes, Source},
+    codes::{Codes, Source, Wanted},
     config::{Activations, Choice, Config, IntegerLayers, Method},
     dynamic, equalize, fold, hard_swish,
     layers::{Layer, Use, layers},
     parts::{self, Part},
     placement, smooth,
     storage::{self, Decode, Stored},
-    values::{finite, is_unscaled, own, with_values},
+    values::{check_finite, finite, is_unscaled, own, with_values},
     weights::{self, Encoded},
 };
 
@@ -34,6 +35,10 @@ use crate::{
 const MODEL: &str = "model";
 /// Models that are remembered with what was found out about them.
 const REMEMBERED: usize = 3;
+/// Weights that are encoded and stored at a time, where there are more; a larger one is so alone.
+const BATCH: usize = 64 << 20;
+/// Bytes of tensors that edits may hold before they are made.
+const HELD_BYTES: usize = 128 << 20;
 /// About what decoding a weight takes beside its codes and scales.
 const DECODING_BYTES: usize = 120;
 
@@ -94,7 +99,7 @@ impl Rule for Quantize {
             .check(names.chain(layers.iter().flat_map(|layer| layer.nodes.iter().map(String::as_str))))?;
         let layers: Vec<Layer> = layers.into_iter().filter(|layer| !self.ignored(layer)).collect();
         for layer in &layers {
-            finite(&base.graph, &layer.tensor)?;
+            check_finite(&base.graph, &layer.tensor)?;
         }
         self.needs_data(host, &layers)?;
         let target = |target: &str, label: &str, layers: &[&Layer]| {
@@ -330,9 +335,22 @@ impl Quantize {
             .filter_map(|(node, integer)| integer.then_some(node.id()))
             .collect();
         let works_on_integers = |layer: &Layer| layer.nodes.iter().any(|node| on_integers.contains(node.as_str()));
+        let wanted = |part: &Part| match part.bits {
+            Bits::Integer(bits) => Some((part.position, self.codes(bits, works_on_integers(&part.layer)))),
+            _ => None,
+        };
+        let integers: Vec<&Part> = parts.iter().filter(|part| wanted(part).is_some()).collect();
+        // Layers are observed while they are whole; what looks at no data is encoded when it is stored.
+        let mut observed: Option<HashMap<Wanted, Arc<Encoded>>> = None;
+        if self.config.method == Method::Gptq && !costs_only {
+            let all: Vec<Wanted> = integers.iter().filter_map(|part| wanted(part)).collect();
+            let encoded = self.encoded(host, prepared, &all, costs_only)?;
+            observed = Some(all.into_iter().zip(encoded).collect());
+        }
+        if !cut.edits.is_empty() {
+            host.edit(&cut)?;
+        }
         let mut build = Build::on(&graph);
-        let mut integers: Vec<&Part> = Vec::new();
-        let mut wanted: Vec<(usize, u8)> = Vec::new();
         for part in &parts {
             let (position, layer) = (part.position, &part.layer);
             let what = match part.rows.len() == layers[position].rows() {
@@ -340,40 +358,36 @@ impl Quantize {
                 false => format!("weights of channels {} to {}", part.rows.start, part.rows.end - 1),
             };
             applied.change(&layers[position].nodes[0], &what, Bits::Off.name(), part.bits.name());
-            match part.bits {
-                Bits::Off => {}
-                Bits::Float16 | Bits::BFloat16 => {
-                    build.place(layer.nodes.first().map(String::as_str));
-                    storage::store_half(&mut build, layer, &finite(&graph, &layer.tensor)?, part.bits)?;
-                }
-                Bits::Integer(bits) => {
-                    wanted.push((position, self.codes(bits, works_on_integers(layer))));
-                    integers.push(part);
-                }
+            if matches!(part.bits, Bits::Float16 | Bits::BFloat16) {
+                build.place(Some(&layer.reader));
+                storage::store_half(&mut build, layer, &finite(&graph, &layer.tensor)?, part.bits)?;
+                make_edits(host, &mut build, HELD_BYTES)?;
             }
         }
-        // Layers are observed while they are whole.
-        let encoded = self.encoded(host, prepared, &wanted, costs_only)?;
-        if !cut.edits.is_empty() {
-            host.edit(&cut)?;
-        }
-        let quantized: Vec<Quantized> = integers
-            .iter()
-            .zip(&encoded)
-            .map(|(part, encoded)| parts::rows_of(&encoded.quantized, &part.rows))
-            .collect();
-        let corrected = integers.iter().zip(&encoded);
-        let corrected = corrected.map(|(part, encoded)| (part.position, &part.rows, &**encoded));
-        for (position, correction) in parts::corrections(&layers, corrected) {
-            if let Some(bias) = &prepared.biases[position] {
-                correct(&mut build, &graph, bias, &correction)?;
+        if let Some(observed) = &observed {
+            let corrected = integers.iter().filter_map(|part| {
+                let encoded = observed.get(&wanted(part)?)?;
+                Some((part.position, &part.rows, &**encoded))
+            });
+            for (position, correction) in parts::corrections(&layers, corrected) {
+                if let Some(bias) = &prepared.biases[position] {
+                    correct(&mut build, &graph, bias, &correction)?;
+                }
             }
         }
         let first = graph.nodes.first().map(|node| node.id().to_owned());
-        let stored: Vec<Stored<'_>> = integers
-            .iter()
-            .zip(&quantized)
-            .map(|(part, quantized)| {
+        for batch in parts::batches(integers.clone(), BATCH) {
+            let all: Vec<Wanted> = batch.iter().filter_map(|part| wanted(part)).collect();
+            let encoded = match &observed {
+                Some(observed) => all.iter().filter_map(|one| observed.get(one).cloned()).collect(),
+                None => self.encoded(host, prepared, &all, costs_only)?,
+            };
+            let quantized: Vec<Cow<'_, Quantized>> = batch
+                .iter()
+                .zip(&encoded)
+                .map(|(part, encoded)| parts::rows_of(&encoded.quantized, &part.rows))
+                .collect();
+            let stored = batch.iter().zip(&quantized).map(|(part, quantized)| {
                 let layer = &part.layer;
                 let integer = works_on_integers(layer);
                 Stored {
@@ -388,15 +402,14 @@ impl Quantize {
                         && integer
                         && !reads(&graph, layer, "Conv"),
                 }
-            })
-            .collect();
-        storage::store_integers(&mut build, &stored, first.as_deref())?;
-        host.edit(&build.finish())?;
-        let integer_layers: Vec<&Layer> = stored
-            .iter()
-            .map(|stored| stored.layer)
-            .filter(|layer| works_on_integers(layer))
-            .collect();
+            });
+            let stored: Vec<Stored<'_>> = stored.collect();
+            storage::store_integers(&mut build, &stored, first.as_deref())?;
+            make_edits(host, &mut build, HELD_BYTES)?;
+        }
+        make_edits(host, &mut build, 0)?;
+        let integer_layers = integers.iter().map(|part| &part.layer);
+        let integer_layers: Vec<&Layer> = integer_layers.filter(|layer| works_on_integers(layer)).collect();
         match self.config.activations {
             Activations::Float => Ok(()),
             Activations::Dynamic => {
@@ -411,7 +424,7 @@ impl Quantize {
                 host.edit(&patch)
             }
             Activations::Static => {
-                let left = stored.len() - integer_layers.len();
+                let left = integers.len() - integer_layers.len();
                 if left > 0 {
                     applied.notes.push(format!(
                         "{left} weights are left to floating point, which is faster there"
@@ -486,7 +499,7 @@ impl Quantize {
         &self,
         host: &Host<'_>,
         prepared: &mut Prepared,
-        wanted: &[(usize, u8)],
+        wanted: &[Wanted],
         costs_only: bool,
     ) -> Result<Vec<Arc<Encoded>>> {
         if costs_only {
@@ -543,6 +556,14 @@ impl Quantize {
             && matches!(layer.reads, Use::Products(_))
             && reads(graph, layer, "MatMul")
     }
+}
+
+/// Makes the edits that are gathered, if they hold more than `held_bytes` of tensors.
+fn make_edits(host: &Host<'_>, build: &mut Build, held_bytes: usize) -> Result<()> {
+    if held_bytes > 0 && build.tensor_bytes() <= held_bytes {
+        return Ok(());
+    }
+    host.edit(&build.take())
 }
 
 /// Whether nodes of this operator alone read `layer`.

@@ -30,7 +30,7 @@ impl<'q> Stored<'q> {
             tensor: &layer.tensor,
             shape: &layer.shape,
             axis: layer.axis,
-            reader: layer.nodes.first().map(String::as_str),
+            reader: Some(&layer.reader),
             bits: quantized.grid.bits(),
             low: quantized.grid.low(),
             sharing: match quantized.granularity {
@@ -116,6 +116,7 @@ mod tests {
             tensor: name.into(),
             label: name.into(),
             nodes: vec![format!("{name}_read")],
+            reader: format!("{name}_read"),
             shape: shape.to_vec(),
             axis,
             reads: Use::Unobserved,

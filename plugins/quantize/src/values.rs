@@ -46,20 +46,37 @@ pub fn is_unscaled(gemm: &Node) -> bool {
 /// The values of initializer `name` as float32, all of them finite.
 ///
 /// # Errors
-/// If there is no such initializer, or it holds what is no finite number.
+/// As [`check_finite`].
 pub fn finite(graph: &Graph, name: &str) -> Result<Vec<f32>> {
-    let place = || format!("tensor `{name}`");
+    let tensor = check_finite(graph, name)?;
+    let values = tensor.to_f32().map_err(|error| Error::from(error).at(place(name)))?;
+    Ok(values.into_owned())
+}
+
+fn place(name: &str) -> String {
+    format!("tensor `{name}`")
+}
+
+/// The initializer `name`, whose values are all finite.
+///
+/// # Errors
+/// If there is no such initializer, or it holds what is no finite number.
+pub fn check_finite<'g>(graph: &'g Graph, name: &str) -> Result<&'g Tensor> {
     let tensor = graph
         .tensor(name)
-        .ok_or_else(|| Error::not_found("does not exist").at(place()))?;
-    let values = tensor.to_f32().map_err(|error| Error::from(error).at(place()))?;
-    let count = values.iter().filter(|value| !value.is_finite()).count();
+        .ok_or_else(|| Error::not_found("does not exist").at(place(name)))?;
+    let mut count = 0;
+    let counted = tensor.visit_f32(|_, values| {
+        count += values.iter().filter(|value| !value.is_finite()).count();
+        None::<()>
+    });
+    counted.map_err(|error| Error::from(error).at(place(name)))?;
     if count > 0 {
         let message = format!(
             "holds {count} values that are NaN or infinite, which no scale can reach; \
              export the model again from a checkpoint whose weights are finite, or name it in `config.ignore`"
         );
-        return Err(Error::unsupported(message).at(place()));
+        return Err(Error::unsupported(message).at(place(name)));
     }
-    Ok(values.into_owned())
+    Ok(tensor)
 }

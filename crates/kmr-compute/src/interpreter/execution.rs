@@ -191,7 +191,9 @@ fn constant(network: &Network, id: ValueId) -> Option<Datum> {
         return Some(value.clone());
     }
     let value = Datum::from_tensor((**network.initial[id].as_ref()?).clone());
-    constants.insert(id, value.clone());
+    if !network.passing.contains(&id) {
+        constants.insert(id, value.clone());
+    }
     Some(value)
 }
 

@@ -10,7 +10,7 @@ mod value;
 mod versions;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -79,11 +79,18 @@ fn inlined(model: &Model) -> Result<Model, ComputeError> {
     Ok(inlined.0)
 }
 
+/// Bytes of a graph's initializers, as float32, up to which copies of them and what constant nodes make of them are
+/// kept. Beyond it, every execution makes anew what large ones are made into, and drops it after its last use.
+const KEPT_BYTES: usize = 1 << 30;
+/// Initializers of this many bytes, as float32, are large.
+const LARGE: usize = 64 << 10;
+
 /// What the nodes of a graph mean: the imported operator sets, and how deep the graph lies within others.
 struct Scope {
     sets: Arc<[OperatorSet]>,
     opset: i64,
     depth: usize,
+    kept_bytes: usize,
 }
 
 impl Scope {
@@ -92,6 +99,7 @@ impl Scope {
             sets: model.operator_sets().into(),
             opset: model.opset(),
             depth: 0,
+            kept_bytes: KEPT_BYTES,
         }
     }
 
@@ -100,6 +108,7 @@ impl Scope {
             sets: self.sets.clone(),
             opset: self.opset,
             depth: self.depth + 1,
+            kept_bytes: self.kept_bytes,
         }
     }
 
@@ -189,6 +198,8 @@ struct Network {
     ids: HashMap<String, ValueId>,
     producers: Vec<Option<usize>>,
     initial: Vec<Option<Arc<Tensor>>>,
+    /// Initializers of which nothing is kept from one execution to the next.
+    passing: HashSet<ValueId>,
     inputs: Vec<ValueId>,
     /// Of the inputs, to refuse what does not fit them.
     declared: HashMap<ValueId, Declared>,
@@ -213,6 +224,7 @@ impl Network {
             ids: HashMap::new(),
             producers: Vec::new(),
             initial: Vec::new(),
+            passing: HashSet::new(),
             inputs: Vec::new(),
             declared: HashMap::new(),
             outputs: Vec::new(),
@@ -238,6 +250,7 @@ impl Network {
             network.declared_outputs.push(declared);
         }
         network.refuse_disorder(scope);
+        network.passing = network.too_much(scope.kept_bytes);
         network
     }
 
@@ -303,6 +316,21 @@ impl Network {
         }
     }
 
+    /// The large initializers, if all of them take more than `kept_bytes` as float32.
+    fn too_much(&self, kept_bytes: usize) -> HashSet<ValueId> {
+        let initial = self.initial.iter().enumerate();
+        let sizes = initial.filter_map(|(id, tensor)| Some((id, tensor.as_ref()?.len().saturating_mul(4))));
+        let sizes: Vec<(ValueId, usize)> = sizes.collect();
+        match sizes.iter().map(|(_, bytes)| bytes).sum::<usize>() > kept_bytes {
+            true => sizes
+                .into_iter()
+                .filter(|(_, bytes)| *bytes >= LARGE)
+                .map(|(id, _)| id)
+                .collect(),
+            false => HashSet::new(),
+        }
+    }
+
     fn id(&mut self, name: &str) -> ValueId {
         if let Some(&id) = self.ids.get(name) {
             return id;
@@ -342,5 +370,80 @@ impl Program for Interpretation {
         mode: Mode,
     ) -> Result<Box<dyn Pullback>, ComputeError> {
         reverse::new(&self.0, feeds, outputs, trainable, mode)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kmr_model::Dimension;
+
+    use super::*;
+
+    /// A product with a weight of 16 bits, one with codes and their scales, and a sum.
+    fn model() -> Model {
+        let mut graph = Graph::new("large");
+        let shape = [Dimension::Unknown, Dimension::Fixed(160)];
+        graph.inputs = vec![ValueInfo::tensor("x", DType::FLOAT, &shape)];
+        graph.outputs = vec![ValueInfo::tensor("y", DType::FLOAT, &shape)];
+        let numbers = (0..160 * 160).map(|at| (at * 37 % 101) as f32 / 64.0 - 0.7);
+        let halves = numbers.clone().map(half::bf16::from_f32).collect::<Vec<_>>();
+        let codes = (0..160 * 160).map(|at| (at * 53 % 251) as u8 as i8).collect::<Vec<_>>();
+        for (name, tensor) in [
+            ("first", Tensor::from_vec(vec![160, 160], halves)),
+            ("codes", Tensor::from_vec(vec![160, 160], codes)),
+            ("scale", Tensor::from_vec(vec![160, 1], vec![0.01_f32; 160])),
+            ("third", Tensor::from_vec(vec![160, 160], numbers.collect::<Vec<_>>())),
+        ] {
+            graph.initializers.insert(name.into(), tensor.into());
+        }
+        for node in [
+            Node::new("Cast", "", &["first"], &["first_wide"]).with_int("to", 1),
+            Node::new("MatMul", "", &["x", "first_wide"], &["a"]),
+            Node::new("Cast", "", &["codes"], &["real"]).with_int("to", 1),
+            Node::new("Mul", "", &["real", "scale"], &["second"]),
+            Node::new("Gemm", "", &["a", "second"], &["b"]).with_int("transB", 1),
+            Node::new("MatMul", "", &["b", "third"], &["y"]),
+        ] {
+            graph.nodes.push(Arc::new(node));
+        }
+        Model::new(graph, 10, 21)
+    }
+
+    #[test]
+    fn of_large_weights_nothing_is_kept_and_answers_stay() {
+        let model = model();
+        let loaded = |kept_bytes: usize| {
+            let scope = Scope {
+                kept_bytes,
+                ..Scope::new(&model)
+            };
+            Arc::new(Network::new(Source::new(&model.graph), &scope))
+        };
+        let x = (0..3 * 160).map(|at| (at % 17) as f32 - 8.0).collect::<Vec<_>>();
+        let feeds = Feeds::from([("x".to_owned(), Tensor::from_vec(vec![3, 160], x))]);
+        let answer = |network: &Arc<Network>| {
+            let program = Interpretation(network.clone());
+            program.forward(&feeds, &[], Mode::default()).unwrap()
+        };
+        let (all, none) = (loaded(usize::MAX), loaded(3 * 4 * 160 * 160));
+        let first = answer(&none);
+        assert_eq!(first, answer(&all));
+        assert_eq!(first, answer(&none));
+        let kept = |network: &Network, name: &str| lock(&network.constants).contains_key(&network.ids[name]);
+        for name in ["first", "first_wide", "codes", "real", "second", "third"] {
+            assert!(!kept(&none, name), "{name}");
+        }
+        assert!(kept(&none, "scale"), "what is small is kept");
+        for name in ["first_wide", "second", "third"] {
+            assert!(kept(&all, name), "{name}");
+        }
+        // Derivatives read the same values.
+        let gradient = |network: &Arc<Network>| {
+            let program = Interpretation(network.clone());
+            let pullback = program.pullback(&feeds, &["y"], &["scale"], Mode::default()).unwrap();
+            let outputs = pullback.outputs().to_vec();
+            pullback.pull(outputs).unwrap()
+        };
+        assert_eq!(gradient(&none), gradient(&all));
     }
 }

@@ -29,7 +29,8 @@ pub struct Step {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
     pub steps: Vec<Step>,
-    /// Constant nodes, whose outputs are computed once and kept.
+    /// Constant nodes, whose outputs are computed once and kept. Those of initializers that are too large to keep
+    /// anything of are steps like others.
     pub constants: Vec<usize>,
     /// Values that must be fed and are not.
     pub missing: Vec<ValueId>,
@@ -70,7 +71,9 @@ impl Plan {
             // Batch normalization of a constant depends on the mode.
             let fixed = !node.node.is("BatchNormalization")
                 && !node.subgraphs.iter().any(Subgraph::has_modes)
-                && node.reads().all(|v| constant.contains(v))
+                && node
+                    .reads()
+                    .all(|v| constant.contains(v) && !network.passing.contains(v))
                 && !node.outputs.iter().flatten().any(changed);
             if fixed {
                 constant.extend(node.outputs.iter().flatten());

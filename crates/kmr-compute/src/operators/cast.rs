@@ -8,7 +8,7 @@ use kmr_model::{DType, Tensor};
 use super::{Operator, onnx, strided::Cells};
 use crate::{
     ComputeError,
-    interpreter::{Call, Outputs, Value, is_tracked},
+    interpreter::{Call, Outputs, Value, from_vec, is_tracked},
 };
 use narrow::Format;
 pub use narrow::{Overflow, ScaleRounding};
@@ -47,8 +47,34 @@ fn convert(call: &mut Call<'_>, target: DType) -> Outputs {
             other => return Err(call.unsupported(format!("rounding mode `{other}` is not known"))),
         },
     };
-    let result = cast_with(&value.into_tensor(), target, &options).map_err(|message| call.unsupported(message))?;
+    let tensor = value.into_tensor();
+    if target == DType::FLOAT
+        && let Some(values) = widened(&tensor)
+    {
+        return Ok(vec![Value::Float(from_vec(values, tensor.shape().to_vec()))]);
+    }
+    let result = cast_with(&tensor, target, &options).map_err(|message| call.unsupported(message))?;
     Ok(vec![Value::from_tensor(result)])
+}
+
+/// The values of a tensor of a type that weights are stored in, all of which float32 holds: without the wider numbers
+/// that other types go through, which take several times the memory of a large weight.
+fn widened(tensor: &Tensor) -> Option<Vec<f32>> {
+    let nibbles = |value: fn(u8) -> f32| {
+        let bytes = tensor.bytes().iter();
+        let mut values: Vec<f32> = Vec::with_capacity(tensor.len() + 1);
+        values.extend(bytes.flat_map(|byte| [value(byte & 0xf), value(byte >> 4)]));
+        values.truncate(tensor.len());
+        values
+    };
+    match tensor.dtype() {
+        DType::FLOAT16 | DType::BFLOAT16 => Some(tensor.to_f32().ok()?.into_owned()),
+        DType::INT8 => Some(tensor.values::<i8>().ok()?.iter().map(|&value| value.into()).collect()),
+        DType::UINT8 => Some(tensor.bytes().iter().map(|&value| value.into()).collect()),
+        DType::INT4 => Some(nibbles(|code| ((code << 4).cast_signed() >> 4).into())),
+        DType::UINT4 => Some(nibbles(f32::from)),
+        _ => None,
+    }
 }
 
 /// The same bits under another type.

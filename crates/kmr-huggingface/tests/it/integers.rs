@@ -136,6 +136,7 @@ fn quantized(model: &Model, forms: &[(&str, Form)], decode: Decode) -> Model {
             codes: &weight.codes,
             scales: &weight.scales,
             zero_points: &weight.zeros,
+            half_scales: false,
             decode,
             spelled_zero: false,
         })

@@ -242,11 +242,42 @@ fn nonzero(tensor: &Tensor, zero_points: Option<&ZeroPoints>) -> u64 {
     } else {
         0
     };
+    if zero_points.is_none()
+        && let Some(count) = nonzero_patterns(tensor, bits, sign)
+    {
+        return count;
+    }
     let count = (0..tensor.len()).filter(|&element| {
         let zero = zero_points.map_or(0, |points| points.at(element));
         pattern(tensor, bits, element) & !sign != zero
     });
     count.count() as u64
+}
+
+/// The elements with other bits than `sign`, where elements have a width that machines count in.
+fn nonzero_patterns(tensor: &Tensor, bits: usize, sign: u128) -> Option<u64> {
+    let bytes = &tensor.bytes()[..];
+    let count = match bits {
+        4 => {
+            let mask = (0xf & !sign) as u8;
+            let nibbles = |byte: &u8| usize::from(byte & mask != 0) + usize::from(byte >> 4 & mask != 0);
+            // The last byte may hold one element alone.
+            let (pairs, rest) = bytes.split_at_checked(tensor.len() / 2)?;
+            let rest = rest.first().filter(|_| tensor.len() % 2 == 1);
+            pairs.iter().map(nibbles).sum::<usize>() + rest.map_or(0, |byte| nibbles(&(byte & 0xf)))
+        }
+        8 => bytes.iter().filter(|&&byte| byte & !(sign as u8) != 0).count(),
+        16 => {
+            let numbers = bytes.as_chunks::<2>().0.iter().map(|&chunk| u16::from_le_bytes(chunk));
+            numbers.filter(|number| number & !(sign as u16) != 0).count()
+        }
+        32 => {
+            let numbers = bytes.as_chunks::<4>().0.iter().map(|&chunk| u32::from_le_bytes(chunk));
+            numbers.filter(|number| number & !(sign as u32) != 0).count()
+        }
+        _ => return None,
+    };
+    Some(count as u64)
 }
 
 /// The zero points of a quantized tensor: one, one per index of an axis, or one per block on it.
@@ -315,4 +346,35 @@ fn pattern(tensor: &Tensor, bits: usize, element: usize) -> u128 {
         buffer[..width].copy_from_slice(element);
     }
     u128::from_le_bytes(buffer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counting_by_machine_words_counts_what_elements_hold() {
+        for (dtype, bits) in [
+            (DType::INT4, 4),
+            (DType::FLOAT4E2M1, 4),
+            (DType::INT8, 8),
+            (DType::FLOAT8E4M3FN, 8),
+            (DType::FLOAT8E4M3FNUZ, 8),
+            (DType::BFLOAT16, 16),
+            (DType::FLOAT, 32),
+        ] {
+            for count in [0, 1, 2, 7, 64] {
+                let length = (count * bits).div_ceil(8);
+                let words = [0, 0x80, 0, 0x08, 0, 0, 0, 0x80, 0x10, 0, 0x03, 0xff, 0x88, 0, 0, 0];
+                let bytes: Vec<u8> = (0..length).map(|at| words[at % words.len()]).collect();
+                let tensor = Tensor::new(dtype, vec![count], bytes.into()).unwrap();
+                let sign = match is_float(dtype) && dtype != DType::FLOAT8E4M3FNUZ {
+                    true => 1 << (bits - 1),
+                    false => 0,
+                };
+                let one_by_one = (0..count).filter(|&at| pattern(&tensor, bits, at) & !sign != 0);
+                assert_eq!(nonzero(&tensor, None), one_by_one.count() as u64, "{count} of {dtype}");
+            }
+        }
+    }
 }

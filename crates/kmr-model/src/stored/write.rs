@@ -154,9 +154,10 @@ impl IntegerWeight<'_> {
     }
 
     /// The codes in the order that they are stored in.
-    fn stored_codes(&self) -> Vec<i16> {
+    fn stored_codes(&self) -> Cow<'_, [i16]> {
         let columns = self.columns();
         match self.blocked() {
+            Some(size) if columns.is_multiple_of(size) => Cow::Borrowed(self.codes),
             Some(size) => {
                 let width = columns.div_ceil(size) * size;
                 let padded = self.codes.chunks(columns).flat_map(|row| {
@@ -165,7 +166,7 @@ impl IntegerWeight<'_> {
                 });
                 padded.collect()
             }
-            None => self.in_tensor_order().into_owned(),
+            None => self.in_tensor_order(),
         }
     }
 
