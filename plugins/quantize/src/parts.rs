@@ -130,7 +130,7 @@ pub fn rows_of<'q>(quantized: &'q Quantized, rows: &Range<usize>) -> Cow<'q, Qua
 
 /// `parts` of integers in runs that are encoded and stored together: all at once up to `elements`. Beyond that, what may
 /// be packed into one chain of nodes comes first, and the others in their order, so many elements or one part at a time.
-pub fn batches<'p>(parts: Vec<&'p Part>, elements: usize) -> Vec<Vec<&'p Part>> {
+pub fn batches(parts: Vec<&Part>, elements: usize) -> Vec<Vec<&Part>> {
     let size = |part: &Part| part.layer.len();
     if parts.iter().map(|part| size(part)).sum::<usize>() <= elements {
         return vec![parts];

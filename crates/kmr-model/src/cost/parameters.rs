@@ -363,7 +363,7 @@ mod tests {
             (DType::BFLOAT16, 16),
             (DType::FLOAT, 32),
         ] {
-            for count in [0, 1, 2, 7, 64] {
+            for count in [0_usize, 1, 2, 7, 64] {
                 let length = (count * bits).div_ceil(8);
                 let words = [0, 0x80, 0, 0x08, 0, 0, 0, 0x80, 0x10, 0, 0x03, 0xff, 0x88, 0, 0, 0];
                 let bytes: Vec<u8> = (0..length).map(|at| words[at % words.len()]).collect();
