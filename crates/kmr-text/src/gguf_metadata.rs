@@ -200,7 +200,7 @@ mod tests {
             "model": {
                 "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
                 "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
-                "vocab": {"a": 0, "b": 1, "ab": 2, "abab": 3}, "merges": [["a", "b"], "ab ab"],
+                "vocab": {"a": 0, "b": 1, "ab": 2, "abab": 3}, "merges": [["a", "b"], ["ab", "ab"]],
             },
         })
     }
@@ -209,7 +209,11 @@ mod tests {
     fn every_known_way_of_splitting_comes_back() {
         for name in SPLITTINGS {
             let (normalizer, pre_tokenizer) = splitting(name).unwrap();
-            let bytes = document(&pre_tokenizer, &normalizer).to_string();
+            let mut document = document(&pre_tokenizer, &normalizer);
+            if name == "smollm" {
+                document["model"]["merges"] = json!(["a b", "ab ab"]);
+            }
+            let bytes = document.to_string();
             let path = Path::new("tokenizer.json");
             let metadata = gguf_metadata(path, bytes.as_bytes(), 8).unwrap();
             let gguf = Gguf {

@@ -144,7 +144,10 @@ fn an_interrupted_run_writes_the_best_model_found_so_far() {
     let artifact = fs::read(bench.path("run/best-effort.onnx")).unwrap();
     assert_eq!(report["artifact"]["bytes"], artifact.len());
     assert!((artifact.len() as u64) < fs::metadata(example().join("resnet20.onnx")).unwrap().len());
-    for line in fs::read_to_string(&journal).unwrap().lines() {
+    let whole = fs::read_to_string(bench.path("run/journal.ndjson")).unwrap();
+    assert!(whole.contains("\"event\":\"adopted\""));
+    for line in whole.lines() {
         serde_json::from_str::<serde_json::Value>(line).unwrap();
     }
+    assert!(!journal.exists());
 }
