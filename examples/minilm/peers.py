@@ -114,7 +114,7 @@ def nncf_int4(model, out):
 PEERS = {
     "ONNX Runtime, dynamic, per channel": onnxruntime_dynamic,
     "NNCF, int8 weights": nncf_int8,
-    "ONNX Runtime, 4 bits in blocks of 32, tables too": onnxruntime_4_bits,
+    "ONNX Runtime, 4 bits in blocks of 32": onnxruntime_4_bits,
     "NNCF, int4 weights in groups of 128": nncf_int4,
 }
 
