@@ -127,7 +127,7 @@ def cuts():
 
 def int8():
     """Pruned, trained back, and all layers on integers of eight bits."""
-    for size, until in ((181, "60%"), (117, "37%")):
+    for size, until in ((181, "66%"), (117, "37%")):
         eight = pack("[32, 8]", "model", 'activations = "static", integer_layers = "all"')
         run(f"int8, at most {size} kB", head("size_bytes", f"{size} kB") + shrink(until) + recover() + eight)
 
