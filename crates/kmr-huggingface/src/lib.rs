@@ -45,4 +45,4 @@ pub use open::{Opened, is_folder, open, open_gguf, read_config};
 pub use pooling::{Pool, Pooling};
 pub use source::Source;
 pub use tensors::Tensors;
-pub use write::{GGUF_KINDS, Written, write_back};
+pub use write::{GGUF_KINDS, Written, check_folder, write_back};

@@ -5,7 +5,6 @@ mod files;
 mod gathered;
 mod gguf;
 mod integers;
-mod new_folder;
 mod packed;
 mod same;
 mod sizes;
@@ -38,8 +37,18 @@ pub struct Written {
 /// # Errors
 /// Those of [`Source::read`] and [`Source::write_folder`].
 pub fn write_back(model: &Model, source: &Path, target: &Path) -> Result<Written, HuggingFaceError> {
-    refuse_source(source, target)?;
     Source::read(source)?.write_folder(model, target, None)
+}
+
+/// Refuses a target that cannot become a new folder: a file, or a folder that is not empty.
+///
+/// # Errors
+/// [`ErrorKind::Exists`] for such a one, and [`ErrorKind::Unwritable`] if it cannot be looked at.
+pub fn check_folder(target: &Path) -> Result<(), HuggingFaceError> {
+    match kmr_platform::vacant(target) {
+        Ok(_) => Ok(()),
+        Err(cause) => Err(HuggingFaceError::taken(target, &cause)),
+    }
 }
 
 fn refuse_source(source: &Path, target: &Path) -> Result<(), HuggingFaceError> {
@@ -112,7 +121,7 @@ impl Source {
         tokenizer: Option<&[u8]>,
     ) -> Result<Written, HuggingFaceError> {
         refuse_source(&self.path, target)?;
-        new_folder::vacant(target).map_err(|cause| HuggingFaceError::taken(target, &cause))?;
+        check_folder(target)?;
         let Expressed {
             gathered,
             mut map,
@@ -126,7 +135,7 @@ impl Source {
         }
         let mut warnings = Vec::new();
         let same_vocabulary = self.config.vocabulary() == config.vocabulary();
-        new_folder::new_folder(target, |folder| -> Result<(), Failed> {
+        kmr_platform::new_folder(target, |folder| -> Result<(), Failed> {
             if let Some(source) = self.folder() {
                 files::copy(source, folder, &mut warnings, same_vocabulary)?;
             }

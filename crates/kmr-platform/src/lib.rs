@@ -9,6 +9,7 @@ mod cpu;
 mod file;
 #[cfg(target_os = "linux")]
 mod linux;
+mod new_folder;
 mod portable;
 mod replace;
 mod scratch;
@@ -22,6 +23,7 @@ use std::{
 use bytes::Bytes;
 
 pub use file::{MAPPED_FROM, aligned_copy, map_file, read_file};
+pub use new_folder::{new_folder, vacant};
 pub use replace::{Content, destination, replace_file, replace_files};
 pub use scratch::ScratchMemory;
 

@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use memmap2::MmapMut;
 
-use crate::{current, portable::unique};
+use crate::{current, replace::temporary_beside};
 
 /// Writable memory in a file of its own. The file has no name any more: it is gone with its last bytes, also if this
 /// process is killed.
@@ -43,7 +43,7 @@ impl ScratchMemory {
 
 /// A file that loses its name as soon as it is open.
 pub fn scratch_file(folder: &Path, length: u64) -> io::Result<File> {
-    let path = folder.join(format!(".kmr-{}-{}.tmp", std::process::id(), unique()));
+    let path = temporary_beside(&folder.join("kmr"))?;
     let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
     std::fs::remove_file(&path)?;
     fill(&file, length)?;

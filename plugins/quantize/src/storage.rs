@@ -94,21 +94,11 @@ mod tests {
     use kmr_compute::{Engine, Interpreter, Mode};
     use kmr_methods::{Clipping, Grid, Matrix, Scheme, quantize};
     use kmr_sdk::model::{Graph, Model, Node, ValueInfo};
+    use kmr_testkit::noise;
     use proptest::prelude::*;
 
     use super::*;
     use crate::layers::Use;
-
-    fn noise(count: usize, seed: u64) -> Vec<f32> {
-        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-        let mut next = || {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            (state >> 40) as f32 / (1 << 23) as f32 - 1.0
-        };
-        (0..count).map(|_| next()).collect()
-    }
 
     fn layer(name: &str, shape: &[usize], axis: usize) -> Layer {
         Layer {

@@ -71,8 +71,8 @@ pub fn check(arguments: &Convert, form: Form) -> Result<(), Failure> {
             }
             files::destination(&arguments.output).map(drop)
         }
-        // A new folder is looked for where it is made.
-        Form::Folder => Ok(()),
+        Form::Folder => kmr_huggingface::check_folder(&arguments.output)
+            .map_err(|error| files::transformer_failure(&arguments.output, &error)),
     }
 }
 

@@ -9,19 +9,8 @@ use std::sync::Arc;
 use kmr_sdk::model::{DType, Dimension, Graph, Model, Node, Tensor, ValueInfo};
 
 pub use host::{Sample, ToyHost};
+pub use kmr_testkit::noise;
 pub use tape::evaluate;
-
-/// Numbers that look random, the same for the same seed, between -1 and 1.
-pub fn noise(count: usize, seed: u64) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
-    };
-    (0..count).map(|_| next()).collect()
-}
 
 /// A model with the input `x` `[N, inputs]` and the output `logits`.
 pub fn model(inputs: usize, tensors: Vec<(&str, Tensor)>, nodes: Vec<Node>) -> Model {

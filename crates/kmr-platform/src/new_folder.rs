@@ -1,60 +1,36 @@
 //! Folders that are there with all of their files, or not at all.
 
-use std::ffi::OsString;
-use std::fs::{self, File};
-use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use crate::replace::{folder_of, sync_folder, temporary_beside};
 
 /// Makes the folder `path` of what `write` puts into the folder that it is given: a new one beside it, which takes the
 /// name when all is written. An empty folder gives way.
 ///
 /// # Errors
 /// Those of `write` and of the system; `AlreadyExists` where something else has the name already. Nothing is left then.
-pub(super) fn new_folder<E: From<io::Error>>(path: &Path, write: impl FnOnce(&Path) -> Result<(), E>) -> Result<(), E> {
+pub fn new_folder<E: From<io::Error>>(path: &Path, write: impl FnOnce(&Path) -> Result<(), E>) -> Result<(), E> {
     let target = vacant(path)?;
-    let staged = Staged(beside(&target)?);
+    let staged = Staged(temporary_beside(&target)?);
     fs::create_dir(&staged.0)?;
     write(&staged.0)?;
-    sync(&staged.0)?;
+    sync_folder(&staged.0)?;
     // Systems differ in whether a folder can take the place of an empty one.
     if target.exists() {
         fs::remove_dir(&target)?;
     }
     fs::rename(&staged.0, &target)?;
-    sync(target.parent().unwrap_or(&target))?;
-    Ok(())
-}
-
-/// A name in the same folder that nobody looks for.
-fn beside(target: &Path) -> io::Result<PathBuf> {
-    static COUNT: AtomicUsize = AtomicUsize::new(0);
-    let name = target
-        .file_name()
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the path names no folder"))?;
-    let mut hidden = OsString::from(".");
-    hidden.push(name);
-    hidden.push(format!(
-        ".{}-{}.tmp",
-        std::process::id(),
-        COUNT.fetch_add(1, Ordering::Relaxed)
-    ));
-    Ok(target.with_file_name(hidden))
-}
-
-/// Brings the names in a folder to the disk, on systems that open folders.
-fn sync(folder: &Path) -> io::Result<()> {
-    match File::open(folder) {
-        Ok(folder) => folder.sync_all(),
-        Err(_) => Ok(()),
-    }
+    Ok(sync_folder(folder_of(&target))?)
 }
 
 /// Where a new folder for `path` goes: through links, and never in the place of anything but an empty folder.
 ///
 /// # Errors
 /// `AlreadyExists` where something else has the name.
-pub(super) fn vacant(path: &Path) -> io::Result<PathBuf> {
+pub fn vacant(path: &Path) -> io::Result<PathBuf> {
     let taken = |message: &str| Err(io::Error::new(io::ErrorKind::AlreadyExists, message.to_owned()));
     match path.metadata() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(path.to_owned()),
