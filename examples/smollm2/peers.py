@@ -26,6 +26,9 @@ DATA = HERE / "data"
 KMR = os.environ.get("KMR", HERE.parent.parent / "target" / "release" / "kmr")
 MODEL = DATA / "SmolLM2-135M-Instruct.Q4_1.gguf"
 
+# On two cores GPTQModel 7.7 takes one worker, and then fails because its loader wants two.
+os.environ.setdefault("GPTQMODEL_CPU_WORKERS", str(max(2, os.cpu_count() or 2)))
+
 
 def windows(tokenizer, name, count):
     ids = tokenizer((DATA / "brown" / name).read_text(encoding="utf-8"), add_special_tokens=False)["input_ids"]

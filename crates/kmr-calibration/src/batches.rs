@@ -2,9 +2,11 @@
 
 use kmr_sdk::{Batch, Host, Result, RunRequest};
 
-/// Values that are asked for in one pass, and samples in a batch: what is held at once.
-const VALUES: usize = 24;
+/// Samples in a batch where few values are asked for.
 const BATCH: usize = 16;
+/// Samples of a value that are held at once. Where more values are asked for, there are fewer samples in a batch, and more
+/// passes where that does not do.
+const HELD: usize = 24 * BATCH;
 
 /// Runs the candidate on up to `samples` calibration samples as often as `values` take, and gives every batch to
 /// `take`, with the position among `values` of the first that the batch holds. `doing` says what for.
@@ -20,13 +22,14 @@ pub fn each_batch(
     doing: &str,
     mut take: impl FnMut(usize, &Batch) -> Result<()>,
 ) -> Result<()> {
-    for (pass, chunk) in values.chunks(VALUES).enumerate() {
-        let first = pass * VALUES;
+    let batch = (HELD / values.len().max(1)).clamp(1, BATCH);
+    for (pass, chunk) in values.chunks(HELD).enumerate() {
+        let first = pass * HELD;
         let request = RunRequest {
             outputs: chunk.iter().map(|&value| value.to_owned()).collect(),
-            batch: Some(BATCH),
+            batch: Some(batch),
             limit: Some(samples),
-            hold: values.len() <= VALUES,
+            hold: values.len() <= HELD,
             ..Default::default()
         };
         for batch in host.run(&request)? {

@@ -95,12 +95,13 @@ pub fn observe(host: &Host<'_>, graph: &Graph, layers: &[Layer<'_>], samples: us
         }
     }
     each_batch(host, &inputs, samples, "observing the inputs of layers", |_, batch| {
-        for (value, tensor) in &batch.outputs {
-            for sum in &mut sums {
-                sum.take(value, tensor, samples, batch.size)?;
-            }
-        }
-        Ok(())
+        let all = |sum: &mut Sum<'_>| {
+            let mut outputs = batch.outputs.iter();
+            outputs.try_for_each(|(value, tensor)| sum.take(value, tensor, samples, batch.size))
+        };
+        // Of several failures the first is told, whatever the number of threads.
+        let taken: Vec<Result<()>> = sums.par_iter_mut().map(all).collect();
+        taken.into_iter().collect()
     })?;
     let finished: Vec<[Option<Arc<Vec<Inputs>>>; 2]> = sums
         .into_par_iter()

@@ -17,6 +17,9 @@
 //! The gradient by the input is a convolution of the cotangent, or one for each phase of a stride. Sums over
 //! a batch, as in the gradient by the weights and in batch normalization, are taken over a partition that
 //! follows the sizes alone, so they do not depend on the number of threads either.
+//!
+//! Beside these are sums for methods that work with Gram matrices ([`Products`], [`Lanewise`]). They round every
+//! product, on every processor alike, so that what a method makes of the same numbers is the same everywhere.
 
 mod affine;
 mod convolution;
@@ -26,10 +29,12 @@ mod finish;
 mod geometry;
 mod gradient;
 mod instruction_set;
+mod lanes;
 mod layout;
 mod moments;
 mod normalization;
 mod output;
+mod products;
 mod spread;
 mod tap;
 mod tile;
@@ -45,4 +50,6 @@ pub use error::GeometryError;
 pub use geometry::Geometry;
 pub use gradient::Gradient;
 pub use instruction_set::InstructionSet;
+pub use lanes::{LANES, Lanes, Lanewise, Levels, nearest_level};
 pub use normalization::{BatchNormalization, NormalizationGradient, Statistics};
+pub use products::Products;

@@ -1,6 +1,6 @@
 //! Loops in plain Rust, with the widest vectors that round alike everywhere.
 
-/// Defines a method of [`InstructionSet`](crate::InstructionSet) whose body is compiled for AVX2 as well.
+/// Defines a method of [`InstructionSet`](crate::InstructionSet) whose body is compiled for AVX2 and AVX-512 as well.
 macro_rules! vectorized {
     ($(#[$doc:meta])* fn $($rest:tt)*) => {
         vectorized! { @ [] $(#[$doc])* fn $($rest)* }
@@ -26,13 +26,23 @@ macro_rules! vectorized {
                     unsafe { body($($argument),*) }
                 }
 
+                #[cfg(target_arch = "x86_64")]
+                #[target_feature(enable = "avx512f")]
+                $($safety)? fn avx512($($argument: $type),*) {
+                    // SAFETY: as above.
+                    #[allow(unused_unsafe, reason = "the body may be safe")]
+                    unsafe { body($($argument),*) }
+                }
+
                 // SAFETY: a value of this type other than `Portable` is only made where the processor
-                // was asked, and every processor with AVX-512 has AVX2; the rest is up to the caller.
+                // was asked; the rest is up to the caller.
                 #[allow(unused_unsafe, reason = "the body may be safe")]
                 unsafe {
                     match self {
                         #[cfg(target_arch = "x86_64")]
-                        Self::Avx512 | Self::Avx2 => avx2($($argument),*),
+                        Self::Avx512 => avx512($($argument),*),
+                        #[cfg(target_arch = "x86_64")]
+                        Self::Avx2 => avx2($($argument),*),
                         _ => body($($argument),*),
                     }
                 }

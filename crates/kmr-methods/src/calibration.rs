@@ -5,7 +5,9 @@ mod histogram;
 
 pub use histogram::Histogram;
 
-use crate::{Grid, MethodError, fit::shrunken, rounding::level};
+use kmr_kernels::nearest_level;
+
+use crate::{Grid, MethodError, fit::shrunken};
 
 /// How a range is taken from a histogram.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -78,7 +80,7 @@ impl Histogram {
         let (low, high) = grid.levels(zero_point);
         self.bins()
             .map(|(value, count)| {
-                let off = value - f64::from(level(value as f32, scale, low, high) * scale);
+                let off = value - f64::from(nearest_level(value as f32, scale, low, high) * scale);
                 count as f64 * off * off
             })
             .sum()

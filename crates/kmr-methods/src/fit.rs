@@ -1,8 +1,9 @@
 //! Scales and zero points for given weights.
 
+use kmr_kernels::{LANES, Lanewise, Levels, nearest_level};
 use rayon::prelude::*;
 
-use crate::{Granularity, Grid, Matrix, MethodError, error::check_length, rounding::level};
+use crate::{Granularity, Grid, Matrix, MethodError, error::check_length};
 
 /// How weights become integers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -56,6 +57,7 @@ pub fn fit(weights: Matrix<'_>, scheme: &Scheme, importance: Option<&[f64]>) -> 
         }
         None => vec![1.0; columns],
     };
+    let lanewise = Lanewise::detect();
     let (scales, zero_points) = (0..count)
         .into_par_iter()
         .map(|index| {
@@ -65,6 +67,7 @@ pub fn fit(weights: Matrix<'_>, scheme: &Scheme, importance: Option<&[f64]>) -> 
                 weights: &weights.values()[members],
                 importance: &importance[first..],
                 grid: scheme.grid,
+                lanewise,
             };
             run.fit(scheme.clipping)
         })
@@ -78,10 +81,14 @@ struct Run<'a> {
     /// From the first weight's column on to the last column.
     importance: &'a [f64],
     grid: Grid,
+    lanewise: Lanewise,
 }
 
+/// A scale and a zero point.
+type Candidate = (f32, i32);
+
 impl Run<'_> {
-    fn fit(&self, clipping: Clipping) -> (f32, i32) {
+    fn fit(&self, clipping: Clipping) -> Candidate {
         let bound = |fold: fn(f64, f64) -> f64| {
             self.weights
                 .iter()
@@ -92,12 +99,15 @@ impl Run<'_> {
         if clipping == Clipping::MinMax || low == high {
             return whole;
         }
-        let mut best = (self.error(whole), whole);
-        for (low, high) in shrunken(low, high, self.grid) {
-            best = self.better(best, self.grid.cover(low, high));
+        let ranges = shrunken(low, high, self.grid).into_iter();
+        let mut candidates = vec![whole];
+        candidates.extend(ranges.map(|(low, high)| self.grid.cover(low, high)));
+        let mut best = (f64::INFINITY, whole);
+        for candidates in candidates.chunks(LANES) {
+            best = self.better(best, candidates);
         }
         for _ in 0..8 {
-            let next = self.better(best, self.refined(best.1));
+            let next = self.better(best, &[self.refined(best.1)]);
             if next == best {
                 break;
             }
@@ -106,25 +116,40 @@ impl Run<'_> {
         best.1
     }
 
-    /// The candidate with its error, if that is less than the best one's; else the best.
-    fn better(&self, best: (f64, (f32, i32)), candidate: (f32, i32)) -> (f64, (f32, i32)) {
-        let error = self.error(candidate);
-        if error < best.0 { (error, candidate) } else { best }
-    }
-
-    /// The weighted squared error of rounding to nearest.
-    fn error(&self, (scale, zero_point): (f32, i32)) -> f64 {
-        let (low, high) = self.grid.levels(zero_point);
-        self.sum(|weight, factor| {
-            let off = f64::from(weight) - f64::from(level(weight, scale, low, high) * scale);
-            factor * off * off
+    /// The first of up to [`LANES`] candidates that has the least error, if that is less than the best one's; else the
+    /// best.
+    fn better(&self, best: (f64, Candidate), candidates: &[Candidate]) -> (f64, Candidate) {
+        let errors = self.errors(candidates);
+        let each = candidates.iter().zip(errors);
+        each.fold(best, |best, (&candidate, error)| match error < best.0 {
+            true => (error, candidate),
+            false => best,
         })
     }
 
+    /// The weighted squared errors of rounding to nearest, of up to [`LANES`] candidates.
+    fn errors(&self, candidates: &[Candidate]) -> [f64; LANES] {
+        let mut levels = Levels {
+            scales: [1.0; LANES],
+            low: [0.0; LANES],
+            high: [0.0; LANES],
+        };
+        for (lane, &(scale, zero_point)) in candidates.iter().enumerate() {
+            levels.scales[lane] = scale;
+            (levels.low[lane], levels.high[lane]) = self.grid.levels(zero_point);
+        }
+        let mut errors = [0.0; LANES];
+        for row in self.weights.chunks(self.importance.len()) {
+            self.lanewise
+                .add_rounding_errors(row, self.importance, &levels, &mut errors);
+        }
+        errors
+    }
+
     /// The least-squares scale for the codes that rounding with another scale gives.
-    fn refined(&self, (scale, zero_point): (f32, i32)) -> (f32, i32) {
+    fn refined(&self, (scale, zero_point): Candidate) -> Candidate {
         let (low, high) = self.grid.levels(zero_point);
-        let level = |weight| f64::from(level(weight, scale, low, high));
+        let level = |weight| f64::from(nearest_level(weight, scale, low, high));
         let along = self.sum(|weight, factor| factor * f64::from(weight) * level(weight));
         let square = self.sum(|weight, factor| factor * level(weight) * level(weight));
         if along > 0.0 && square > 0.0 {

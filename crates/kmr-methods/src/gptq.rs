@@ -9,11 +9,10 @@
 
 mod tile;
 
+use kmr_kernels::LANES;
 use rayon::prelude::*;
 
-use crate::{
-    Granularity, Matrix, MethodError, Quantized, Scheme, fit, lanes::LANES, metric::Metric, quantize, round_to_nearest,
-};
+use crate::{Granularity, Matrix, MethodError, Quantized, Scheme, fit, metric::Metric, quantize, round_to_nearest};
 use tile::Tile;
 
 /// What the fitted scales are multiplied by in trials.
@@ -61,12 +60,7 @@ impl Default for Options {
 /// # Errors
 /// If sizes or options are outside their domain, the Gram matrix is not finite (row and column are
 /// named), or far from positive semidefinite.
-pub fn gptq<G: Copy + Into<f64> + Sync>(
-    weights: Matrix<'_>,
-    gram: &[G],
-    scheme: &Scheme,
-    options: &Options,
-) -> Result<Quantized, MethodError> {
+pub fn gptq(weights: Matrix<'_>, gram: &[f64], scheme: &Scheme, options: &Options) -> Result<Quantized, MethodError> {
     let metric = Metric::new(gram, weights.columns(), options.damping, |diagonal| {
         let mut order: Vec<usize> = (0..diagonal.len()).rev().collect();
         if options.act_order {
@@ -85,7 +79,10 @@ pub fn gptq<G: Copy + Into<f64> + Sync>(
         .step_by(LANES)
         .map(|first| {
             let mut tile = Tile::new(weights, &quantized, first);
-            tile.sweep(&metric, if refit { &STRETCHES } else { &[1.0] });
+            match refit {
+                true => tile.sweep(&metric, STRETCHES),
+                false => tile.sweep(&metric, [1.0]),
+            }
             tile.refine(&metric, options, refit);
             tile
         })

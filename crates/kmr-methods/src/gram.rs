@@ -1,9 +1,7 @@
 //! The products of every two inputs of a layer, added up so that no digits are lost.
 
-use rayon::prelude::*;
+use kmr_kernels::Products;
 
-/// Rows that are added at once, in float32, before they go into the sum in float64.
-const BLOCK: usize = 64;
 /// A variance below this part of the square is rounding of float32.
 const ROUNDING: f64 = 1e-10;
 /// The inputs of one group of a layer.
@@ -27,9 +25,8 @@ pub struct Gram {
     totals: Vec<f64>,
     /// `columns` × `columns`, the upper triangle until [`finished`](Self::finished).
     sums: Vec<f64>,
-    /// Up to [`BLOCK`] rows, each column's numbers side by side.
-    block: Vec<f32>,
-    held: usize,
+    /// Products of a few rows in float32, before they go into the sums.
+    products: Products,
 }
 
 impl Gram {
@@ -41,8 +38,7 @@ impl Gram {
             origin: Vec::new(),
             totals: vec![0.0; columns],
             sums: vec![0.0; columns * columns],
-            block: vec![0.0; columns * BLOCK],
-            held: 0,
+            products: Products::new(columns),
         }
     }
 
@@ -59,41 +55,21 @@ impl Gram {
         if self.origin.is_empty() {
             self.origin = row.to_vec();
         }
-        for (column, (value, origin)) in row.iter().zip(&self.origin).enumerate() {
-            self.block[column * BLOCK + self.held] = value - origin;
-            self.totals[column] += f64::from(value - origin);
-        }
-        self.rows += 1;
-        self.held += 1;
-        if self.held == BLOCK {
-            self.flush();
-        }
-    }
-
-    fn flush(&mut self) {
-        let Self {
-            columns,
-            sums,
-            block,
-            held,
-            ..
-        } = self;
-        let columns = *columns;
-        if *held < BLOCK {
-            block.chunks_mut(BLOCK).for_each(|column| column[*held..].fill(0.0));
-        }
-        sums.par_chunks_mut(columns.max(1)).enumerate().for_each(|(row, sums)| {
-            let own = &block[row * BLOCK..][..BLOCK];
-            for (sum, other) in sums[row..].iter_mut().zip(block[row * BLOCK..].chunks_exact(BLOCK)) {
-                *sum += f64::from(dot(own, other));
+        let (origin, totals) = (&self.origin, &mut self.totals);
+        let write = |differences: &mut [f32]| {
+            let pairs = row.iter().zip(origin);
+            for ((difference, (value, origin)), total) in differences.iter_mut().zip(pairs).zip(totals) {
+                *difference = value - origin;
+                *total += f64::from(*difference);
             }
-        });
-        *held = 0;
+        };
+        self.products.add(write, &mut self.sums);
+        self.rows += 1;
     }
 
     /// What has been added up; `centered` takes the means away.
     pub fn finished(mut self, centered: bool) -> Inputs {
-        self.flush();
+        self.products.flush(&mut self.sums);
         self.origin.resize(self.columns, 0.0);
         let count = self.rows.max(1) as f64;
         let columns = self.columns;
@@ -121,17 +97,6 @@ impl Gram {
                 .collect(),
         }
     }
-}
-
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    const LANES: usize = 16;
-    let mut lanes = [0.0_f32; LANES];
-    for (a, b) in a.chunks_exact(LANES).zip(b.chunks_exact(LANES)) {
-        for lane in 0..LANES {
-            lanes[lane] += a[lane] * b[lane];
-        }
-    }
-    lanes.iter().sum()
 }
 
 /// Whether the row at `position` is among those taken where about one in `stride` is, by a fixed pattern without a

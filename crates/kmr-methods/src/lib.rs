@@ -20,7 +20,6 @@ mod fit;
 pub mod gptq;
 pub mod gram;
 mod grid;
-mod lanes;
 pub mod loss;
 pub mod low_rank;
 mod matrix;

@@ -1,15 +1,21 @@
 //! The damped Gram matrix, by itself and factorized.
 
+use std::ops::Range;
+
+use kmr_kernels::{LANES, Lanes, Lanewise};
+
 use crate::{
     MethodError,
     cholesky::factorize,
     error::{check_finite, check_length},
-    lanes::{Lanes, dot, subtract},
 };
 
+/// Columns that move before the rest of a gradient follows.
+const BLOCK: usize = 32;
+
 /// H = the Gram matrix plus a diagonal.
-pub(crate) struct Metric<'a, G> {
-    gram: &'a [G],
+pub(crate) struct Metric<'a> {
+    gram: &'a [f64],
     columns: usize,
     /// The diagonal of H; positive.
     diagonal: Vec<f64>,
@@ -19,9 +25,10 @@ pub(crate) struct Metric<'a, G> {
     pub(crate) order: Vec<usize>,
     /// U of H = UᵀU in that order; upper.
     factor: Vec<f64>,
+    pub(crate) lanewise: Lanewise,
 }
 
-impl<'a, G: Copy + Into<f64>> Metric<'a, G> {
+impl<'a> Metric<'a> {
     /// The metric of `gram` with `damping` of its mean diagonal added; where that does not make it positive definite,
     /// damping is raised in tenfold steps up to the whole mean. `order` names the column at each position.
     ///
@@ -29,13 +36,13 @@ impl<'a, G: Copy + Into<f64>> Metric<'a, G> {
     /// If sizes or the damping are outside their domain, the Gram matrix is not finite, or far from positive
     /// semidefinite.
     pub(crate) fn new(
-        gram: &'a [G],
+        gram: &'a [f64],
         columns: usize,
         damping: f64,
         order: impl FnOnce(&[f64]) -> Vec<usize>,
     ) -> Result<Self, MethodError> {
         check(columns, gram, damping)?;
-        let bare: Vec<f64> = (0..columns).map(|at| gram[at * columns + at].into()).collect();
+        let bare: Vec<f64> = (0..columns).map(|at| gram[at * columns + at]).collect();
         if let Some(column) = bare.iter().position(|&value| value < 0.0) {
             return Err(MethodError::NotPositive { column });
         }
@@ -55,7 +62,7 @@ impl<'a, G: Copy + Into<f64>> Metric<'a, G> {
             let mut factor = vec![0.0; columns * columns];
             for (at, &row) in order.iter().enumerate() {
                 for (value, &column) in factor[at * columns..][at..columns].iter_mut().zip(&order[at..]) {
-                    *value = gram[row * columns + column].into();
+                    *value = gram[row * columns + column];
                 }
                 factor[at * columns + at] += damping[row];
             }
@@ -69,6 +76,7 @@ impl<'a, G: Copy + Into<f64>> Metric<'a, G> {
                         damping,
                         order,
                         factor,
+                        lanewise: Lanewise::detect(),
                     });
                 }
                 Err(at) if relative >= 1.0 => return Err(MethodError::NotPositive { column: order[at] }),
@@ -79,7 +87,7 @@ impl<'a, G: Copy + Into<f64>> Metric<'a, G> {
 
     /// Whether a column never had an input.
     pub(crate) fn is_dead(&self, column: usize) -> bool {
-        self.gram[column * self.columns + column].into() == 0.0
+        self.gram[column * self.columns + column] == 0.0
     }
 
     pub(crate) fn diagonal(&self) -> &[f64] {
@@ -94,30 +102,54 @@ impl<'a, G: Copy + Into<f64>> Metric<'a, G> {
 
     /// H × vector.
     pub(crate) fn product(&self, vector: &[Lanes]) -> Vec<Lanes> {
-        self.product_of(vector, 0)
+        self.product_of(vector, 0, 0..self.columns)
     }
 
-    /// H × vector, of which only the elements from `first` on are given and others are 0.
-    pub(crate) fn product_of(&self, part: &[Lanes], first: usize) -> Vec<Lanes> {
-        let mut product: Vec<Lanes> = (0..self.columns)
-            .map(|row| dot(&self.gram[row * self.columns + first..][..part.len()], part))
-            .collect();
-        for ((product, lanes), damping) in product[first..].iter_mut().zip(part).zip(&self.damping[first..]) {
-            for (product, lane) in product.iter_mut().zip(lanes) {
-                *product += damping * lane;
+    /// These elements of H × vector, of which only the elements from `first` on are given and others are 0.
+    pub(crate) fn product_of(&self, part: &[Lanes], first: usize, elements: Range<usize>) -> Vec<Lanes> {
+        let rows = &self.gram[elements.start * self.columns..elements.end * self.columns];
+        let mut product = self.lanewise.products(rows, self.columns, first, part);
+        for (column, lanes) in (first..).zip(part) {
+            if elements.contains(&column) {
+                for (product, lane) in product[column - elements.start].iter_mut().zip(lanes) {
+                    *product += self.damping[column] * lane;
+                }
             }
         }
         product
     }
 
-    /// product −= H's column × step.
-    pub(crate) fn subtract(&self, product: &mut [Lanes], column: usize, step: &Lanes) {
-        subtract(product, &self.gram[column * self.columns..][..self.columns], step);
-        subtract(&mut product[column..=column], &self.damping[column..=column], step);
+    /// Coordinate descent: goes through the columns, moves each by what `step` makes of its gradient, and takes H's column
+    /// × that from the `gradient`. Whether anything moved.
+    pub(crate) fn descend(&self, gradient: &mut [Lanes], mut step: impl FnMut(usize, &Lanes) -> Lanes) -> bool {
+        let mut moved = false;
+        for start in (0..gradient.len()).step_by(BLOCK) {
+            let end = gradient.len().min(start + BLOCK);
+            let (mut columns, mut steps) = (Vec::new(), Vec::new());
+            for column in start..end {
+                let own = step(column, &gradient[column]);
+                if own != [0.0; LANES] {
+                    let row = &self.gram[column * self.columns..];
+                    self.lanewise
+                        .subtract(&mut gradient[start..end], &row[start..end], &own);
+                    let damping = &self.damping[column..=column];
+                    self.lanewise.subtract(&mut gradient[column..=column], damping, &own);
+                    columns.push(column);
+                    steps.push(own);
+                }
+            }
+            moved |= !columns.is_empty();
+            for (first, last) in [(0, start), (end, gradient.len())] {
+                let part = &mut gradient[first..last];
+                self.lanewise
+                    .subtract_rows(part, self.gram, self.columns, first, &columns, &steps);
+            }
+        }
+        moved
     }
 }
 
-fn check<G: Copy + Into<f64>>(columns: usize, gram: &[G], damping: f64) -> Result<(), MethodError> {
+fn check(columns: usize, gram: &[f64], damping: f64) -> Result<(), MethodError> {
     if !(0.0..=1.0).contains(&damping) {
         let (what, domain) = ("the damping", "from 0 to 1");
         return Err(MethodError::Domain {

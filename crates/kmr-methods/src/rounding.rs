@@ -1,5 +1,7 @@
 //! Rounding to the nearest code.
 
+use kmr_kernels::nearest_level;
+
 use crate::{Granularity, Grid, Matrix, MethodError, Parameters, Quantized, Scheme, error::check_length, fit};
 
 /// Fits scales to `weights` and rounds to nearest.
@@ -34,7 +36,7 @@ pub fn round_to_nearest(
         let (low, high) = grid.levels(zero_point);
         let members = granularity.members(index, rows, columns);
         for (code, &weight) in codes[members.clone()].iter_mut().zip(&weights.values()[members]) {
-            *code = (level(weight, scale, low, high) as i32 + zero_point) as i16;
+            *code = (nearest_level(weight, scale, low, high) as i32 + zero_point) as i16;
         }
     }
     Ok(Quantized {
@@ -62,12 +64,4 @@ fn check(grid: Grid, scale: f32, zero_point: i32) -> Result<(), MethodError> {
         );
     }
     Ok(())
-}
-
-/// The level (code − zero point) nearest to `value`, ties to even, between two levels.
-#[inline(always)]
-pub(crate) fn level(value: f32, scale: f32, low: f32, high: f32) -> f32 {
-    // Adding 1.5 × 2^23 leaves no fraction bits; unlike `round_ties_even` it needs no call, and vectorizes.
-    const SHIFT: f32 = 12_582_912.0;
-    ((value / scale).clamp(low, high) + SHIFT) - SHIFT
 }

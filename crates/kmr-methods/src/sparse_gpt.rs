@@ -12,9 +12,10 @@
 mod pattern;
 mod tile;
 
+use kmr_kernels::LANES;
 use rayon::prelude::*;
 
-use crate::{Matrix, MethodError, lanes::LANES, metric::Metric};
+use crate::{Matrix, MethodError, metric::Metric};
 pub use pattern::Pattern;
 use pattern::Plan;
 use tile::Tile;
@@ -51,9 +52,9 @@ impl Default for Options {
 /// # Errors
 /// If sizes, pattern or options are outside their domain, the Gram matrix is not finite (row and column are named), or
 /// far from positive semidefinite.
-pub fn sparse_gpt<G: Copy + Into<f64> + Sync>(
+pub fn sparse_gpt(
     weights: Matrix<'_>,
-    gram: &[G],
+    gram: &[f64],
     pattern: Pattern,
     options: &Options,
 ) -> Result<Vec<f32>, MethodError> {

@@ -218,10 +218,9 @@ proptest! {
     ) {
         let (weights, gram) = problem(rows, columns, seed);
         let matrix = Matrix::new(rows, columns, &weights).unwrap();
-        let mut diagonal = vec![0.0_f32; columns * columns];
-        (0..columns).for_each(|at| diagonal[at * columns + at] = gram[at * columns + at] as f32);
-        let wide: Vec<f64> = diagonal.iter().map(|&value| f64::from(value)).collect();
-        let rounded = nearest(matrix, &damped(&wide, columns, 0.01), &scheme(grid, granularity));
+        let mut diagonal = vec![0.0; columns * columns];
+        (0..columns).for_each(|at| diagonal[at * columns + at] = gram[at * columns + at]);
+        let rounded = nearest(matrix, &damped(&diagonal, columns, 0.01), &scheme(grid, granularity));
         let quantized = gptq(matrix, &diagonal, &scheme(grid, granularity), &Options { act_order, ..plain() }).unwrap();
         prop_assert_eq!(quantized, rounded);
     }
@@ -275,7 +274,7 @@ fn columns_without_input_are_rounded_to_nearest() {
         let quantized = gptq(matrix, &gram, &scheme, &Options { damping, ..plain() }).unwrap();
         (0..3).for_each(|row| assert_eq!(quantized.codes[row * 6 + 2], rounded.codes[row * 6 + 2]));
     }
-    assert_eq!(gptq(matrix, &[0.0_f32; 36], &scheme, &plain()).unwrap(), rounded);
+    assert_eq!(gptq(matrix, &[0.0; 36], &scheme, &plain()).unwrap(), rounded);
 }
 
 #[test]
@@ -341,7 +340,7 @@ fn nothing_to_quantize_is_no_error() {
         for granularity in [Granularity::Tensor, Granularity::Channel, Granularity::Group(2)] {
             let scheme = scheme(Grid::symmetric(4).unwrap(), granularity);
             let matrix = Matrix::new(rows, columns, &[]).unwrap();
-            let gram = vec![1.0_f32; columns * columns];
+            let gram = vec![1.0; columns * columns];
             let quantized = gptq(matrix, &gram, &scheme, &Options::default()).unwrap();
             assert_eq!(quantized.scales.len(), fit(matrix, &scheme, None).unwrap().scales.len());
             assert!(quantized.codes.is_empty());

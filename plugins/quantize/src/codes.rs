@@ -18,9 +18,9 @@ use crate::{
     weights::{self, Encoded},
 };
 
-/// Gram matrices of all layers are kept for other numbers of bits up to this many bytes. Beyond it, each stage's are
-/// observed when they are needed, and dropped.
-const KEPT_BYTES: usize = 512 << 20;
+/// Gram matrices are observed and held together up to this many bytes; those of all layers are kept, then, for other
+/// numbers of bits. Beyond it, as many as that are observed when they are needed, and dropped.
+const KEPT_BYTES: usize = 1 << 30;
 
 /// Codes that look at no data are remembered of models of up to this many weights. Those of larger ones are found again
 /// when they are asked for again.
@@ -79,8 +79,8 @@ impl Codes {
                 found.insert((position, bits), encoded);
             }
         } else {
-            for stage in source.stages(&missing) {
-                found.extend(source.encode_stage(host, &stage)?);
+            for portion in source.portions(&missing) {
+                found.extend(source.encode_together(host, &portion)?);
             }
         }
         let all = wanted
@@ -104,7 +104,7 @@ impl Codes {
         self.chain.truncate(alike);
         for (at, stage) in stages.iter().enumerate() {
             if self.chain.len() == at {
-                self.chain.push(source.encode_stage(host, stage)?);
+                self.chain.push(source.encode_together(host, stage)?);
             }
             let done = &self.chain[at];
             if at + 1 < stages.len() {
@@ -129,11 +129,24 @@ impl Source<'_> {
         stages.into_iter().map(of).collect()
     }
 
-    /// The codes of layers that do not depend on one another, on the candidate as it is.
-    fn encode_stage(&self, host: &Host<'_>, stage: &[Wanted]) -> Result<Vec<(Wanted, Arc<Encoded>)>> {
-        let positions: Vec<usize> = stage.iter().map(|&(position, _)| position).collect();
+    /// `wanted` in portions of whole stages, whose Gram matrices may be held together.
+    fn portions(&self, wanted: &[Wanted]) -> Vec<Vec<Wanted>> {
+        let bytes = |wanted: &[Wanted]| gram_bytes(wanted.iter().map(|&(position, _)| &self.layers[position]));
+        let mut portions: Vec<Vec<Wanted>> = Vec::new();
+        for stage in self.stages(wanted) {
+            match portions.last_mut() {
+                Some(portion) if bytes(portion).saturating_add(bytes(&stage)) <= KEPT_BYTES => portion.extend(stage),
+                _ => portions.push(stage),
+            }
+        }
+        portions
+    }
+
+    /// The codes of layers by the inputs that they have in the candidate as it is.
+    fn encode_together(&self, host: &Host<'_>, wanted: &[Wanted]) -> Result<Vec<(Wanted, Arc<Encoded>)>> {
+        let positions: Vec<usize> = wanted.iter().map(|&(position, _)| position).collect();
         let inputs = self.observe(host, &positions)?;
-        let pairs = stage.iter().zip(inputs);
+        let pairs = wanted.iter().zip(inputs);
         let encoded = pairs.map(|(&one, inputs)| {
             let inputs = inputs.as_deref().map(Vec::as_slice);
             Ok((one, self.encode(one, inputs)?))
@@ -195,7 +208,7 @@ impl Source<'_> {
 }
 
 /// What the Gram matrices of all layers take: those who read the same share one.
-fn gram_bytes(layers: &[Layer]) -> usize {
+fn gram_bytes<'l>(layers: impl IntoIterator<Item = &'l Layer>) -> usize {
     let mut seen: HashSet<(&str, usize)> = HashSet::new();
     let mut bytes = 0_usize;
     for layer in layers {

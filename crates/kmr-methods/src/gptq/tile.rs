@@ -1,12 +1,9 @@
 //! The rows that are quantized side by side.
 
+use kmr_kernels::{LANES, Lanes, nearest_level};
+
 use super::Options;
-use crate::{
-    Granularity, Grid, Matrix, Quantized,
-    lanes::{LANES, Lanes, dot},
-    metric::Metric,
-    rounding::level,
-};
+use crate::{Granularity, Grid, Matrix, Quantized, metric::Metric};
 
 /// Up to [`LANES`] rows, element by element. Lanes without a row stay zero.
 pub(super) struct Tile {
@@ -69,52 +66,56 @@ impl Tile {
 
     /// Goes through the columns with the scales as they are, times each of `stretches`, and keeps what
     /// leaves least in each row: that, or the levels there are.
-    pub(super) fn sweep<G: Copy + Into<f64>>(&mut self, metric: &Metric<'_, G>, stretches: &[f64]) {
-        let fitted = self.scales.clone();
+    pub(super) fn sweep<const N: usize>(&mut self, metric: &Metric<'_>, stretches: [f64; N]) {
         let mut least = self.error(metric);
-        for stretch in stretches {
-            let stretched = |scale: f64| f64::from(self.grid.admissible(scale * stretch));
-            let scales: Vec<Lanes> = fitted.iter().map(|scales| scales.map(stretched)).collect();
-            let (levels, error) = self.round(metric, &scales);
+        let stretched = stretches.map(|stretch| {
+            let one = |scale: f64| f64::from(self.grid.admissible(scale * stretch));
+            self.scales.iter().map(|scales| scales.map(one)).collect()
+        });
+        let rounded = self.round(metric, &stretched);
+        for (scales, (levels, error)) in stretched.iter().zip(rounded) {
             for lane in 0..LANES {
                 if error[lane] < least[lane] {
                     least[lane] = error[lane];
                     copy_lane(&mut self.levels, &levels, lane);
-                    copy_lane(&mut self.scales, &scales, lane);
+                    copy_lane(&mut self.scales, scales, lane);
                 }
             }
         }
     }
 
-    /// GPTQ's column by column: the levels and what they leave of each row in the metric.
-    fn round<G: Copy + Into<f64>>(&self, metric: &Metric<'_, G>, scales: &[Lanes]) -> (Vec<Lanes>, Lanes) {
-        let mut levels = vec![[0.0; LANES]; self.levels.len()];
-        let mut residual = levels.clone();
-        let mut error = [0.0; LANES];
+    /// GPTQ's column by column, with each of `scales`: the levels and what they leave of each row in the metric.
+    fn round<const N: usize>(&self, metric: &Metric<'_>, scales: &[Vec<Lanes>; N]) -> [(Vec<Lanes>, Lanes); N] {
+        let columns = self.levels.len();
+        let mut residuals: [Vec<Lanes>; N] = std::array::from_fn(|_| vec![[0.0; LANES]; columns]);
+        let mut rounded = std::array::from_fn(|_| (vec![[0.0; LANES]; columns], [0.0; LANES]));
         for (position, &column) in metric.order.iter().enumerate().rev() {
             let (pivot, row) = metric.pivot(position);
-            let others = dot(row, &residual[position + 1..]);
+            let done = residuals.each_ref().map(|residual| &residual[position + 1..]);
+            let others = metric.lanewise.dots(row, done);
             let group = column / self.size;
-            for lane in 0..LANES {
-                let scale = scales[group][lane];
-                let target = self.weights[column][lane] + others[lane] / pivot;
-                let (low, high) = (self.low[group][lane] as f32, self.high[group][lane] as f32);
-                let level = f64::from(level(target as f32, scale as f32, low, high));
-                levels[column][lane] = level;
-                residual[position][lane] = self.weights[column][lane] - level * scale;
-                error[lane] += (pivot * (target - level * scale)).powi(2);
+            for (at, (levels, error)) in rounded.iter_mut().enumerate() {
+                for lane in 0..LANES {
+                    let scale = scales[at][group][lane];
+                    let target = self.weights[column][lane] + others[at][lane] / pivot;
+                    let (low, high) = (self.low[group][lane] as f32, self.high[group][lane] as f32);
+                    let level = f64::from(nearest_level(target as f32, scale as f32, low, high));
+                    levels[column][lane] = level;
+                    residuals[at][position][lane] = self.weights[column][lane] - level * scale;
+                    error[lane] += (pivot * (target - level * scale)).powi(2);
+                }
             }
         }
-        (levels, error)
+        rounded
     }
 
     /// What the levels there are leave of each row in the metric.
-    fn error<G: Copy + Into<f64>>(&self, metric: &Metric<'_, G>) -> Lanes {
+    fn error(&self, metric: &Metric<'_>) -> Lanes {
         let residual: Vec<Lanes> = metric.order.iter().map(|&column| self.residual(column)).collect();
         let mut error = [0.0; LANES];
         for position in 0..residual.len() {
             let (pivot, row) = metric.pivot(position);
-            let others = dot(row, &residual[position + 1..]);
+            let others = metric.lanewise.dot(row, &residual[position + 1..]);
             for lane in 0..LANES {
                 error[lane] += (pivot * residual[position][lane] + others[lane]).powi(2);
             }
@@ -133,7 +134,7 @@ impl Tile {
     }
 
     /// Refits scales and moves codes in turn, until nothing moves.
-    pub(super) fn refine<G: Copy + Into<f64>>(&mut self, metric: &Metric<'_, G>, options: &Options, refit: bool) {
+    pub(super) fn refine(&mut self, metric: &Metric<'_>, options: &Options, refit: bool) {
         if !refit && options.passes == 0 {
             return;
         }
@@ -153,16 +154,17 @@ impl Tile {
     }
 
     /// Moves every scale to the least-squares one for its levels. `gradient` is H × residual.
-    fn refit<G: Copy + Into<f64>>(&mut self, metric: &Metric<'_, G>, gradient: &mut [Lanes]) {
+    fn refit(&mut self, metric: &Metric<'_>, gradient: &mut [Lanes]) {
         for (group, scales) in self.scales.iter_mut().enumerate() {
             let first = group * self.size;
             let levels = &self.levels[first..self.levels.len().min(first + self.size)];
-            let direction = metric.product_of(levels, first);
+            let own = first..first + levels.len();
+            let direction = metric.product_of(levels, first, own.clone());
             let (mut along, mut square) = ([0.0; LANES], [0.0; LANES]);
-            for (at, levels) in levels.iter().enumerate() {
+            for ((levels, gradient), direction) in levels.iter().zip(&gradient[own.clone()]).zip(&direction) {
                 for lane in 0..LANES {
-                    along[lane] += gradient[first + at][lane] * levels[lane];
-                    square[lane] += direction[first + at][lane] * levels[lane];
+                    along[lane] += gradient[lane] * levels[lane];
+                    square[lane] += direction[lane] * levels[lane];
                 }
             }
             let mut step = [0.0; LANES];
@@ -174,7 +176,12 @@ impl Tile {
                     scales[lane] = scale;
                 }
             }
-            for (gradient, direction) in gradient.iter_mut().zip(direction) {
+            if step == [0.0; LANES] {
+                continue;
+            }
+            let before = metric.product_of(levels, first, 0..first);
+            let after = metric.product_of(levels, first, own.end..gradient.len());
+            for (gradient, direction) in gradient.iter_mut().zip([before, direction, after].iter().flatten()) {
                 for lane in 0..LANES {
                     gradient[lane] -= step[lane] * direction[lane];
                 }
@@ -183,25 +190,20 @@ impl Tile {
     }
 
     /// Moves every level, in turn, to the best one while all others stay; whether any moved.
-    fn descend<G: Copy + Into<f64>>(&mut self, metric: &Metric<'_, G>, gradient: &mut [Lanes]) -> bool {
-        let mut moved = false;
-        for (column, levels) in self.levels.iter_mut().enumerate() {
+    fn descend(&mut self, metric: &Metric<'_>, gradient: &mut [Lanes]) -> bool {
+        metric.descend(gradient, |column, gradient| {
             let group = column / self.size;
             let curvature = metric.diagonal()[column];
-            let mut step = [0.0; LANES];
-            for lane in 0..LANES {
+            let levels = &mut self.levels[column];
+            std::array::from_fn(|lane| {
                 let scale = self.scales[group][lane];
-                let best = levels[lane] + (gradient[column][lane] / (scale * curvature)).round_ties_even();
+                let best = levels[lane] + nearest_integer(gradient[lane] / (scale * curvature));
                 let best = best.clamp(self.low[group][lane], self.high[group][lane]);
-                step[lane] = (best - levels[lane]) * scale;
+                let step = (best - levels[lane]) * scale;
                 levels[lane] = best;
-            }
-            if step != [0.0; LANES] {
-                moved = true;
-                metric.subtract(gradient, column, &step);
-            }
-        }
-        moved
+                step
+            })
+        })
     }
 
     /// Writes codes and scales back.
@@ -219,6 +221,14 @@ impl Tile {
             }
         }
     }
+}
+
+/// The nearest integer, ties to even, of a number that is clamped to a few levels afterwards. `round_ties_even` would be a
+/// call for each lane.
+fn nearest_integer(value: f64) -> f64 {
+    // Adding 1.5 × 2^52 leaves no fraction bits.
+    const SHIFT: f64 = 6_755_399_441_055_744.0;
+    (value + SHIFT) - SHIFT
 }
 
 fn copy_lane(to: &mut [Lanes], from: &[Lanes], lane: usize) {

@@ -1,11 +1,9 @@
 //! The rows that are gone through side by side.
 
+use kmr_kernels::{LANES, Lanes};
+
 use super::pattern::{Plan, Quota, Tally};
-use crate::{
-    Matrix,
-    lanes::{LANES, Lanes, dot},
-    metric::Metric,
-};
+use crate::{Matrix, metric::Metric};
 
 /// Whether each lane keeps a column.
 type Kept = [bool; LANES];
@@ -36,7 +34,7 @@ impl Tile {
     }
 
     /// Sets zeros block by block; where that leaves a row worse than zeros that nothing makes up for, these.
-    pub fn sweep<G: Copy + Into<f64>>(&mut self, metric: &Metric<'_, G>, plan: &Plan) {
+    pub fn sweep(&mut self, metric: &Metric<'_>, plan: &Plan) {
         let swept = self.made_up(metric, plan);
         let plain = self.plain(metric, plan);
         let errors = self
@@ -51,7 +49,7 @@ impl Tile {
     }
 
     /// SparseGPT: values, and which are not set to zero.
-    fn made_up<G: Copy + Into<f64>>(&self, metric: &Metric<'_, G>, plan: &Plan) -> (Vec<Lanes>, Vec<Kept>) {
+    fn made_up(&self, metric: &Metric<'_>, plan: &Plan) -> (Vec<Lanes>, Vec<Kept>) {
         let (mut values, mut kept) = (self.weights.clone(), self.kept.clone());
         let mut tallies = self.tallies(plan.quota);
         // By position, as the factor is.
@@ -67,8 +65,8 @@ impl Tile {
                 let column = metric.order[start + at];
                 let (pivot, row) = metric.pivot(start + at);
                 let (near, far) = row.split_at(size - 1 - at);
-                asked[at] = dot(far, &residual[end..]);
-                let taken = dot(near, &moved[at + 1..]);
+                asked[at] = metric.lanewise.dot(far, &residual[end..]);
+                let taken = metric.lanewise.dot(near, &moved[at + 1..]);
                 let scale = if metric.is_dead(column) { 0.0 } else { pivot };
                 for lane in 0..LANES {
                     moved[at][lane] = (asked[at][lane] - taken[lane]) / pivot;
@@ -80,7 +78,9 @@ impl Tile {
             for at in (0..size).rev() {
                 let column = columns[at];
                 let (pivot, row) = metric.pivot(start + at);
-                let near = dot(&row[..size - 1 - at], &residual[start + at + 1..end]);
+                let near = metric
+                    .lanewise
+                    .dot(&row[..size - 1 - at], &residual[start + at + 1..end]);
                 for lane in 0..LANES {
                     let weight = self.weights[column][lane];
                     let value = match kept[column][lane] {
@@ -97,7 +97,7 @@ impl Tile {
     }
 
     /// Zeros where the weight times the size of its input is least, and everything else as it is.
-    fn plain<G: Copy + Into<f64>>(&self, metric: &Metric<'_, G>, plan: &Plan) -> (Vec<Lanes>, Vec<Kept>) {
+    fn plain(&self, metric: &Metric<'_>, plan: &Plan) -> (Vec<Lanes>, Vec<Kept>) {
         let (mut values, mut kept) = (self.weights.clone(), self.kept.clone());
         let mut tallies = self.tallies(plan.quota);
         let whole = [plan.columns.len()];
@@ -136,7 +136,7 @@ impl Tile {
     }
 
     /// What `values` leave of each row in the metric.
-    fn error<G: Copy + Into<f64>>(&self, metric: &Metric<'_, G>, values: &[Lanes]) -> Lanes {
+    fn error(&self, metric: &Metric<'_>, values: &[Lanes]) -> Lanes {
         let residual: Vec<Lanes> = metric
             .order
             .iter()
@@ -145,7 +145,7 @@ impl Tile {
         let mut error = [0.0; LANES];
         for position in 0..residual.len() {
             let (pivot, row) = metric.pivot(position);
-            let others = dot(row, &residual[position + 1..]);
+            let others = metric.lanewise.dot(row, &residual[position + 1..]);
             for lane in 0..LANES {
                 error[lane] += (pivot * residual[position][lane] + others[lane]).powi(2);
             }
@@ -154,7 +154,7 @@ impl Tile {
     }
 
     /// Moves every weight that remains, in turn, to where the error is least while all others stay.
-    pub fn refine<G: Copy + Into<f64>>(&mut self, metric: &Metric<'_, G>, passes: usize) {
+    pub fn refine(&mut self, metric: &Metric<'_>, passes: usize) {
         if passes == 0 {
             return;
         }
@@ -162,19 +162,17 @@ impl Tile {
         let residual: Vec<Lanes> = residual.map(|(weights, values)| difference(weights, values)).collect();
         let mut gradient = metric.product(&residual);
         for _ in 0..passes {
-            for column in 0..self.values.len() {
+            metric.descend(&mut gradient, |column, gradient| {
                 let curvature = metric.diagonal()[column];
                 let mut step = [0.0; LANES];
                 for lane in 0..LANES {
                     if self.kept[column][lane] {
-                        step[lane] = gradient[column][lane] / curvature;
+                        step[lane] = gradient[lane] / curvature;
                         self.values[column][lane] += step[lane];
                     }
                 }
-                if step != [0.0; LANES] {
-                    metric.subtract(&mut gradient, column, &step);
-                }
-            }
+                step
+            });
         }
     }
 
