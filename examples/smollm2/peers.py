@@ -2,9 +2,9 @@
 """GPTQModel on the same model, with the same calibration text, judged on the same windows as perplexity.py.
 
     pip install numpy torch transformers gguf gptqmodel
-    examples/smollm2/peers.py 4:64 3:64 4:128
+    examples/smollm2/peers.py 4:64 4:64:asymmetric 3:64 4:128
 
-Each argument is bits:group. The model is the folder that `kmr convert` makes of the GGUF file, in float32; the 16 windows of
+Each argument is bits:group, with zero points if it says so. The model is the folder that `kmr convert` makes of the GGUF file, in float32; the 16 windows of
 512 tokens are the first ones of Brown's editorials, as in the manifests here. Prints perplexity on 28 windows of the news,
 seconds, and bytes of the quantized layers: codes, scales, zero points and group indices. A setting that fails is a row with
 its error.
@@ -45,11 +45,11 @@ def perplexity(model, batches):
     return float(numpy.exp(numpy.mean(found)))
 
 
-def quantized(folder, bits, group, calibration, out):
+def quantized(folder, bits, group, symmetric, calibration, out):
     from gptqmodel import BACKEND, GPTQModel, QuantizeConfig
 
     started = time.monotonic()
-    model = GPTQModel.load(str(folder), QuantizeConfig(bits=bits, group_size=group), device="cpu")
+    model = GPTQModel.load(str(folder), QuantizeConfig(bits=bits, group_size=group, sym=symmetric), device="cpu")
     batches = [{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in calibration]
     model.quantize(batches, batch_size=1)
     model.save(str(out))
@@ -79,14 +79,16 @@ def main():
         model = transformers.AutoModelForCausalLM.from_pretrained(scratch / "original", dtype=torch.float32)
         print(f"| original | {perplexity(model, news):.2f} | | |", flush=True)
         for setting in sys.argv[1:]:
-            bits, group = map(int, setting.split(":"))
+            bits, group, *more = setting.split(":")
+            bits, group, symmetric = int(bits), int(group), more != ["asymmetric"]
             out = scratch / setting.replace(":", "_")
             try:
-                model, seconds = quantized(scratch / "original", bits, group, calibration, out)
+                model, seconds = quantized(scratch / "original", bits, group, symmetric, calibration, out)
                 row = f"{perplexity(model, news):.2f} | {seconds:.0f} | {layer_bytes(out):,}"
             except Exception as error:  # a peer's failure is a result
                 row = f"{type(error).__name__}: {str(error).splitlines()[0][:120]} | |"
-            print(f"| GPTQModel, {bits} bits in groups of {group} | {row} |", flush=True)
+            points = "" if symmetric else ", zero points"
+            print(f"| GPTQModel, {bits} bits in groups of {group}{points} | {row} |", flush=True)
 
 
 main()

@@ -104,6 +104,8 @@ pub struct SplitConfig {
     pub damping: f64,
     /// Whether the last product is fitted to what is computed.
     pub refit: bool,
+    /// How routers are trained; where nothing is said, they are not.
+    pub train: Option<TrainConfig>,
     pub ignore: Ignore,
 }
 
@@ -118,6 +120,7 @@ impl Default for SplitConfig {
             tokens: 4096,
             damping: 0.01,
             refit: true,
+            train: None,
             ignore: Ignore::default(),
         }
     }
@@ -151,6 +154,39 @@ impl SplitConfig {
         if !(self.damping > 0.0 && self.damping.is_finite()) {
             return refuse("damping", format!("has to be greater than 0; got {}", self.damping));
         }
+        self.train.as_ref().map_or(Ok(()), TrainConfig::check)
+    }
+}
+
+/// How routers are trained.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainConfig {
+    /// Passes over the training data.
+    pub epochs: usize,
+    /// The highest learning rate.
+    pub learning_rate: f64,
+    /// Samples for each step.
+    pub batch: usize,
+}
+
+impl Default for TrainConfig {
+    fn default() -> Self {
+        Self {
+            epochs: 4,
+            learning_rate: 0.001,
+            batch: 16,
+        }
+    }
+}
+
+impl TrainConfig {
+    fn check(&self) -> Result<()> {
+        at_least_one(&[("train.epochs", self.epochs), ("train.batch", self.batch)])?;
+        if !(self.learning_rate > 0.0 && self.learning_rate.is_finite()) {
+            let message = format!("has to be greater than 0; got {}", self.learning_rate);
+            return refuse("train.learning_rate", message);
+        }
         Ok(())
     }
 }
@@ -183,6 +219,14 @@ mod tests {
             ),
             (split(r#"{"damping": 0}"#), "config.damping: has to be greater than 0"),
             (split(r#"{"tokens": 0}"#), "config.tokens: has to be 1 or more"),
+            (
+                split(r#"{"train": {"epochs": 0}}"#),
+                "config.train.epochs: has to be 1 or more",
+            ),
+            (
+                split(r#"{"train": {"learning_rate": -1}}"#),
+                "config.train.learning_rate: has to be greater than 0",
+            ),
             (split(r#"{"cluster": "colour"}"#), "unknown variant `colour`"),
             (experts(r#"{"samples": 0}"#), "config.samples: has to be 1 or more"),
             (experts(r#"{"keep": 1}"#), "unknown field `keep`"),

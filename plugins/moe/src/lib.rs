@@ -13,6 +13,7 @@ mod refit;
 mod samples;
 mod split;
 mod top_k;
+mod training;
 
 #[cfg(test)]
 mod testing;

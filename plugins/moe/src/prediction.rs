@@ -1,4 +1,4 @@
-//! A router for experts that a dense layer was split into, in closed form.
+//! A router for experts that a dense layer was split into.
 
 use kmr_methods::{
     Matrix, MethodError,
@@ -22,34 +22,71 @@ pub struct Prediction {
     counts: Vec<Vec<usize>>,
 }
 
-impl Prediction {
-    /// Fits a router for `experts` on the tokens that they read: a ridge regression, by the token, of how far each
-    /// expert's output is from its mean. That is how much is missed where the mean stands for it.
-    ///
-    /// # Errors
-    /// If a number is not finite.
-    pub fn fit(experts: &[Network], tokens: &Rows, damping: f64) -> Result<Self> {
-        let failed = |error: MethodError| Error::unsupported(error.to_string());
-        let (count, number) = (tokens.count(), experts.len());
-        let mut targets = vec![0.0; count * number];
-        for (expert, network) in experts.iter().enumerate() {
+/// How far the outputs of experts are from their means: how much is missed where the mean stands for one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Distances {
+    means: Vec<Vec<f64>>,
+    typical: f64,
+}
+
+impl Distances {
+    /// With the means on these tokens.
+    pub fn from(experts: &[Network], tokens: &Rows) -> Self {
+        let means = experts.iter().map(|network| mean(&network.apply(tokens))).collect();
+        let mut distances = Self { means, typical: 1.0 };
+        let all = distances.of(experts, tokens);
+        let square = all.iter().map(|distance| distance * distance).sum::<f64>() / all.len().max(1) as f64;
+        if square > 0.0 {
+            distances.typical = square.sqrt();
+        }
+        distances
+    }
+
+    /// Those of all experts, token by token.
+    pub fn of(&self, experts: &[Network], tokens: &Rows) -> Vec<f64> {
+        let number = experts.len();
+        let mut distances = vec![0.0; tokens.count() * number];
+        for (expert, (network, mean)) in experts.iter().zip(&self.means).enumerate() {
             let made = network.apply(tokens);
-            let mean = mean(&made);
             for (token, row) in made.values.chunks_exact(made.width.max(1)).enumerate() {
                 let apart = row
                     .iter()
-                    .zip(&mean)
+                    .zip(mean)
                     .map(|(&value, mean)| (f64::from(value) - mean).powi(2));
-                targets[token * number + expert] = apart.sum::<f64>().sqrt();
+                distances[token * number + expert] = apart.sum::<f64>().sqrt();
             }
         }
-        // Only what differs between experts matters, and scale does not.
-        for targets in targets.chunks_exact_mut(number.max(1)) {
-            let mean = targets.iter().sum::<f64>() / number as f64;
-            targets.iter_mut().for_each(|target| *target -= mean);
-        }
-        let inputs = Matrix::new(count, tokens.width, &tokens.values).map_err(failed)?;
-        let router = ridge(inputs, &targets, number, damping, Intercept::Fitted).map_err(failed)?;
+        distances
+    }
+
+    /// The root of the mean square on the tokens that the means are of; 1 where that is 0.
+    pub fn typical(&self) -> f64 {
+        self.typical
+    }
+}
+
+/// A router in closed form for `experts`, from the tokens that they read: a ridge regression, by the token, of the
+/// distances.
+///
+/// # Errors
+/// If a number is not finite.
+pub fn closed_form(experts: &[Network], distances: &Distances, tokens: &Rows, damping: f64) -> Result<Linear> {
+    let failed = |error: MethodError| Error::unsupported(error.to_string());
+    let number = experts.len();
+    let mut targets = distances.of(experts, tokens);
+    // Only what differs between experts matters, and scale does not.
+    for targets in targets.chunks_exact_mut(number.max(1)) {
+        let mean = targets.iter().sum::<f64>() / number as f64;
+        targets.iter_mut().for_each(|target| *target -= mean);
+    }
+    let inputs = Matrix::new(tokens.count(), tokens.width, &tokens.values).map_err(failed)?;
+    ridge(inputs, &targets, number, damping, Intercept::Fitted).map_err(failed)
+}
+
+impl Prediction {
+    /// What `router` makes of the tokens that `experts` read.
+    pub fn of(router: Linear, experts: &[Network], tokens: &Rows) -> Self {
+        let number = experts.len();
         let ranks = ranks(&router, tokens, number);
         let mut sums = Vec::new();
         let mut counts = Vec::new();
@@ -68,7 +105,7 @@ impl Prediction {
             sums.push(own_sums);
             counts.push(own_counts);
         }
-        Ok(Self { router, sums, counts })
+        Self { router, sums, counts }
     }
 
     /// For each token and expert, how many experts are chosen before it.

@@ -17,9 +17,10 @@ use crate::{
     config::SplitConfig,
     knob::{Count, Place},
     network::{Network, Weights},
-    prediction::Prediction,
+    prediction::{Distances, Prediction, closed_form},
     refit::correction,
     samples::{Rows, rows},
+    training::{Student, train},
 };
 use parts::Parts;
 
@@ -40,6 +41,7 @@ struct Dense {
 /// Which neurons go together, and what chooses among them.
 struct Analysis {
     clusters: Clusters,
+    distances: Distances,
     prediction: Prediction,
     /// The tokens that the layer reads on the calibration data.
     tokens: Rows,
@@ -170,25 +172,42 @@ impl Split {
             .map(|layer| (layer.found.input.clone(), layer.network.up.inputs))
             .collect();
         let config = &self.config;
+        let mut found: Vec<Analysis> = Vec::new();
         rows(host, &inputs, config.samples, config.tokens, &mut |at, tokens| {
             let layer = open[at];
             host.progress(at as f64 / open.len() as f64, &format!("splitting {}", layer.base()))?;
             let place = |error: Error| error.at(format!("layer `{}`", layer.base()));
             let clusters = Clusters::find(&layer.network, &layer.network.hidden(&tokens), config).map_err(place)?;
-            let experts: Vec<Network> = clusters
-                .routed
-                .iter()
-                .map(|neurons| layer.network.only(neurons))
-                .collect();
-            let prediction = Prediction::fit(&experts, &tokens, config.damping).map_err(place)?;
-            let analysis = Analysis {
+            let experts = layer.experts(&clusters);
+            let distances = Distances::from(&experts, &tokens);
+            let router = closed_form(&experts, &distances, &tokens, config.damping).map_err(place)?;
+            found.push(Analysis {
                 clusters,
-                prediction,
+                distances,
+                prediction: Prediction::of(router, &experts, &tokens),
                 tokens,
-            };
-            known.insert(layer.id().to_owned(), Arc::new(analysis));
+            });
             Ok(())
         })?;
+        if let Some(config) = config.train.as_ref().filter(|_| !open.is_empty()) {
+            let pairs = open.iter().zip(&found);
+            let students = pairs.map(|(layer, analysis)| Student {
+                label: layer.base(),
+                input: &layer.found.input,
+                experts: layer.experts(&analysis.clusters),
+                distances: &analysis.distances,
+                router: &analysis.prediction.router,
+            });
+            let students: Vec<Student<'_>> = students.collect();
+            let routers = train(host, &base.graph, &students, config)?;
+            let experts: Vec<Vec<Network>> = students.into_iter().map(|student| student.experts).collect();
+            for ((analysis, router), experts) in found.iter_mut().zip(routers).zip(experts) {
+                analysis.prediction = Prediction::of(router, &experts, &analysis.tokens);
+            }
+        }
+        for (layer, analysis) in open.iter().zip(found) {
+            known.insert(layer.id().to_owned(), Arc::new(analysis));
+        }
         self.known = Some((base.clone(), known.clone()));
         Ok(known)
     }
@@ -199,6 +218,7 @@ impl Split {
             clusters,
             prediction,
             tokens,
+            ..
         } = analysis;
         let top_k = active - self.config.shared;
         let mut network = layer.network.clone();
@@ -231,6 +251,12 @@ impl Dense {
     /// The layer's id: the name of the weight that makes its neurons.
     fn id(&self) -> &str {
         &self.found.network.up.weight
+    }
+
+    /// The experts that `clusters` make of it.
+    fn experts(&self, clusters: &Clusters) -> Vec<Network> {
+        let each = clusters.routed.iter();
+        each.map(|neurons| self.network.only(neurons)).collect()
     }
 
     /// What its new tensors are named after.

@@ -281,3 +281,69 @@ fn blocks_that_are_not_there_are_told() {
     let told = "knob `blocks_removed` changes nothing at 9: of 4 blocks one stays, so that it takes at most 3";
     bench.run(&[]).expect(30, &[told]);
 }
+
+/// A run that makes three experts of each feed-forward layer, two of them active.
+const SPLIT: &str = r#"
+schema = 1
+[model]
+path = "model"
+[data]
+{data}
+[budget]
+meter = "active_macs"
+at_most = "99%"
+[quality]
+meter = "next_token_kl"
+drop_at_most = inf
+[policy]
+use = "scheduled"
+[[stage]]
+name = "split"
+[[stage.rule]]
+use = "moe_split"
+knobs.active = { values = [0, 2], per = "model" }
+config = { experts = 3{train} }
+"#;
+
+#[test]
+fn routers_of_split_layers_can_be_trained() {
+    let bench = bench("llama", WINDOWS, "perplexity", 0.1, 40);
+    let run = |train: &str, threads: &str| {
+        let manifest = SPLIT.replace("{data}", WINDOWS).replace("{train}", train);
+        bench.write("pipeline.toml", manifest.as_bytes());
+        let run = bench.run(&["-v", "--threads", threads]);
+        run.expect(0, &[]);
+        (fs::read(bench.path("run/model.onnx")).unwrap(), run)
+    };
+    let (closed, _) = run("", "2");
+    let (trained, said) = run(", train = { epochs = 20, learning_rate = 0.01 }", "2");
+    let (again, _) = run(", train = { epochs = 20, learning_rate = 0.01 }", "1");
+    assert!(trained == again, "training depends on the number of threads");
+    assert_ne!(closed, trained);
+    let mut told = 0;
+    for line in said.err.lines().filter(|line| line.contains("the router of ")) {
+        let number = |after: &str| {
+            let text = line.split_once(after).unwrap().1;
+            let text = text.split([' ', ',']).next().unwrap();
+            text.parse::<f64>().unwrap()
+        };
+        assert!(number("training, ") < number("divergence "), "{line}");
+        told += 1;
+    }
+    assert_eq!(told, 2, "{}", said.err);
+    // Nothing but routers and what is fitted after them is another.
+    let names = |bytes: Vec<u8>| {
+        let model = kmr_model::Model::decode(bytes.into()).unwrap();
+        let tensors = model.graph.initializers.iter().map(|(name, _)| name.clone());
+        tensors.collect::<Vec<_>>()
+    };
+    assert_eq!(names(closed), names(trained));
+
+    let manifest = SPLIT
+        .replace("{data}", WINDOWS)
+        .replace("{train}", ", train = { epochs = 0 }");
+    bench.write("pipeline.toml", manifest.as_bytes());
+    bench
+        .run(&[])
+        .expect(20, &["config.train.epochs", "has to be 1 or more"]);
+}
