@@ -30,33 +30,21 @@ pub struct Distances {
 }
 
 impl Distances {
-    /// With the means on these tokens.
-    pub fn from(experts: &[Network], tokens: &Rows) -> Self {
-        let means = experts.iter().map(|network| mean(&network.apply(tokens))).collect();
-        let mut distances = Self { means, typical: 1.0 };
-        let all = distances.of(experts, tokens);
+    /// With the means on these tokens: also the distances there, of all experts, token by token.
+    pub fn from(experts: &[Network], tokens: &Rows) -> (Self, Vec<f64>) {
+        let mut means = Vec::new();
+        let all = each_token(experts, tokens, |_, made| {
+            means.push(mean(made));
+            apart(made, means.last().map_or(&[], Vec::as_slice))
+        });
         let square = all.iter().map(|distance| distance * distance).sum::<f64>() / all.len().max(1) as f64;
-        if square > 0.0 {
-            distances.typical = square.sqrt();
-        }
-        distances
+        let typical = if square > 0.0 { square.sqrt() } else { 1.0 };
+        (Self { means, typical }, all)
     }
 
     /// Those of all experts, token by token.
     pub fn of(&self, experts: &[Network], tokens: &Rows) -> Vec<f64> {
-        let number = experts.len();
-        let mut distances = vec![0.0; tokens.count() * number];
-        for (expert, (network, mean)) in experts.iter().zip(&self.means).enumerate() {
-            let made = network.apply(tokens);
-            for (token, row) in made.values.chunks_exact(made.width.max(1)).enumerate() {
-                let apart = row
-                    .iter()
-                    .zip(mean)
-                    .map(|(&value, mean)| (f64::from(value) - mean).powi(2));
-                distances[token * number + expert] = apart.sum::<f64>().sqrt();
-            }
-        }
-        distances
+        each_token(experts, tokens, |expert, made| apart(made, &self.means[expert]))
     }
 
     /// The root of the mean square on the tokens that the means are of; 1 where that is 0.
@@ -65,15 +53,39 @@ impl Distances {
     }
 }
 
-/// A router in closed form for `experts`, from the tokens that they read: a ridge regression, by the token, of the
-/// distances.
+/// What `measure` says of each expert's outputs, one number for each token, laid out token by token.
+fn each_token(experts: &[Network], tokens: &Rows, mut measure: impl FnMut(usize, &Rows) -> Vec<f64>) -> Vec<f64> {
+    let number = experts.len();
+    let mut all = vec![0.0; tokens.count() * number];
+    for (expert, network) in experts.iter().enumerate() {
+        let measured = measure(expert, &network.apply(tokens));
+        for (token, value) in measured.into_iter().enumerate() {
+            all[token * number + expert] = value;
+        }
+    }
+    all
+}
+
+/// How far each row is from `mean`.
+fn apart(rows: &Rows, mean: &[f64]) -> Vec<f64> {
+    let rows = rows.values.chunks_exact(rows.width.max(1));
+    let square = |row: &[f32]| {
+        let pairs = row.iter().zip(mean);
+        pairs
+            .map(|(&value, mean)| (f64::from(value) - mean).powi(2))
+            .sum::<f64>()
+    };
+    rows.map(|row| square(row).sqrt()).collect()
+}
+
+/// A router in closed form for so many experts, from the tokens that they read: a ridge regression, by the token, of their
+/// distances there.
 ///
 /// # Errors
 /// If a number is not finite.
-pub fn closed_form(experts: &[Network], distances: &Distances, tokens: &Rows, damping: f64) -> Result<Linear> {
+pub fn closed_form(number: usize, distances: &[f64], tokens: &Rows, damping: f64) -> Result<Linear> {
     let failed = |error: MethodError| Error::unsupported(error.to_string());
-    let number = experts.len();
-    let mut targets = distances.of(experts, tokens);
+    let mut targets = distances.to_vec();
     // Only what differs between experts matters, and scale does not.
     for targets in targets.chunks_exact_mut(number.max(1)) {
         let mean = targets.iter().sum::<f64>() / number as f64;

@@ -179,8 +179,8 @@ impl Split {
             let place = |error: Error| error.at(format!("layer `{}`", layer.base()));
             let clusters = Clusters::find(&layer.network, &layer.network.hidden(&tokens), config).map_err(place)?;
             let experts = layer.experts(&clusters);
-            let distances = Distances::from(&experts, &tokens);
-            let router = closed_form(&experts, &distances, &tokens, config.damping).map_err(place)?;
+            let (distances, here) = Distances::from(&experts, &tokens);
+            let router = closed_form(experts.len(), &here, &tokens, config.damping).map_err(place)?;
             found.push(Analysis {
                 clusters,
                 distances,
