@@ -52,6 +52,12 @@ pub fn open(folder: &Path) -> Result<Opened, HuggingFaceError> {
             .help("give an ONNX file, or a folder that `save_pretrained` wrote"));
     }
     let map = read_object(&path)?;
+    if map.get("quantization_config").is_some_and(|value| !value.is_null()) {
+        let message = "has `quantization_config`: its weights are packed, and only plain ones are read";
+        return Err(HuggingFaceError::new(ErrorKind::Unknown, message)
+            .file(&path)
+            .help("give the folder before it was quantized, or the ONNX file that it was written from"));
+    }
     let tensors = read_tensors(folder)?;
     let config = Config::read(&map, &tensors).map_err(|error| error.file(&path))?;
     let pooling = Pooling::read(folder)?;

@@ -10,9 +10,14 @@ use kmr_sdk::{
 use crate::values::is_unscaled;
 
 /// Whether `node` can be such a product: a MatMul, or a Gemm that is one with a bias, of a stored matrix itself and not
-/// of another form of one.
+/// of another form of one, but for its numbers in 32 bits.
 pub fn can_be(graph: &Graph, node: &Node) -> bool {
-    if node.input(1).is_none_or(|weight| graph.tensor(weight).is_none()) {
+    let stored = |weight: &str| {
+        let cast = graph.node(weight).filter(|node| node.is("Cast"));
+        let source = cast.and_then(|cast| cast.input(0)).unwrap_or(weight);
+        graph.tensor(source).is_some()
+    };
+    if !node.input(1).is_some_and(stored) {
         return false;
     }
     let vector = |name: &str| graph.tensor(name).is_some_and(|bias| bias.shape().len() == 1);

@@ -18,6 +18,7 @@ use crate::{
 };
 
 /// Channels of one layer that are stored alike.
+#[derive(Clone)]
 pub struct Part {
     /// The layer, by its position among all.
     pub position: usize,

@@ -375,6 +375,14 @@ impl Quantize {
                 }
             }
         }
+        let index = graph.index();
+        let mut parts = parts.clone();
+        for part in parts.iter_mut().filter(|part| matches!(part.bits, Bits::Integer(_))) {
+            if let Some(layer) = storage::without_cast(&mut build, &graph, &index, &part.layer) {
+                part.layer = layer;
+            }
+        }
+        let integers: Vec<&Part> = parts.iter().filter(|part| wanted(part).is_some()).collect();
         let first = graph.nodes.first().map(|node| node.id().to_owned());
         for batch in parts::batches(integers.clone(), BATCH) {
             let all: Vec<Wanted> = batch.iter().filter_map(|part| wanted(part)).collect();

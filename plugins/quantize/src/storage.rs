@@ -5,7 +5,7 @@ use kmr_methods::{Granularity, Quantized, pack};
 use kmr_sdk::{
     Error, Result,
     model::{
-        Build, DType, ErrorKind, ModelError, Tensor,
+        Build, DType, Edit, ErrorKind, Graph, GraphIndex, ModelError, Tensor,
         stored::{self, IntegerWeight, Sharing},
     },
 };
@@ -21,6 +21,33 @@ pub struct Stored<'q> {
     pub decode: Decode,
     /// Whether the kernel wants a zero point that is 0, too.
     pub spelled_zero: bool,
+}
+
+/// Where a Cast alone reads a layer of 16 bits: takes both away, and gives the layer as the float32 weight that the Cast
+/// made, which codes will make instead.
+pub fn without_cast(build: &mut Build, graph: &Graph, index: &GraphIndex<'_>, layer: &Layer) -> Option<Layer> {
+    let &[(cast, 0)] = index.consumers(&layer.tensor) else {
+        return None;
+    };
+    let cast = graph
+        .nodes
+        .get(cast)
+        .filter(|node| node.is("Cast") && layer.stored_bits == 16)?;
+    let value = cast.outputs().first()?;
+    let reader = index.consumers(value).iter().map(|&(reader, _)| reader).min()?;
+    build.edit(Edit::RemoveNode {
+        node: cast.id().to_owned(),
+    });
+    build.edit(Edit::RemoveTensor {
+        name: layer.tensor.clone(),
+    });
+    // Codes come in the place of an initializer: for a moment there is one, of no numbers.
+    build.store(value, Tensor::from_vec(vec![0], Vec::<f32>::new()));
+    Some(Layer {
+        tensor: value.clone(),
+        reader: graph.nodes[reader].id().to_owned(),
+        ..layer.clone()
+    })
 }
 
 impl<'q> Stored<'q> {
@@ -128,6 +155,46 @@ mod tests {
             graph.outputs.push(ValueInfo::untyped(&output));
         }
         Model::new(graph, 10, 21)
+    }
+
+    #[test]
+    fn codes_come_in_the_place_of_a_cast_from_16_bits() {
+        let values = noise(32 * 32, 5);
+        let mut graph = Graph::new("half");
+        let half: Vec<u8> = values
+            .iter()
+            .flat_map(|&value| kmr_sdk::half::bf16::from_f32(value).to_le_bytes())
+            .collect();
+        let half = Tensor::new(DType::BFLOAT16, vec![32, 32], half.into()).unwrap();
+        graph.initializers.insert("w_stored".into(), half.into());
+        let cast = Node::new("Cast", "w", &["w_stored"], &["w"]).with_int("to", DType::FLOAT.number().into());
+        graph.nodes.push(cast.into());
+        graph.nodes.push(Node::new("Identity", "out", &["w"], &["out"]).into());
+        graph.outputs.push(ValueInfo::untyped("out"));
+        let mut wide = layer("w_stored", &[32, 32], 0);
+        (wide.stored_bits, wide.reader) = (16, "w".into());
+        let index = graph.index();
+        let mut build = Build::on(&graph);
+        let found = without_cast(&mut build, &graph, &index, &wide).unwrap();
+        assert_eq!((found.tensor.as_str(), found.reader.as_str()), ("w", "out"));
+        let matrix = Matrix::new(32, 32, &values).unwrap();
+        let quantized = quantize(matrix, &scheme(8, true, Granularity::Channel), None).unwrap();
+        let stored = [Stored {
+            layer: &found,
+            quantized: &quantized,
+            decode: Decode::Constant,
+            spelled_zero: false,
+        }];
+        store_integers(&mut build, &stored, None).unwrap();
+        let graph = build.finish().apply(&graph).unwrap();
+        assert!(graph.tensor("w_stored").is_none());
+        let made = decoded(&Model::new(graph, 10, 21));
+        assert_eq!(made[0].to_f32().unwrap().as_ref(), quantized.dequantize());
+
+        // A float32 weight has no Cast to take away.
+        let model = model(&[(layer("w", &[2, 2], 0), vec![1.0; 4])]);
+        let mut build = Build::on(&model.graph);
+        assert!(without_cast(&mut build, &model.graph, &model.graph.index(), &layer("w", &[2, 2], 0)).is_none());
     }
 
     fn decoded(model: &Model) -> Vec<Tensor> {
