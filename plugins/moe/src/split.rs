@@ -4,6 +4,7 @@ mod parts;
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use kmr_methods::ridge::Linear;
 use kmr_sdk::{
     Action, Applied, Error, Host, KnobSettings, Result, Rule, Target, log,
     model::{
@@ -41,9 +42,17 @@ struct Dense {
 /// Which neurons go together, and what chooses among them.
 struct Analysis {
     clusters: Clusters,
-    distances: Distances,
     prediction: Prediction,
     /// The tokens that the layer reads on the calibration data.
+    tokens: Rows,
+}
+
+/// An analysis whose router may still be trained.
+struct Draft {
+    clusters: Clusters,
+    experts: Vec<Network>,
+    distances: Distances,
+    router: Linear,
     tokens: Rows,
 }
 
@@ -172,40 +181,44 @@ impl Split {
             .map(|layer| (layer.found.input.clone(), layer.network.up.inputs))
             .collect();
         let config = &self.config;
-        let mut found: Vec<Analysis> = Vec::new();
+        let mut drafts: Vec<Draft> = Vec::new();
         rows(host, &inputs, config.samples, config.tokens, &mut |at, tokens| {
             let layer = open[at];
             host.progress(at as f64 / open.len() as f64, &format!("splitting {}", layer.base()))?;
             let place = |error: Error| error.at(format!("layer `{}`", layer.base()));
             let clusters = Clusters::find(&layer.network, &layer.network.hidden(&tokens), config).map_err(place)?;
-            let experts = layer.experts(&clusters);
+            let each = clusters.routed.iter();
+            let experts: Vec<Network> = each.map(|neurons| layer.network.only(neurons)).collect();
             let (distances, here) = Distances::from(&experts, &tokens);
             let router = closed_form(experts.len(), &here, &tokens, config.damping).map_err(place)?;
-            found.push(Analysis {
+            drafts.push(Draft {
                 clusters,
+                experts,
                 distances,
-                prediction: Prediction::of(router, &experts, &tokens),
+                router,
                 tokens,
             });
             Ok(())
         })?;
         if let Some(config) = config.train.as_ref().filter(|_| !open.is_empty()) {
-            let pairs = open.iter().zip(&found);
-            let students = pairs.map(|(layer, analysis)| Student {
+            let students = open.iter().zip(&drafts).map(|(layer, draft)| Student {
                 label: layer.base(),
                 input: &layer.found.input,
-                experts: layer.experts(&analysis.clusters),
-                distances: &analysis.distances,
-                router: &analysis.prediction.router,
+                experts: &draft.experts,
+                distances: &draft.distances,
+                router: &draft.router,
             });
-            let students: Vec<Student<'_>> = students.collect();
-            let routers = train(host, &base.graph, &students, config)?;
-            let experts: Vec<Vec<Network>> = students.into_iter().map(|student| student.experts).collect();
-            for ((analysis, router), experts) in found.iter_mut().zip(routers).zip(experts) {
-                analysis.prediction = Prediction::of(router, &experts, &analysis.tokens);
+            let routers = train(host, &base.graph, &students.collect::<Vec<_>>(), config)?;
+            for (draft, router) in drafts.iter_mut().zip(routers) {
+                draft.router = router;
             }
         }
-        for (layer, analysis) in open.iter().zip(found) {
+        for (layer, draft) in open.iter().zip(drafts) {
+            let analysis = Analysis {
+                prediction: Prediction::of(draft.router, &draft.experts, &draft.tokens),
+                clusters: draft.clusters,
+                tokens: draft.tokens,
+            };
             known.insert(layer.id().to_owned(), Arc::new(analysis));
         }
         self.known = Some((base.clone(), known.clone()));
@@ -218,7 +231,6 @@ impl Split {
             clusters,
             prediction,
             tokens,
-            ..
         } = analysis;
         let top_k = active - self.config.shared;
         let mut network = layer.network.clone();
@@ -251,12 +263,6 @@ impl Dense {
     /// The layer's id: the name of the weight that makes its neurons.
     fn id(&self) -> &str {
         &self.found.network.up.weight
-    }
-
-    /// The experts that `clusters` make of it.
-    fn experts(&self, clusters: &Clusters) -> Vec<Network> {
-        let each = clusters.routed.iter();
-        each.map(|neurons| self.network.only(neurons)).collect()
     }
 
     /// What its new tensors are named after.

@@ -23,7 +23,7 @@ pub struct Student<'l> {
     /// The value that it reads, tokens along all axes but the last.
     pub input: &'l str,
     /// What it chooses from.
-    pub experts: Vec<Network>,
+    pub experts: &'l [Network],
     /// How far outputs of these are from their means.
     pub distances: &'l Distances,
     /// Where it begins.
@@ -167,7 +167,7 @@ impl Student<'_> {
 
     /// The logarithms of what experts should get, token by token.
     fn aims(&self, tokens: &Rows) -> Vec<f32> {
-        let distances = self.distances.of(&self.experts, tokens);
+        let distances = self.distances.of(self.experts, tokens);
         let shares = distances.chunks_exact(self.experts.len()).flat_map(|row| {
             let total: f64 = row.iter().map(|distance| distance * distance).sum();
             let share = move |&distance: &f64| match total > 0.0 {

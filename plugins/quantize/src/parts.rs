@@ -18,7 +18,6 @@ use crate::{
 };
 
 /// Channels of one layer that are stored alike.
-#[derive(Clone)]
 pub struct Part {
     /// The layer, by its position among all.
     pub position: usize,

@@ -310,7 +310,7 @@ impl Quantize {
                 "this model has no such target; targets have to be asked for again when the model has changed";
             return Err(Error::not_found(message).at(format!("target `{unknown}`")));
         }
-        let parts = parts::parts(&layers, &targets, |layer, target| match self.setting.per {
+        let mut parts = parts::parts(&layers, &targets, |layer, target| match self.setting.per {
             Per::Model => assigned
                 .get(MODEL)
                 .copied()
@@ -375,11 +375,12 @@ impl Quantize {
                 }
             }
         }
-        let index = graph.index();
-        let mut parts = parts.clone();
-        for part in parts.iter_mut().filter(|part| matches!(part.bits, Bits::Integer(_))) {
-            if let Some(layer) = storage::without_cast(&mut build, &graph, &index, &part.layer) {
-                part.layer = layer;
+        if parts.iter().any(|part| part.layer.stored_bits == 16) {
+            let index = graph.index();
+            for part in parts.iter_mut().filter(|part| matches!(part.bits, Bits::Integer(_))) {
+                if let Some(layer) = storage::without_cast(&mut build, &graph, &index, &part.layer) {
+                    part.layer = layer;
+                }
             }
         }
         let integers: Vec<&Part> = parts.iter().filter(|part| wanted(part).is_some()).collect();

@@ -12,21 +12,25 @@ use crate::SHORT;
 const WORDS: &str = "[PAD] [UNK] [CLS] [SEP] The jury said it . ' isn t 1961 a year ? naïve café — dash \" quoted , text \
                      0 1 2 3 4 5 6 7 8 9 10 11 12 one two three four five six seven eight nine ten red green blue grey";
 
-/// A run that stores all weights in eight bits.
-const PACK: &str = r#"
+/// A run of one stage.
+const RUN: &str = r#"
 schema = 1
 [model]
 path = "model"
 [data]
 {data}
 [budget]
-meter = "size_bytes"
-at_most = "90%"
+meter = "{cost}"
+at_most = "{limit}"
 [quality]
 meter = "{meter}"
 drop_at_most = {drop}
 [policy]
 use = "scheduled"
+"#;
+
+/// A stage that stores all weights in eight bits.
+const PACK: &str = r#"
 [[stage]]
 name = "pack"
 [[stage.rule]]
@@ -87,13 +91,16 @@ fn fixture(name: &str) -> std::path::PathBuf {
     root().join("crates/kmr-huggingface/tests/fixtures").join(name)
 }
 
+/// A manifest of one stage, with a limit on a cost and on the drop of quality.
+fn manifest(data: &str, (cost, limit): (&str, &str), (meter, drop): (&str, f64), stage: &str) -> String {
+    let run = RUN.replace("{data}", data).replace("{cost}", cost);
+    let run = run.replace("{limit}", limit).replace("{meter}", meter);
+    run.replace("{drop}", &drop.to_string()) + stage
+}
+
 /// A run on a folder of a fixture's model with the tokenizer in it, and texts of so many words beside it.
 fn bench(model: &str, data: &str, meter: &str, drop: f64, words: usize) -> Bench {
-    let manifest = PACK
-        .replace("{data}", data)
-        .replace("{meter}", meter)
-        .replace("{drop}", &drop.to_string());
-    let bench = Bench::new(&manifest);
+    let bench = Bench::new(&manifest(data, ("size_bytes", "90%"), (meter, drop), PACK));
     let folder = bench.path("model");
     copy(&fixture(model), &folder);
     fs::write(folder.join("tokenizer.json"), tokenizer()).unwrap();
@@ -282,21 +289,8 @@ fn blocks_that_are_not_there_are_told() {
     bench.run(&[]).expect(30, &[told]);
 }
 
-/// A run that makes three experts of each feed-forward layer, two of them active.
+/// A stage that makes three experts of each feed-forward layer, two of them active.
 const SPLIT: &str = r#"
-schema = 1
-[model]
-path = "model"
-[data]
-{data}
-[budget]
-meter = "active_macs"
-at_most = "99%"
-[quality]
-meter = "next_token_kl"
-drop_at_most = inf
-[policy]
-use = "scheduled"
 [[stage]]
 name = "split"
 [[stage.rule]]
@@ -308,9 +302,12 @@ config = { experts = 3{train} }
 #[test]
 fn routers_of_split_layers_can_be_trained() {
     let bench = bench("llama", WINDOWS, "perplexity", 0.1, 40);
+    let split = |train: &str| {
+        let (limit, quality) = (("active_macs", "99%"), ("next_token_kl", f64::INFINITY));
+        manifest(WINDOWS, limit, quality, &SPLIT.replace("{train}", train))
+    };
     let run = |train: &str, threads: &str| {
-        let manifest = SPLIT.replace("{data}", WINDOWS).replace("{train}", train);
-        bench.write("pipeline.toml", manifest.as_bytes());
+        bench.write("pipeline.toml", split(train).as_bytes());
         let run = bench.run(&["-v", "--threads", threads]);
         run.expect(0, &[]);
         (fs::read(bench.path("run/model.onnx")).unwrap(), run)
@@ -339,10 +336,7 @@ fn routers_of_split_layers_can_be_trained() {
     };
     assert_eq!(names(closed), names(trained));
 
-    let manifest = SPLIT
-        .replace("{data}", WINDOWS)
-        .replace("{train}", ", train = { epochs = 0 }");
-    bench.write("pipeline.toml", manifest.as_bytes());
+    bench.write("pipeline.toml", split(", train = { epochs = 0 }").as_bytes());
     bench
         .run(&[])
         .expect(20, &["config.train.epochs", "has to be 1 or more"]);

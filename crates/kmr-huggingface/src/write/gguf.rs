@@ -116,13 +116,13 @@ impl Source {
         metadata.insert("general.file_type".into(), number.into());
         metadata.insert("general.quantization_version".into(), 2_u32.into());
         metadata.extend(tokenizer);
-        let tokens = metadata.get("tokenizer.ggml.tokens").and_then(GgufValue::as_texts);
         if let Some(window) = config.windows.iter().flatten().next() {
             written.warnings.push(format!(
                 "attention sees {window} tokens back, and `transformers` does not read that from this file: longer texts \
                  come out otherwise there"
             ));
         }
+        let tokens = metadata.get("tokenizer.ggml.tokens").and_then(GgufValue::as_texts);
         match tokens.map(<[String]>::len) {
             None => written
                 .warnings

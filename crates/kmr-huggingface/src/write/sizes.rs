@@ -187,8 +187,7 @@ fn decoder(
         let message = format!("{queries} heads are left, and those of a llama must divide its hidden size {hidden}");
         return Err(refuse(message).help("keep a number of heads that divides it, or write the model as ONNX"));
     }
-    let kinds_are_told = config.windows.iter().any(Option::is_some) || edit.map.contains_key("layer_types");
-    if gathered.layers.len() != config.layers() && kinds_are_told {
+    if gathered.layers.len() != config.layers() {
         kinds(edit, config, gathered);
     }
     Ok(())
@@ -240,10 +239,11 @@ fn routed(
     Ok(())
 }
 
-/// Says which of the layers that are left see all tokens, where layers differ in that.
+/// Says which of the layers that are left see all tokens, where the configuration says so of layers, or they differ in it.
 fn kinds(edit: &mut Edit, config: &DecoderConfig, gathered: &Gathered) {
     let model_type = edit.map.get("model_type").and_then(Value::as_str).unwrap_or_default();
-    if matches!(model_type, "qwen2" | "qwen3" | "qwen2_moe") || edit.map.contains_key("layer_types") {
+    let may_differ = matches!(model_type, "qwen2" | "qwen3" | "qwen2_moe");
+    if edit.map.contains_key("layer_types") || may_differ && config.windows.iter().any(Option::is_some) {
         let windows = gathered.layers.iter().filter_map(|&layer| config.windows.get(layer));
         let kinds: Vec<&str> = windows
             .map(|window| match window {
