@@ -4,10 +4,10 @@
     pip install numpy torch transformers gguf gptqmodel
     examples/smollm2/peers.py 4:64 4:64:asymmetric 3:64 4:128
 
-Each argument is bits:group, with zero points if it says so. The model is the folder that `kmr convert` makes of the GGUF file, in float32; the 16 windows of
-512 tokens are the first ones of Brown's editorials, as in the manifests here. Prints perplexity on 28 windows of the news,
-seconds, and bytes of the quantized layers: codes, scales, zero points and group indices. A setting that fails is a row with
-its error.
+Each argument is bits:group, with zero points if it says so. The model is the folder that `kmr convert` makes of the GGUF
+file, in float32; the 16 windows of 512 tokens are the first ones of Brown's editorials, as in the manifests here. Prints
+perplexity on 28 windows of the news, seconds, and bytes of the quantized layers: codes, scales, zero points and group
+indices. A setting that fails is a row with its error.
 """
 
 import os
