@@ -36,6 +36,9 @@ pub struct Timing {
 const WARM_UP: usize = 2;
 /// The fewest and the most rounds that are timed.
 const ROUNDS: (usize, usize) = (5, 10_000);
+/// Milliseconds that a round of a comparison may take; a longer one, as of many long texts, takes the memory of the
+/// machine as well.
+const LONGEST_ROUND: f64 = 5_000.0;
 
 /// The times of models on inputs of their own, of rounds that take about `duration`.
 ///
@@ -146,14 +149,23 @@ pub fn inputs(model: &Model, shapes: &Shapes) -> Result<Feeds, ComputeError> {
 }
 
 /// The latency of the original and of what was made of it, on one thread, at batches of 1 and, where there are
-/// batches, of 64.
+/// batches and a round of them is no longer than [`LONGEST_ROUND`], of 64.
 ///
 /// # Errors
 /// If ONNX Runtime does not run one of them.
 pub fn compare(found: &Found, models: [&Model; 2], shapes: &Shapes) -> Result<Vec<LatencyReport>, ComputeError> {
     const DURATION: Duration = Duration::from_millis(250);
-    let mut reports = Vec::new();
+    let mut reports: Vec<LatencyReport> = Vec::new();
     for batch in [1, 64] {
+        let one = reports.first().map_or(0.0, |single| single.before + single.after);
+        let round = one * batch as f64;
+        if round > LONGEST_ROUND {
+            log::info!(
+                "latency at a batch of {batch} is not measured: a round takes about {:.0} s",
+                round / 1e3
+            );
+            continue;
+        }
         let Ok(shapes) = batched(models[0], shapes, batch) else {
             continue;
         };

@@ -11,8 +11,8 @@ pub type Lanes = [f64; LANES];
 /// Rows of a matrix that are gone through at once: their sums do not wait for one another.
 const ROWS: usize = 4;
 
-/// Sums over vectors side by side, each lane by itself and in the order of the elements. Products are rounded before
-/// they are added, on every processor, so results are the same everywhere.
+/// Sums over vectors side by side, each lane by itself and in the order of the elements. A product and the sum that it
+/// goes into are rounded once, on every processor, so results are the same everywhere.
 #[derive(Clone, Copy, Debug)]
 pub struct Lanewise(InstructionSet);
 
@@ -202,14 +202,14 @@ pub fn nearest_level(value: f32, scale: f32, low: f32, high: f32) -> f32 {
 #[inline(always)]
 fn take(lanes: &mut Lanes, factor: f64, step: &Lanes) {
     for (lane, step) in lanes.iter_mut().zip(step) {
-        *lane -= factor * step;
+        *lane = factor.mul_add(-step, *lane);
     }
 }
 
 #[inline(always)]
 fn add(sum: &mut Lanes, factor: f64, lanes: &Lanes) {
     for (sum, lane) in sum.iter_mut().zip(lanes) {
-        *sum += factor * lane;
+        *sum = factor.mul_add(*lane, *sum);
     }
 }
 
@@ -241,8 +241,8 @@ mod tests {
     /// What is meant.
     fn plain(factors: &[f64], vector: &[Lanes]) -> Lanes {
         let lane = |lane: usize| {
-            let products = factors.iter().zip(vector).map(|(factor, lanes)| factor * lanes[lane]);
-            products.fold(0.0, |sum, product| sum + product)
+            let pairs = factors.iter().zip(vector);
+            pairs.fold(0.0, |sum, (factor, lanes)| factor.mul_add(lanes[lane], sum))
         };
         std::array::from_fn(lane)
     }
@@ -267,7 +267,8 @@ mod tests {
                 let step = &vectors[1][0];
                 lanewise.subtract(&mut moved, &factors, step);
                 for (at, moved) in moved.iter().enumerate() {
-                    let expected: Lanes = std::array::from_fn(|lane| vectors[0][at][lane] - factors[at] * step[lane]);
+                    let expected: Lanes =
+                        std::array::from_fn(|lane| factors[at].mul_add(-step[lane], vectors[0][at][lane]));
                     prop_assert_eq!(moved, &expected);
                 }
                 let chosen: Vec<usize> = (0..rows).rev().step_by(2).collect();

@@ -50,7 +50,8 @@ impl Products {
     }
 
     /// Adds, for every two columns, the sum of the products of their numbers in the rows that wait: to the upper triangle of
-    /// `sums`, columns × columns. What is below it means nothing. Products are float32, and rounded alike everywhere.
+    /// `sums`, columns × columns. What is below it means nothing. Products are added up in float32, 64 rows at a time, and
+    /// rounded alike everywhere.
     ///
     /// # Panics
     /// As [`add`](Self::add).
@@ -79,7 +80,7 @@ vectorized! {
                     let own: &[f32; TILE] = vector(&row[first..]);
                     for (part, &own) in parts.iter_mut().zip(own) {
                         for (part, &other) in part.iter_mut().zip(others) {
-                            *part += own * other;
+                            *part = own.mul_add(other, *part);
                         }
                     }
                 }
@@ -119,7 +120,8 @@ mod tests {
             for (at, sum) in sums.iter_mut().enumerate() {
                 let mut parts = [0.0_f32; PARTIAL];
                 for (row, numbers) in block.iter().enumerate() {
-                    parts[row % PARTIAL] += numbers[at / columns] * numbers[at % columns];
+                    let part = &mut parts[row % PARTIAL];
+                    *part = numbers[at / columns].mul_add(numbers[at % columns], *part);
                 }
                 *sum += f64::from(parts.iter().fold(0.0, |sum, part| sum + part));
             }

@@ -19,7 +19,7 @@ macro_rules! vectorized {
                 $($safety)? fn body($($argument: $type),*) $body
 
                 #[cfg(target_arch = "x86_64")]
-                #[target_feature(enable = "avx2")]
+                #[target_feature(enable = "avx2,fma")]
                 $($safety)? fn avx2($($argument: $type),*) {
                     // SAFETY: passed on from the caller, where the body is unsafe at all.
                     #[allow(unused_unsafe, reason = "the body may be safe")]

@@ -13,7 +13,10 @@ use kmr_kernels::LANES;
 use rayon::prelude::*;
 
 use crate::{Granularity, Matrix, MethodError, Quantized, Scheme, fit, metric::Metric, quantize, round_to_nearest};
-use tile::Tile;
+use tile::{Tile, refine};
+
+/// Tiles that a thread goes through together.
+const BAND: usize = 3;
 
 /// What the fitted scales are multiplied by in trials.
 const STRETCHES: [f64; 3] = [1.0, 1.15, 1.3];
@@ -74,17 +77,22 @@ pub fn gptq(weights: Matrix<'_>, gram: &[f64], scheme: &Scheme, options: &Option
     let parameters = fit(weights, scheme, Some(metric.diagonal()))?;
     let mut quantized = round_to_nearest(weights, scheme.grid, scheme.granularity, parameters)?;
     let refit = options.refit && scheme.granularity != Granularity::Tensor;
-    let tiles: Vec<Tile> = (0..weights.rows())
-        .into_par_iter()
-        .step_by(LANES)
-        .map(|first| {
-            let mut tile = Tile::new(weights, &quantized, first);
-            match refit {
-                true => tile.sweep(&metric, STRETCHES),
-                false => tile.sweep(&metric, [1.0]),
+    let firsts: Vec<usize> = (0..weights.rows()).step_by(LANES).collect();
+    let tiles: Vec<Tile> = firsts
+        .par_chunks(BAND)
+        .flat_map_iter(|firsts| {
+            let mut tiles: Vec<Tile> = firsts
+                .iter()
+                .map(|&first| Tile::new(weights, &quantized, first))
+                .collect();
+            for tile in &mut tiles {
+                match refit {
+                    true => tile.sweep(&metric, STRETCHES),
+                    false => tile.sweep(&metric, [1.0]),
+                }
             }
-            tile.refine(&metric, options, refit);
-            tile
+            refine(&mut tiles, &metric, options, refit);
+            tiles
         })
         .collect();
     for tile in &tiles {

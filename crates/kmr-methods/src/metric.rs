@@ -10,8 +10,8 @@ use crate::{
     error::{check_finite, check_length},
 };
 
-/// Columns that move before the rest of a gradient follows.
-const BLOCK: usize = 32;
+/// Columns, or positions of the factor, that are gone through one by one before the others follow all at once.
+pub(crate) const BLOCK: usize = 32;
 
 /// H = the Gram matrix plus a diagonal.
 pub(crate) struct Metric<'a> {
@@ -98,6 +98,31 @@ impl<'a> Metric<'a> {
     pub(crate) fn pivot(&self, position: usize) -> (f64, &[f64]) {
         let row = &self.factor[position * self.columns..][position..self.columns];
         (row[0], &row[1..])
+    }
+
+    /// What the rows of U at the positions of `block` make of the elements of `residual` behind the block.
+    pub(crate) fn beyond(&self, block: Range<usize>, residual: &[Lanes]) -> Vec<Lanes> {
+        let rows = &self.factor[block.start * self.columns..block.end * self.columns];
+        self.lanewise
+            .products(rows, self.columns, block.end, &residual[block.end..])
+    }
+
+    /// What each lane of a residual, given by position, is in the metric: |U × residual|².
+    pub(crate) fn error(&self, residual: &[Lanes]) -> Lanes {
+        let mut error = [0.0; LANES];
+        for start in (0..residual.len()).step_by(BLOCK) {
+            let end = residual.len().min(start + BLOCK);
+            let beyond = self.beyond(start..end, residual);
+            for (position, beyond) in (start..end).zip(beyond) {
+                let (pivot, row) = self.pivot(position);
+                let near = &residual[position + 1..end];
+                let near = self.lanewise.dot(&row[..near.len()], near);
+                for lane in 0..LANES {
+                    error[lane] += (pivot * residual[position][lane] + near[lane] + beyond[lane]).powi(2);
+                }
+            }
+        }
+        error
     }
 
     /// H × vector.

@@ -5,6 +5,7 @@
 //! the functions beside it, which ask it.
 
 mod aligned;
+mod allocator;
 mod cpu;
 mod file;
 #[cfg(target_os = "linux")]
@@ -22,6 +23,7 @@ use std::{
 
 use bytes::Bytes;
 
+pub use allocator::keep_freed_memory;
 pub use file::{MAPPED_FROM, aligned_copy, map_file, read_file};
 pub use new_folder::{new_folder, vacant};
 pub use replace::{Content, destination, replace_file, replace_files};

@@ -3,7 +3,10 @@
 use std::{
     collections::HashMap,
     ops::Range,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use kmr_compute::{ComputeError, ErrorKind, Mode, Program};
@@ -16,32 +19,31 @@ use super::{context::Executor, held::Holding};
 pub const BATCH: usize = 100;
 
 /// One model's answers on one data set, kept for meters that ask for the same: several meters, one run.
-#[derive(Default)]
 pub struct ForwardCache {
-    entries: Mutex<Entries>,
+    entries: Mutex<HashMap<(Vec<String>, Range<usize>), Vec<Tensor>>>,
+    /// Bytes that may still be kept, here and elsewhere.
+    room: Arc<AtomicUsize>,
 }
 
-#[derive(Default)]
-struct Entries {
-    answers: HashMap<(Vec<String>, Range<usize>), Vec<Tensor>>,
-    bytes: usize,
-}
-
-/// Large answers (segmentation, generation) are cheaper to compute again than to hold.
-const CACHE_LIMIT: usize = 16 << 20;
+/// Bytes of one candidate's answers that are kept: large ones (segmentation, generation) are cheaper to compute again.
+const CANDIDATE_ROOM: usize = 16 << 20;
+/// Bytes of the reference's answers that are kept, which every comparison needs again.
+const REFERENCE_ROOM: usize = 1 << 30;
 
 impl ForwardCache {
     fn get(&self, key: &(Vec<String>, Range<usize>)) -> Option<Vec<Tensor>> {
         let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        entries.answers.get(key).cloned()
+        entries.get(key).cloned()
     }
 
     fn put(&self, key: (Vec<String>, Range<usize>), answers: &[Tensor]) {
-        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         let bytes: usize = answers.iter().map(Tensor::byte_len).sum();
-        if entries.bytes + bytes <= CACHE_LIMIT {
-            entries.bytes += bytes;
-            entries.answers.insert(key, answers.to_vec());
+        let taken = self
+            .room
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |room| room.checked_sub(bytes));
+        if taken.is_ok() {
+            let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+            entries.insert(key, answers.to_vec());
         }
     }
 }
@@ -50,12 +52,29 @@ impl ForwardCache {
 type Kept = (Arc<Executor>, Arc<Dataset>, Arc<ForwardCache>);
 
 /// One model's answers, engine by engine and split by split.
-#[derive(Default)]
 pub struct Answers {
     splits: Mutex<Vec<Kept>>,
+    room: Arc<AtomicUsize>,
 }
 
 impl Answers {
+    /// Those of a candidate.
+    pub fn of_candidate() -> Self {
+        Self::within(CANDIDATE_ROOM)
+    }
+
+    /// Those of the reference.
+    pub fn of_reference() -> Self {
+        Self::within(REFERENCE_ROOM)
+    }
+
+    fn within(bytes: usize) -> Self {
+        Self {
+            splits: Mutex::default(),
+            room: Arc::new(AtomicUsize::new(bytes)),
+        }
+    }
+
     /// The answers on `data` in an engine.
     pub fn on(&self, executor: &Arc<Executor>, data: &Arc<Dataset>) -> Arc<ForwardCache> {
         let mut splits = self.splits.lock().unwrap_or_else(PoisonError::into_inner);
@@ -64,7 +83,10 @@ impl Answers {
         if let Some((_, _, answers)) = known {
             return answers.clone();
         }
-        let answers = Arc::new(ForwardCache::default());
+        let answers = Arc::new(ForwardCache {
+            entries: Mutex::default(),
+            room: self.room.clone(),
+        });
         splits.push((executor.clone(), data.clone(), answers.clone()));
         answers
     }

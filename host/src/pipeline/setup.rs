@@ -114,7 +114,7 @@ impl Setup {
             threads,
             interrupted,
             progress: Progress::new(common.quiet),
-            reference_answers: Answers::default(),
+            reference_answers: Answers::of_reference(),
         });
         let mut subject = Subject::new(context.clone(), &plan, plugins, chosen.proxy_meter.as_deref())?;
         Ok(Self {

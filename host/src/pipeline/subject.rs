@@ -142,7 +142,7 @@ impl Subject {
             model: context.reference.clone(),
             changes: Vec::new(),
             shapes: context.reference_shapes.clone(),
-            answers: Answers::default(),
+            answers: Answers::of_candidate(),
         });
         let untils = resolved.stages.iter().filter_map(|stage| stage.until.as_ref());
         let mut limits = resolved.limits.iter().chain(untils);
@@ -180,7 +180,7 @@ impl Subject {
             model: self.context.reference.clone(),
             changes: Vec::new(),
             shapes: self.context.reference_shapes.clone(),
-            answers: Answers::default(),
+            answers: Answers::of_candidate(),
         })
     }
 
@@ -374,7 +374,7 @@ impl Subject {
             model,
             changes,
             shapes,
-            answers: Answers::default(),
+            answers: Answers::of_candidate(),
         };
         Ok((candidate, complete))
     }

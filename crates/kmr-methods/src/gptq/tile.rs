@@ -3,7 +3,10 @@
 use kmr_kernels::{LANES, Lanes, nearest_level};
 
 use super::Options;
-use crate::{Granularity, Grid, Matrix, Quantized, metric::Metric};
+use crate::{
+    Granularity, Grid, Matrix, Quantized,
+    metric::{BLOCK, Metric},
+};
 
 /// Up to [`LANES`] rows, element by element. Lanes without a row stay zero.
 pub(super) struct Tile {
@@ -89,22 +92,30 @@ impl Tile {
         let columns = self.levels.len();
         let mut residuals: [Vec<Lanes>; N] = std::array::from_fn(|_| vec![[0.0; LANES]; columns]);
         let mut rounded = std::array::from_fn(|_| (vec![[0.0; LANES]; columns], [0.0; LANES]));
-        for (position, &column) in metric.order.iter().enumerate().rev() {
-            let (pivot, row) = metric.pivot(position);
-            let done = residuals.each_ref().map(|residual| &residual[position + 1..]);
-            let others = metric.lanewise.dots(row, done);
-            let group = column / self.size;
-            for (at, (levels, error)) in rounded.iter_mut().enumerate() {
-                for lane in 0..LANES {
-                    let scale = scales[at][group][lane];
-                    let target = self.weights[column][lane] + others[at][lane] / pivot;
-                    let (low, high) = (self.low[group][lane] as f32, self.high[group][lane] as f32);
-                    let level = f64::from(nearest_level(target as f32, scale as f32, low, high));
-                    levels[column][lane] = level;
-                    residuals[at][position][lane] = self.weights[column][lane] - level * scale;
-                    error[lane] += (pivot * (target - level * scale)).powi(2);
+        let mut end = columns;
+        while end > 0 {
+            let start = (end - 1) / BLOCK * BLOCK;
+            let beyond = residuals.each_ref().map(|residual| metric.beyond(start..end, residual));
+            for position in (start..end).rev() {
+                let (pivot, row) = metric.pivot(position);
+                let near = residuals.each_ref().map(|residual| &residual[position + 1..end]);
+                let near = metric.lanewise.dots(&row[..end - position - 1], near);
+                let column = metric.order[position];
+                let group = column / self.size;
+                for (at, (levels, error)) in rounded.iter_mut().enumerate() {
+                    let beyond = &beyond[at][position - start];
+                    for lane in 0..LANES {
+                        let scale = scales[at][group][lane];
+                        let target = self.weights[column][lane] + (near[at][lane] + beyond[lane]) / pivot;
+                        let (low, high) = (self.low[group][lane] as f32, self.high[group][lane] as f32);
+                        let level = f64::from(nearest_level(target as f32, scale as f32, low, high));
+                        levels[column][lane] = level;
+                        residuals[at][position][lane] = self.weights[column][lane] - level * scale;
+                        error[lane] += (pivot * (target - level * scale)).powi(2);
+                    }
                 }
             }
+            end = start;
         }
         rounded
     }
@@ -112,15 +123,7 @@ impl Tile {
     /// What the levels there are leave of each row in the metric.
     fn error(&self, metric: &Metric<'_>) -> Lanes {
         let residual: Vec<Lanes> = metric.order.iter().map(|&column| self.residual(column)).collect();
-        let mut error = [0.0; LANES];
-        for position in 0..residual.len() {
-            let (pivot, row) = metric.pivot(position);
-            let others = metric.lanewise.dot(row, &residual[position + 1..]);
-            for lane in 0..LANES {
-                error[lane] += (pivot * residual[position][lane] + others[lane]).powi(2);
-            }
-        }
-        error
+        metric.error(&residual)
     }
 
     /// What a column's levels leave of it.
@@ -133,58 +136,43 @@ impl Tile {
         std::array::from_fn(|lane| weights[lane] - levels[lane] * scales[lane])
     }
 
-    /// Refits scales and moves codes in turn, until nothing moves.
-    pub(super) fn refine(&mut self, metric: &Metric<'_>, options: &Options, refit: bool) {
-        if !refit && options.passes == 0 {
-            return;
-        }
+    /// H × residual.
+    fn gradient(&self, metric: &Metric<'_>) -> Vec<Lanes> {
         let residual: Vec<Lanes> = (0..self.levels.len()).map(|column| self.residual(column)).collect();
-        let mut gradient = metric.product(&residual);
-        for _ in 0..options.passes {
-            if refit {
-                self.refit(metric, &mut gradient);
-            }
-            if !self.descend(metric, &mut gradient) {
-                return;
-            }
-        }
-        if refit {
-            self.refit(metric, &mut gradient);
-        }
+        metric.product(&residual)
     }
 
-    /// Moves every scale to the least-squares one for its levels. `gradient` is H × residual.
-    fn refit(&mut self, metric: &Metric<'_>, gradient: &mut [Lanes]) {
-        for (group, scales) in self.scales.iter_mut().enumerate() {
-            let first = group * self.size;
-            let levels = &self.levels[first..self.levels.len().min(first + self.size)];
-            let own = first..first + levels.len();
-            let direction = metric.product_of(levels, first, own.clone());
-            let (mut along, mut square) = ([0.0; LANES], [0.0; LANES]);
-            for ((levels, gradient), direction) in levels.iter().zip(&gradient[own.clone()]).zip(&direction) {
-                for lane in 0..LANES {
-                    along[lane] += gradient[lane] * levels[lane];
-                    square[lane] += direction[lane] * levels[lane];
-                }
-            }
-            let mut step = [0.0; LANES];
+    /// Moves the scales of a group to the least-squares ones for their levels. `gradient` is H × residual.
+    fn refit(&mut self, metric: &Metric<'_>, gradient: &mut [Lanes], group: usize) {
+        let scales = &mut self.scales[group];
+        let first = group * self.size;
+        let levels = &self.levels[first..self.levels.len().min(first + self.size)];
+        let own = first..first + levels.len();
+        let direction = metric.product_of(levels, first, own.clone());
+        let (mut along, mut square) = ([0.0; LANES], [0.0; LANES]);
+        for ((levels, gradient), direction) in levels.iter().zip(&gradient[own.clone()]).zip(&direction) {
             for lane in 0..LANES {
-                let scale = scales[lane] + along[lane] / square[lane];
-                if square[lane] > 0.0 && scale > 0.0 {
-                    let scale = f64::from(self.grid.admissible(scale));
-                    step[lane] = scale - scales[lane];
-                    scales[lane] = scale;
-                }
+                along[lane] += gradient[lane] * levels[lane];
+                square[lane] += direction[lane] * levels[lane];
             }
-            if step == [0.0; LANES] {
-                continue;
+        }
+        let mut step = [0.0; LANES];
+        for lane in 0..LANES {
+            let scale = scales[lane] + along[lane] / square[lane];
+            if square[lane] > 0.0 && scale > 0.0 {
+                let scale = f64::from(self.grid.admissible(scale));
+                step[lane] = scale - scales[lane];
+                scales[lane] = scale;
             }
-            let before = metric.product_of(levels, first, 0..first);
-            let after = metric.product_of(levels, first, own.end..gradient.len());
-            for (gradient, direction) in gradient.iter_mut().zip([before, direction, after].iter().flatten()) {
-                for lane in 0..LANES {
-                    gradient[lane] -= step[lane] * direction[lane];
-                }
+        }
+        if step == [0.0; LANES] {
+            return;
+        }
+        let before = metric.product_of(levels, first, 0..first);
+        let after = metric.product_of(levels, first, own.end..gradient.len());
+        for (gradient, direction) in gradient.iter_mut().zip([before, direction, after].iter().flatten()) {
+            for lane in 0..LANES {
+                gradient[lane] -= step[lane] * direction[lane];
             }
         }
     }
@@ -219,6 +207,32 @@ impl Tile {
                 let from_lowest = self.levels[column][lane] - self.low[column / self.size][lane];
                 *code = (low + from_lowest as i32) as i16;
             }
+        }
+    }
+}
+
+/// Refits the scales of all tiles and moves their codes in turn, until nothing moves. Tiles go through the groups together:
+/// what a group needs of H stays in the processor's cache while all of them use it.
+pub(super) fn refine(tiles: &mut [Tile], metric: &Metric<'_>, options: &Options, refit: bool) {
+    if !refit && options.passes == 0 {
+        return;
+    }
+    let mut moving: Vec<(&mut Tile, Vec<Lanes>)> = tiles
+        .iter_mut()
+        .map(|tile| {
+            let gradient = tile.gradient(metric);
+            (tile, gradient)
+        })
+        .collect();
+    let groups = moving.first().map_or(0, |(tile, _)| tile.scales.len());
+    for pass in 0..=options.passes {
+        for group in (0..groups).filter(|_| refit) {
+            for (tile, gradient) in &mut moving {
+                tile.refit(metric, gradient, group);
+            }
+        }
+        if pass < options.passes {
+            moving.retain_mut(|(tile, gradient)| tile.descend(metric, gradient));
         }
     }
 }

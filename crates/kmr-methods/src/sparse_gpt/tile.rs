@@ -58,15 +58,13 @@ impl Tile {
         for &size in &plan.blocks {
             let start = end - size;
             // What the columns that are done ask of this block's, and how these would move if none were set to zero.
-            let mut asked = vec![[0.0; LANES]; size];
+            let asked = metric.beyond(start..end, &residual);
             let mut moved = vec![[0.0; LANES]; size];
             let mut costs = vec![[0.0; LANES]; size];
             for at in (0..size).rev() {
                 let column = metric.order[start + at];
                 let (pivot, row) = metric.pivot(start + at);
-                let (near, far) = row.split_at(size - 1 - at);
-                asked[at] = metric.lanewise.dot(far, &residual[end..]);
-                let taken = metric.lanewise.dot(near, &moved[at + 1..]);
+                let taken = metric.lanewise.dot(&row[..size - 1 - at], &moved[at + 1..]);
                 let scale = if metric.is_dead(column) { 0.0 } else { pivot };
                 for lane in 0..LANES {
                     moved[at][lane] = (asked[at][lane] - taken[lane]) / pivot;
@@ -142,15 +140,7 @@ impl Tile {
             .iter()
             .map(|&column| difference(&self.weights[column], &values[column]))
             .collect();
-        let mut error = [0.0; LANES];
-        for position in 0..residual.len() {
-            let (pivot, row) = metric.pivot(position);
-            let others = metric.lanewise.dot(row, &residual[position + 1..]);
-            for lane in 0..LANES {
-                error[lane] += (pivot * residual[position][lane] + others[lane]).powi(2);
-            }
-        }
-        error
+        metric.error(&residual)
     }
 
     /// Moves every weight that remains, in turn, to where the error is least while all others stay.

@@ -148,7 +148,7 @@ fn block(
     }
     let normalization = index.sole_consumer(sum.id()).map(|(reader, _)| &graph.nodes[reader]);
     let normalization = normalization.filter(|norm| {
-        let maker = index.producer(shortcut).map(|maker| &graph.nodes[maker]);
+        let maker = maker(graph, index, shortcut);
         is_normalization(norm) && maker.is_some_and(|maker| maker.op_type() == norm.op_type())
     });
     Some(Block {
@@ -159,6 +159,15 @@ fn block(
         tensors,
         attends,
     })
+}
+
+/// The node that computes `value`, of which nodes that give the same numbers another shape make no other.
+fn maker<'g>(graph: &'g Graph, index: &GraphIndex<'_>, value: &str) -> Option<&'g Node> {
+    let mut maker = &graph.nodes[index.producer(value)?];
+    while maker.domain().is_empty() && matches!(maker.op_type(), "Flatten" | "Reshape" | "Squeeze" | "Unsqueeze") {
+        maker = &graph.nodes[index.producer(maker.input(0)?)?];
+    }
+    Some(maker)
 }
 
 /// The stored tensor of two axes or more that `value` is, or is another form of.

@@ -79,6 +79,25 @@ fn stack(strengths: &[f32], after: bool) -> Model {
     Model::new(graph, 8, 17)
 }
 
+/// The same, with all places of all samples as rows from the first normalization on.
+fn flattened(mut model: Model) -> Model {
+    let nodes = &mut model.graph.nodes;
+    for node in nodes.iter_mut().filter(|node| node.id().starts_with("block0.")) {
+        let reads = node.inputs().iter().map(|read| match read.as_str() {
+            "first.norm" => "rows",
+            other => other,
+        });
+        let reads: Vec<&str> = reads.collect();
+        *node = Arc::new(Node::new(node.op_type(), node.id(), &reads, &[node.id()]));
+    }
+    let first = nodes.iter().position(|node| node.id() == "first.norm").unwrap();
+    let rows = Node::new("Flatten", "rows", &["first.norm"], &["rows"]).with_int("axis", 2);
+    nodes.insert(first + 1, Arc::new(rows));
+    model.graph.outputs = vec![ValueInfo::untyped("y")];
+    model.graph.check().unwrap();
+    model
+}
+
 fn found(model: &Model) -> Vec<Block> {
     let shapes = shapes::infer(model, &std::collections::BTreeMap::new()).unwrap();
     blocks(&model.graph, &shapes)
@@ -129,6 +148,10 @@ fn blocks_are_found_by_their_sums() {
     let after = found(&stack(&[1.0, 1.0], true));
     let expected = [("first.norm", "block0.norm"), ("block0.norm", "block1.norm")];
     assert_eq!(ends(&after), expected, "the normalization goes with the block");
+    let flattened = found(&flattened(stack(&[1.0, 1.0], true)));
+    let expected = [("rows", "block0.norm"), ("block0.norm", "block1.norm")];
+    assert_eq!(ends(&flattened), expected, "as encoders do before their first block");
+    assert_eq!(ends(&layers(flattened)), [("rows", "block1.norm")]);
     let network = residual_network();
     assert_eq!(ends(&found(&network)), [("stem.relu", "block.add")]);
     let pairs = layers(before);
