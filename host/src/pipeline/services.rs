@@ -3,7 +3,9 @@
 use std::{
     cell::LazyCell,
     ops::Range,
+    panic::resume_unwind,
     sync::{Arc, OnceLock},
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -223,7 +225,7 @@ impl Host for Services {
             let end = request.limit.unwrap_or(usize::MAX).min(samples);
             let size = batch_size(&data, request.batch.unwrap_or(BATCH));
             let names = self.output_names(&request)?;
-            let batches = DataBatches {
+            let source = BatchSource {
                 forward: Forward {
                     program: self.program(&request.model)?,
                     data: data.clone(),
@@ -232,9 +234,13 @@ impl Host for Services {
                 holding: self.holding(&request, &names, &data),
                 names,
                 outputs: request.outputs,
-                batch: size,
+            };
+            let batches = DataBatches {
+                source: Arc::new(source),
+                size,
                 next: 0,
                 end,
+                ahead: None,
                 context: self.context.clone(),
             };
             Ok(BatchIterator_TO::from_value(batches, TD_Opaque))
@@ -358,42 +364,85 @@ impl Services {
     }
 }
 
-/// Batches computed as they are asked for.
+/// Batches, of which the next is computed while a plugin works with the one that it has.
 struct DataBatches {
+    source: Arc<BatchSource>,
+    size: usize,
+    next: usize,
+    end: usize,
+    ahead: Option<JoinHandle<Result<Vec<Tensor>, ComputeError>>>,
+    context: Arc<Context>,
+}
+
+/// What computes batches.
+struct BatchSource {
     forward: Forward,
     outputs: Vec<String>,
     /// The names of what comes out: `outputs`, or the model's where these are none.
     names: Vec<String>,
     holding: Option<Holding>,
-    batch: usize,
-    next: usize,
-    end: usize,
-    context: Arc<Context>,
+}
+
+impl BatchSource {
+    fn compute(&self, range: Range<usize>) -> Result<Vec<Tensor>, ComputeError> {
+        let outputs = match &self.holding {
+            Some(holding) => self.forward.outputs_from(&self.names, range, holding)?,
+            None => self.forward.outputs(&self.outputs, range)?,
+        };
+        Ok(match self.forward.data.sample() {
+            Sample::Row => outputs,
+            Sample::Call => outputs.into_iter().map(of_one_call).collect(),
+        })
+    }
+}
+
+impl DataBatches {
+    /// The next samples; none after the last.
+    fn range(&self) -> Range<usize> {
+        self.next..self.next.saturating_add(self.size).min(self.end)
+    }
+
+    /// Begins with the next batch, unless everything is to be done by one thread.
+    fn look_ahead(&mut self) {
+        let range = self.range();
+        if range.is_empty() || self.context.threads < 2 {
+            return;
+        }
+        let source = self.source.clone();
+        // Where no thread is to be had, the batch is computed when it is asked for.
+        self.ahead = thread::Builder::new().spawn(move || source.compute(range)).ok();
+    }
+}
+
+impl Drop for DataBatches {
+    fn drop(&mut self) {
+        // What nobody asks for any more must not compute beside what comes next.
+        if let Some(ahead) = self.ahead.take() {
+            drop(ahead.join());
+        }
+    }
 }
 
 impl BatchIterator for DataBatches {
     fn next_batch(&mut self) -> AbiResult<ROption<Batch>> {
         guard(|| {
-            if self.next >= self.end {
+            let range = self.range();
+            if range.is_empty() {
                 return Ok(RNone);
             }
             if self.context.is_interrupted() {
                 return Err(PluginError::new(ErrorCode::CANCELLED, "cancelled"));
             }
-            let range = self.next..(self.next + self.batch).min(self.end);
-            let outputs = match &self.holding {
-                Some(holding) => self.forward.outputs_from(&self.names, range.clone(), holding),
-                None => self.forward.outputs(&self.outputs, range.clone()),
+            let outputs = match self.ahead.take() {
+                Some(ahead) => ahead.join().unwrap_or_else(|panic| resume_unwind(panic)),
+                None => self.source.compute(range.clone()),
             };
             let outputs = outputs.map_err(compute_error)?;
-            let outputs: Vec<Tensor> = match self.forward.data.sample() {
-                Sample::Row => outputs,
-                Sample::Call => outputs.into_iter().map(of_one_call).collect(),
-            };
             self.next = range.end;
-            let named = self.names.iter().zip(outputs);
+            self.look_ahead();
+            let named = self.source.names.iter().zip(outputs);
             Ok(RSome(batch(
-                &self.forward.data,
+                &self.source.forward.data,
                 range,
                 named.map(|(name, tensor)| share(name, tensor)).collect(),
             )))

@@ -384,6 +384,15 @@ impl Quantize {
             }
         }
         let integers: Vec<&Part> = parts.iter().filter(|part| wanted(part).is_some()).collect();
+        let without_kernel =
+            |part: &&&Part| matches!(part.layer.reads, Use::Products(_)) && !reads(&graph, &part.layer, "MatMul");
+        let left = integers.iter().filter(without_kernel).count();
+        if self.config.weight_kernels && left > 0 {
+            applied.notes.push(format!(
+                "{left} weights are read by other operators than MatMul, for which runtimes have no `weight_kernels`; they \
+                 are decoded when the model is loaded"
+            ));
+        }
         let first = graph.nodes.first().map(|node| node.id().to_owned());
         for batch in parts::batches(integers.clone(), BATCH) {
             let all: Vec<Wanted> = batch.iter().filter_map(|part| wanted(part)).collect();
