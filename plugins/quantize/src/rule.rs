@@ -384,9 +384,12 @@ impl Quantize {
             }
         }
         let integers: Vec<&Part> = parts.iter().filter(|part| wanted(part).is_some()).collect();
-        let without_kernel =
-            |part: &&&Part| matches!(part.layer.reads, Use::Products(_)) && !reads(&graph, &part.layer, "MatMul");
-        let left = integers.iter().filter(without_kernel).count();
+        let decoded = |part: &&&Part| {
+            let layer = &part.layer;
+            let is_product = matches!(layer.reads, Use::Products(_));
+            is_product && !works_on_integers(layer) && !has_weight_kernel(&graph, layer)
+        };
+        let left = integers.iter().filter(decoded).count();
         if self.config.weight_kernels && left > 0 {
             applied.notes.push(format!(
                 "{left} weights are read by other operators than MatMul, for which runtimes have no `weight_kernels`; they \
@@ -569,10 +572,7 @@ impl Quantize {
 
     /// Whether the integers of this layer are left to a runtime's kernel for float activations.
     fn keeps_integers(&self, graph: &Graph, layer: &Layer, quantized: &Quantized) -> bool {
-        self.config.weight_kernels
-            && matches!(quantized.grid.bits(), 4 | 8)
-            && matches!(layer.reads, Use::Products(_))
-            && reads(graph, layer, "MatMul")
+        self.config.weight_kernels && matches!(quantized.grid.bits(), 4 | 8) && has_weight_kernel(graph, layer)
     }
 }
 
@@ -590,6 +590,11 @@ fn reads(graph: &Graph, layer: &Layer, op_type: &str) -> bool {
         .nodes
         .iter()
         .all(|node| graph.node(node).is_some_and(|node| node.is(op_type)))
+}
+
+/// Whether runtimes have a kernel for float activations and the integers of this layer.
+fn has_weight_kernel(graph: &Graph, layer: &Layer) -> bool {
+    matches!(layer.reads, Use::Products(_)) && reads(graph, layer, "MatMul")
 }
 
 /// Edits that give every Conv without a bias one of zeros, so that it can be corrected.

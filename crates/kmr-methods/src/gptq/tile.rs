@@ -92,9 +92,8 @@ impl Tile {
         let columns = self.levels.len();
         let mut residuals: [Vec<Lanes>; N] = std::array::from_fn(|_| vec![[0.0; LANES]; columns]);
         let mut rounded = std::array::from_fn(|_| (vec![[0.0; LANES]; columns], [0.0; LANES]));
-        let mut end = columns;
-        while end > 0 {
-            let start = (end - 1) / BLOCK * BLOCK;
+        for start in (0..columns).step_by(BLOCK).rev() {
+            let end = columns.min(start + BLOCK);
             let beyond = residuals.each_ref().map(|residual| metric.beyond(start..end, residual));
             for position in (start..end).rev() {
                 let (pivot, row) = metric.pivot(position);
@@ -115,7 +114,6 @@ impl Tile {
                     }
                 }
             }
-            end = start;
         }
         rounded
     }
