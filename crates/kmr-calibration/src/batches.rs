@@ -4,9 +4,10 @@ use kmr_sdk::{Batch, Host, Result, RunRequest};
 
 /// Samples in a batch where few values are asked for.
 const BATCH: usize = 16;
-/// Samples of a value that are held at once. Where more values are asked for, there are fewer samples in a batch, and more
-/// passes where that does not do.
-const HELD: usize = 24 * BATCH;
+/// Samples of a value that are held at once: where more values are asked for, there are fewer samples in a batch.
+const HELD: usize = 8 * BATCH;
+/// Values that are asked for in one pass.
+const VALUES: usize = 24 * BATCH;
 
 /// Runs the candidate on up to `samples` calibration samples as often as `values` take, and gives every batch to
 /// `take`, with the position among `values` of the first that the batch holds. `doing` says what for.
@@ -23,13 +24,13 @@ pub fn each_batch(
     mut take: impl FnMut(usize, &Batch) -> Result<()>,
 ) -> Result<()> {
     let batch = (HELD / values.len().max(1)).clamp(1, BATCH);
-    for (pass, chunk) in values.chunks(HELD).enumerate() {
-        let first = pass * HELD;
+    for (pass, chunk) in values.chunks(VALUES).enumerate() {
+        let first = pass * VALUES;
         let request = RunRequest {
             outputs: chunk.iter().map(|&value| value.to_owned()).collect(),
             batch: Some(batch),
             limit: Some(samples),
-            hold: values.len() <= HELD,
+            hold: values.len() <= VALUES,
             ..Default::default()
         };
         for batch in host.run(&request)? {

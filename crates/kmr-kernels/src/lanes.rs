@@ -1,4 +1,4 @@
-//! A few vectors side by side, so that one pass over a large matrix serves all of them.
+//! Vectors side by side, so that one pass over a large matrix serves all of them.
 
 use crate::{InstructionSet, vectorized::vectorized};
 
@@ -8,11 +8,14 @@ pub const LANES: usize = 16;
 /// The same element of each of them.
 pub type Lanes = [f64; LANES];
 
-/// Rows of a matrix that are gone through at once: their sums do not wait for one another.
-const ROWS: usize = 4;
+/// [`Lanes`] in float32, as what is multiplied is kept: a matrix in panels of as many columns, or vectors.
+pub type Panel = [f32; LANES];
 
-/// Sums over vectors side by side, each lane by itself and in the order of the elements. A product and the sum that it
-/// goes into are rounded once, on every processor, so results are the same everywhere.
+/// Rows of panels whose products are added up in float32.
+const PART: usize = 64;
+
+/// Sums over panels. Products in float32 are fused with the sums that they go into, on every processor, so results are the
+/// same everywhere.
 #[derive(Clone, Copy, Debug)]
 pub struct Lanewise(InstructionSet);
 
@@ -22,194 +25,152 @@ impl Lanewise {
         Self(InstructionSet::detect())
     }
 
-    /// Σ factors\[i\] × vector\[i\], over the shorter of the two.
-    pub fn dot(self, factors: &[f64], vector: &[Lanes]) -> Lanes {
-        let [sum] = self.dots(factors, [vector]);
+    #[cfg(test)]
+    pub(crate) fn with(instructions: InstructionSet) -> Self {
+        Self(instructions)
+    }
+
+    pub(crate) fn instructions(self) -> InstructionSet {
+        self.0
+    }
+
+    /// Adds ownᵀ × others to `sums`: for each column of the one and each of the other, the sum of the products of their
+    /// numbers in all rows, of which there are as many as the shorter of the two has. Products are added up in float32, 64
+    /// rows at a time.
+    pub fn add_products(self, own: &[Panel], others: &[Panel], sums: &mut [Lanes; LANES]) {
+        match self.0 {
+            InstructionSet::Avx512 => self.0.products_of_eight(own, others, sums),
+            _ => self.0.products_of_four(own, others, sums),
+        }
+    }
+
+    /// The same of float64 numbers, one row after the other.
+    pub fn add_exact_products(self, own: &[Lanes], others: &[Lanes], sums: &mut [Lanes; LANES]) {
+        match self.0 {
+            InstructionSet::Avx512 => self.0.exact_products_of_four(own, others, sums),
+            _ => self.0.exact_products_of_two(own, others, sums),
+        }
+    }
+
+    /// Σ own\[i\]\[column\] × vector\[i\] in float64, over the shorter of the two.
+    pub fn dot(self, own: &[Panel], column: usize, vector: &[Panel]) -> Lanes {
+        let mut sum = [0.0; LANES];
+        self.0.dot_one(own, column, vector, &mut sum);
         sum
     }
 
-    /// [`dot`](Self::dot) with each of `vectors`, which are as long as one another.
-    pub fn dots<const N: usize>(self, factors: &[f64], vectors: [&[Lanes]; N]) -> [Lanes; N] {
-        let mut sums = [[0.0; LANES]; N];
-        for (vectors, sums) in vectors.chunks(3).zip(sums.chunks_mut(3)) {
-            if let [first, second, third] = vectors {
-                self.0.dot_three(factors, first, second, third, sums);
-            } else {
-                let each = vectors.iter().zip(sums);
-                each.for_each(|(vector, sum)| self.0.dot_one(factors, vector, sum));
-            }
-        }
-        sums
+    /// vector\[i\] −= own\[i\]\[column\] × step, over the shorter of the two.
+    pub fn subtract(self, vector: &mut [Lanes], own: &[Panel], column: usize, step: &Lanes) {
+        self.0.subtract_scaled(vector, own, column, step);
     }
+}
 
-    /// For each row of `matrix`, whose rows have `stride` numbers, the [`dot`](Self::dot) of `vector` with what the row
-    /// has from `first` on.
-    ///
-    /// # Panics
-    /// If a row ends before the vector does.
-    pub fn products(self, matrix: &[f64], stride: usize, first: usize, vector: &[Lanes]) -> Vec<Lanes> {
-        let mut products = vec![[0.0; LANES]; matrix.len() / stride.max(1)];
-        let rows = matrix.chunks(stride.max(1) * ROWS);
-        for (rows, products) in rows.zip(products.chunks_mut(ROWS)) {
-            if products.len() == ROWS {
-                self.0.dot_rows(rows, stride, first, vector, products);
-            } else {
-                for (row, product) in rows.chunks_exact(stride).zip(products) {
-                    self.0.dot_one(&row[first..][..vector.len()], vector, product);
+vectorized! {
+    fn products_of_eight(own: &[Panel], others: &[Panel], sums: &mut [Lanes; LANES]) {
+        products::<2>(own, others, sums);
+    }
+}
+
+vectorized! {
+    fn products_of_four(own: &[Panel], others: &[Panel], sums: &mut [Lanes; LANES]) {
+        products::<1>(own, others, sums);
+    }
+}
+
+vectorized! {
+    fn exact_products_of_four(own: &[Lanes], others: &[Lanes], sums: &mut [Lanes; LANES]) {
+        exact_products::<4>(own, others, sums);
+    }
+}
+
+vectorized! {
+    fn exact_products_of_two(own: &[Lanes], others: &[Lanes], sums: &mut [Lanes; LANES]) {
+        exact_products::<2>(own, others, sums);
+    }
+}
+
+/// Columns of one panel whose sums the compiler keeps in registers; with more in one array it would leave them in memory.
+const FEW: usize = 4;
+
+/// [`Lanewise::add_products`], with `N` times [`FEW`] columns of `own` at once: as many as fill the registers.
+#[inline(always)]
+fn products<const N: usize>(own: &[Panel], others: &[Panel], sums: &mut [Lanes; LANES]) {
+    for (own, others) in own.chunks(PART).zip(others.chunks(PART)) {
+        for (at, sums) in sums.chunks_exact_mut(N * FEW).enumerate() {
+            let mut parts = [[[0.0_f32; LANES]; FEW]; N];
+            for (own, others) in own.iter().zip(others) {
+                for (few, parts) in parts.iter_mut().enumerate() {
+                    let Some(own) = own[at * N * FEW + few * FEW..].first_chunk::<FEW>() else {
+                        continue;
+                    };
+                    for (part, &own) in parts.iter_mut().zip(own) {
+                        for (part, &other) in part.iter_mut().zip(others) {
+                            *part = own.mul_add(other, *part);
+                        }
+                    }
+                }
+            }
+            for (sums, parts) in sums.chunks_exact_mut(FEW).zip(&parts) {
+                for (sums, parts) in sums.iter_mut().zip(parts) {
+                    for (sum, &part) in sums.iter_mut().zip(parts) {
+                        *sum += f64::from(part);
+                    }
                 }
             }
         }
-        products
-    }
-
-    /// vector\[i\] −= factors\[i\] × step.
-    pub fn subtract(self, vector: &mut [Lanes], factors: &[f64], step: &Lanes) {
-        self.0.subtract_scaled(vector, factors, step);
-    }
-
-    /// What [`subtract`](Self::subtract) does with one row of `matrix` after the other, from its number `first` on: row
-    /// `rows[i]` with `steps[i]`. The matrix's rows have `stride` numbers.
-    ///
-    /// # Panics
-    /// If a row ends before the vector does.
-    pub fn subtract_rows(
-        self,
-        vector: &mut [Lanes],
-        matrix: &[f64],
-        stride: usize,
-        first: usize,
-        rows: &[usize],
-        steps: &[Lanes],
-    ) {
-        self.0.subtract_all(vector, matrix, stride, first, rows, steps);
-    }
-
-    /// Adds, to each lane of `errors`, the squared errors of rounding weights to the lane's nearest level, times the
-    /// weights' importance.
-    pub fn add_rounding_errors(self, weights: &[f32], importance: &[f64], levels: &Levels, errors: &mut Lanes) {
-        self.0.rounding_errors(weights, importance, levels, errors);
     }
 }
 
-vectorized! {
-    fn dot_one(factors: &[f64], vector: &[Lanes], sum: &mut Lanes) {
-        let mut own = [0.0; LANES];
-        for (&factor, lanes) in factors.iter().zip(vector) {
-            add(&mut own, factor, lanes);
-        }
-        *sum = own;
-    }
-}
-
-vectorized! {
-    fn dot_three(factors: &[f64], first: &[Lanes], second: &[Lanes], third: &[Lanes], sums: &mut [Lanes]) {
-        let mut own = [[0.0; LANES]; 3];
-        for (((&factor, first), second), third) in factors.iter().zip(first).zip(second).zip(third) {
-            add(&mut own[0], factor, first);
-            add(&mut own[1], factor, second);
-            add(&mut own[2], factor, third);
-        }
-        sums.copy_from_slice(&own);
-    }
-}
-
-vectorized! {
-    fn dot_rows(rows: &[f64], stride: usize, first: usize, vector: &[Lanes], sums: &mut [Lanes]) {
-        let mut own = [[0.0; LANES]; ROWS];
-        let row = |at: usize| &rows[at * stride + first..][..vector.len()];
-        let rows: [&[f64]; ROWS] = [row(0), row(1), row(2), row(3)];
-        for (at, lanes) in vector.iter().enumerate() {
-            for (own, row) in own.iter_mut().zip(rows) {
-                add(own, row[at], lanes);
-            }
-        }
-        sums.copy_from_slice(&own);
-    }
-}
-
-vectorized! {
-    fn subtract_scaled(vector: &mut [Lanes], factors: &[f64], step: &Lanes) {
-        for (&factor, lanes) in factors.iter().zip(vector) {
-            take(lanes, factor, step);
-        }
-    }
-}
-
-vectorized! {
-    fn subtract_all(
-        vector: &mut [Lanes],
-        matrix: &[f64],
-        stride: usize,
-        first: usize,
-        rows: &[usize],
-        steps: &[Lanes],
-    ) {
-        let (whole, rest) = vector.as_chunks_mut::<ROWS>();
-        let end = first + whole.len() * ROWS;
-        for (lanes, first) in whole.iter_mut().zip((first..).step_by(ROWS)) {
-            let mut own = *lanes;
-            for (&row, step) in rows.iter().zip(steps) {
-                let factors = &matrix[row * stride + first..][..ROWS];
-                for (own, &factor) in own.iter_mut().zip(factors) {
-                    take(own, factor, step);
+/// [`Lanewise::add_exact_products`], with `N` columns of `own` at once.
+#[inline(always)]
+fn exact_products<const N: usize>(own: &[Lanes], others: &[Lanes], sums: &mut [Lanes; LANES]) {
+    for (sums, first) in sums.chunks_exact_mut(N).zip((0..).step_by(N)) {
+        let mut totals = [[0.0; LANES]; N];
+        for (own, others) in own.iter().zip(others) {
+            for (total, &own) in totals.iter_mut().zip(few::<_, N>(own, first)) {
+                for (total, &other) in total.iter_mut().zip(others) {
+                    *total = own.mul_add(other, *total);
                 }
             }
-            *lanes = own;
         }
-        for (lanes, at) in rest.iter_mut().zip(end..) {
-            for (&row, step) in rows.iter().zip(steps) {
-                take(lanes, matrix[row * stride + at], step);
+        for (sums, total) in sums.iter_mut().zip(&totals) {
+            for (sum, total) in sums.iter_mut().zip(total) {
+                *sum += total;
             }
         }
+    }
+}
+
+/// Some neighbors, `N` of which there are.
+#[inline(always)]
+fn few<T, const N: usize>(all: &[T; LANES], first: usize) -> &[T; N] {
+    match all[first..].first_chunk() {
+        Some(few) => few,
+        None => unreachable!(),
     }
 }
 
 vectorized! {
-    fn rounding_errors(weights: &[f32], importance: &[f64], levels: &Levels, errors: &mut Lanes) {
-        let mut own = *errors;
-        for (&weight, &importance) in weights.iter().zip(importance) {
-            for (lane, error) in own.iter_mut().enumerate() {
-                let scale = levels.scales[lane];
-                let level = nearest_level(weight, scale, levels.low[lane], levels.high[lane]);
-                let off = f64::from(weight) - f64::from(level * scale);
-                *error += importance * off * off;
+    fn dot_one(own: &[Panel], column: usize, vector: &[Panel], sum: &mut Lanes) {
+        let mut lanes = [0.0; LANES];
+        for (own, vector) in own.iter().zip(vector) {
+            let factor = f64::from(own[column]);
+            for (lane, &value) in lanes.iter_mut().zip(vector) {
+                *lane = factor.mul_add(f64::from(value), *lane);
             }
         }
-        *errors = own;
+        *sum = lanes;
     }
 }
 
-/// What numbers are rounded to, lane by lane: `scale` × an integer from `low` to `high`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Levels {
-    /// Positive.
-    pub scales: [f32; LANES],
-    /// The lowest integer.
-    pub low: [f32; LANES],
-    /// The highest one, not below the lowest.
-    pub high: [f32; LANES],
-}
-
-/// The integer from `low` to `high` that is nearest to `value / scale`, ties to even. All of it is float32.
-#[inline(always)]
-pub fn nearest_level(value: f32, scale: f32, low: f32, high: f32) -> f32 {
-    // Adding 1.5 × 2^23 leaves no fraction bits; unlike `round_ties_even` it needs no call, and vectorizes.
-    const SHIFT: f32 = 12_582_912.0;
-    // `clamp` may panic, which would keep the loop around it from being vectorized.
-    ((value / scale).max(low).min(high) + SHIFT) - SHIFT
-}
-
-#[inline(always)]
-fn take(lanes: &mut Lanes, factor: f64, step: &Lanes) {
-    for (lane, step) in lanes.iter_mut().zip(step) {
-        *lane = factor.mul_add(-step, *lane);
-    }
-}
-
-#[inline(always)]
-fn add(sum: &mut Lanes, factor: f64, lanes: &Lanes) {
-    for (sum, lane) in sum.iter_mut().zip(lanes) {
-        *sum = factor.mul_add(*lane, *sum);
+vectorized! {
+    fn subtract_scaled(vector: &mut [Lanes], own: &[Panel], column: usize, step: &Lanes) {
+        for (lanes, own) in vector.iter_mut().zip(own) {
+            let factor = f64::from(own[column]);
+            for (lane, step) in lanes.iter_mut().zip(step) {
+                *lane = factor.mul_add(-step, *lane);
+            }
+        }
     }
 }
 
@@ -238,71 +199,59 @@ mod tests {
             .collect()
     }
 
-    /// What is meant.
-    fn plain(factors: &[f64], vector: &[Lanes]) -> Lanes {
-        let lane = |lane: usize| {
-            let pairs = factors.iter().zip(vector);
-            pairs.fold(0.0, |sum, (factor, lanes)| factor.mul_add(lanes[lane], sum))
-        };
-        std::array::from_fn(lane)
+    fn panels(count: usize, seed: u64) -> Vec<Panel> {
+        lanes(count, seed)
+            .iter()
+            .map(|lanes| lanes.map(|lane| lane as f32))
+            .collect()
     }
 
     proptest! {
         #[test]
-        fn every_instruction_set_gives_the_same_bits(rows in 0_usize..11, columns in 1_usize..40, seed: u64) {
-            let (matrix, vectors) = (noise(rows * columns, seed), [1, 2, 3].map(|at| lanes(columns, seed ^ at)));
-            let first = seed as usize % columns;
+        fn every_instruction_set_gives_the_same_bits(rows in 0_usize..150, seed: u64) {
+            let (own, others) = (panels(rows, seed), panels(rows, seed ^ 1));
+            let before = lanes(LANES, seed ^ 2);
+            let step = lanes(1, seed ^ 3)[0];
+            let column = seed as usize % LANES;
             for set in InstructionSet::available() {
                 let lanewise = Lanewise(set);
-                let factors = noise(columns, seed ^ 9);
-                let expected = [0, 1, 2].map(|at| plain(&factors, &vectors[at]));
-                prop_assert_eq!(lanewise.dots(&factors, [&vectors[0], &vectors[1], &vectors[2]]), expected);
-                prop_assert_eq!(lanewise.dots(&factors, [&vectors[0], &vectors[1]]), [expected[0], expected[1]]);
-                prop_assert_eq!(lanewise.dot(&factors, &vectors[0]), expected[0]);
-                let part = &vectors[0][first..];
-                let products: Vec<Lanes> =
-                    matrix.chunks_exact(columns).map(|row| plain(&row[first..], part)).collect();
-                prop_assert_eq!(lanewise.products(&matrix, columns, first, part), products);
-                let mut moved = vectors[0].clone();
-                let step = &vectors[1][0];
-                lanewise.subtract(&mut moved, &factors, step);
-                for (at, moved) in moved.iter().enumerate() {
-                    let expected: Lanes =
-                        std::array::from_fn(|lane| factors[at].mul_add(-step[lane], vectors[0][at][lane]));
-                    prop_assert_eq!(moved, &expected);
+                let mut sums = std::array::from_fn(|at| before[at]);
+                lanewise.add_products(&own, &others, &mut sums);
+                for (at, sums) in sums.iter().enumerate() {
+                    for (lane, sum) in sums.iter().enumerate() {
+                        let mut expected = before[at][lane];
+                        for (own, others) in own.chunks(PART).zip(others.chunks(PART)) {
+                            let each = own.iter().zip(others);
+                            let part = each.fold(0.0_f32, |sum, (own, other)| own[at].mul_add(other[lane], sum));
+                            expected += f64::from(part);
+                        }
+                        prop_assert_eq!(*sum, expected);
+                    }
                 }
-                let chosen: Vec<usize> = (0..rows).rev().step_by(2).collect();
-                let steps = &vectors[2][..chosen.len().min(columns)];
-                let (mut at_once, mut one_by_one) = (part.to_vec(), part.to_vec());
-                lanewise.subtract_rows(&mut at_once, &matrix, columns, first, &chosen, steps);
-                for (row, step) in chosen.iter().zip(steps) {
-                    lanewise.subtract(&mut one_by_one, &matrix[row * columns + first..][..part.len()], step);
+                let wide = |panels: &[Panel]| panels.iter().map(|panel| panel.map(f64::from)).collect::<Vec<Lanes>>();
+                let mut sums = std::array::from_fn(|at| before[at]);
+                lanewise.add_exact_products(&wide(&own), &wide(&others), &mut sums);
+                for (sums, before) in sums.iter().zip(&before).enumerate().map(|(at, (sums, before))| ((at, sums), before)) {
+                    let at = sums.0;
+                    for (lane, sum) in sums.1.iter().enumerate() {
+                        let each = own.iter().zip(&others);
+                        let term = |sum: f64, (own, other): (&Panel, &Panel)| {
+                            f64::from(own[at]).mul_add(other[lane].into(), sum)
+                        };
+                        prop_assert_eq!(*sum, before[lane] + each.fold(0.0, term));
+                    }
                 }
-                prop_assert_eq!(at_once, one_by_one);
-            }
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn errors_of_rounding_are_those_of_each_lane(weights in prop::collection::vec(-4_f32..4.0, 0..40), seed: u64) {
-            let importance: Vec<f64> = noise(weights.len(), seed).into_iter().map(f64::abs).collect();
-            let levels = Levels {
-                scales: std::array::from_fn(|lane| 0.1 + lane as f32 / 16.0),
-                low: std::array::from_fn(|lane| -(lane as f32)),
-                high: std::array::from_fn(|lane| lane as f32 / 2.0),
-            };
-            for set in InstructionSet::available() {
-                let mut errors = [0.0; LANES];
-                Lanewise(set).add_rounding_errors(&weights, &importance, &levels, &mut errors);
-                for (lane, error) in errors.into_iter().enumerate() {
-                    let scale = levels.scales[lane];
-                    let one = |(&weight, importance): (&f32, &f64)| {
-                        let level = (weight / scale).clamp(levels.low[lane], levels.high[lane]).round_ties_even();
-                        let off = f64::from(weight) - f64::from(level * scale);
-                        importance * off * off
-                    };
-                    prop_assert_eq!(error, weights.iter().zip(&importance).map(one).fold(0.0, |sum, one| sum + one));
+                let dot = lanewise.dot(&own, column, &others);
+                let mut moved = lanes(rows, seed ^ 4);
+                lanewise.subtract(&mut moved, &own, column, &step);
+                for lane in 0..LANES {
+                    let factor = |own: &Panel| f64::from(own[column]);
+                    let each = own.iter().zip(&others);
+                    let expected = each.fold(0.0, |sum, (own, other)| factor(own).mul_add(other[lane].into(), sum));
+                    prop_assert_eq!(dot[lane], expected);
+                    for ((moved, own), before) in moved.iter().zip(&own).zip(lanes(rows, seed ^ 4)) {
+                        prop_assert_eq!(moved[lane], factor(own).mul_add(-step[lane], before[lane]));
+                    }
                 }
             }
         }

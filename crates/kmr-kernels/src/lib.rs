@@ -18,8 +18,8 @@
 //! a batch, as in the gradient by the weights and in batch normalization, are taken over a partition that
 //! follows the sizes alone, so they do not depend on the number of threads either.
 //!
-//! Beside these are sums for methods that work with Gram matrices ([`Products`], [`Lanewise`]). They round every
-//! product, on every processor alike, so that what a method makes of the same numbers is the same everywhere.
+//! Beside these are sums for methods that work with Gram matrices ([`Products`], [`Lanewise`]). They round alike on
+//! every processor, so that what a method makes of the same numbers is the same everywhere.
 
 mod affine;
 mod convolution;
@@ -31,6 +31,7 @@ mod gradient;
 mod instruction_set;
 mod lanes;
 mod layout;
+mod levels;
 mod moments;
 mod normalization;
 mod output;
@@ -50,6 +51,7 @@ pub use error::GeometryError;
 pub use geometry::Geometry;
 pub use gradient::Gradient;
 pub use instruction_set::InstructionSet;
-pub use lanes::{LANES, Lanes, Lanewise, Levels, nearest_level};
+pub use lanes::{LANES, Lanes, Lanewise, Panel};
+pub use levels::{Levels, nearest_level};
 pub use normalization::{BatchNormalization, NormalizationGradient, Statistics};
 pub use products::Products;

@@ -2,108 +2,92 @@
 
 use rayon::prelude::*;
 
-use crate::{InstructionSet, vectorized::vectorized};
+use crate::{LANES, Lanes, Lanewise, Panel};
 
-/// Rows that are multiplied at once, in float32.
-const ROWS: usize = 64;
-/// Partial sums of the rows: row `i` goes into sum `i % PARTIAL`.
-const PARTIAL: usize = 16;
-/// Columns of a vector.
-const WIDTH: usize = 16;
-/// Rows of the sums that are made at once.
-const TILE: usize = 4;
+/// Rows that are multiplied at once.
+const ROWS: usize = 512;
+/// From one panel to the next; one more than there are rows, so that panels do not fight for the same lines of the cache.
+const STRIDE: usize = ROWS + 1;
 
-/// Rows that wait until there are enough of them to be multiplied.
+/// The sums of the products of the columns of one panel with those of another.
+type Tile = [Lanes; LANES];
+
+/// For every two columns, the sum of the products of their numbers in all rows. Products are added up in float32, 64 rows at
+/// a time, and rounded alike everywhere.
 #[derive(Clone, Debug)]
 pub struct Products {
-    instructions: InstructionSet,
+    lanewise: Lanewise,
     columns: usize,
-    /// Numbers from a row to the next: whole vectors.
-    stride: usize,
-    rows: Vec<f32>,
+    /// By panel, with itself and those behind it.
+    sums: Vec<Vec<Tile>>,
+    /// Rows that wait until there are enough of them to be multiplied, panel by panel; zeros beyond the last column.
+    rows: Vec<Panel>,
     held: usize,
+    row: Vec<f32>,
 }
 
 impl Products {
     /// Nothing of `columns` columns yet.
     pub fn new(columns: usize) -> Self {
-        let stride = columns.next_multiple_of(WIDTH);
+        let panels = columns.div_ceil(LANES);
         Self {
-            instructions: InstructionSet::detect(),
+            lanewise: Lanewise::detect(),
             columns,
-            stride,
-            rows: vec![0.0; stride * ROWS],
+            sums: (0..panels)
+                .map(|first| vec![[[0.0; LANES]; LANES]; panels - first])
+                .collect(),
+            rows: vec![[0.0; LANES]; panels * STRIDE],
             held: 0,
+            row: vec![0.0; columns],
         }
     }
 
-    /// Adds the row that `write` writes. When there are enough, [`flush`](Self::flush)es them into `sums`.
-    ///
-    /// # Panics
-    /// If `sums` is shorter than columns × columns.
-    pub fn add(&mut self, write: impl FnOnce(&mut [f32]), sums: &mut [f64]) {
-        write(&mut self.rows[self.held * self.stride..][..self.columns]);
+    /// How many columns there are.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// Adds the row that `write` writes.
+    pub fn add(&mut self, write: impl FnOnce(&mut [f32])) {
+        write(&mut self.row);
+        let panels = self.rows.iter_mut().skip(self.held).step_by(STRIDE);
+        for (panel, values) in panels.zip(self.row.chunks(LANES)) {
+            panel[..values.len()].copy_from_slice(values);
+        }
         self.held += 1;
         if self.held == ROWS {
-            self.flush(sums);
+            self.flush();
         }
     }
 
-    /// Adds, for every two columns, the sum of the products of their numbers in the rows that wait: to the upper triangle of
-    /// `sums`, columns × columns. What is below it means nothing. Products are added up in float32, 64 rows at a time, and
-    /// rounded alike everywhere.
-    ///
-    /// # Panics
-    /// As [`add`](Self::add).
-    pub fn flush(&mut self, sums: &mut [f64]) {
-        self.rows[self.held * self.stride..].fill(0.0);
+    fn flush(&mut self) {
+        let panels: Vec<&[Panel]> = self.rows.chunks(STRIDE).map(|panel| &panel[..self.held]).collect();
+        let lanewise = self.lanewise;
+        self.sums.par_iter_mut().enumerate().for_each(|(own, tiles)| {
+            for (tile, others) in tiles.iter_mut().zip(&panels[own..]) {
+                lanewise.add_products(panels[own], others, tile);
+            }
+        });
         self.held = 0;
-        let (columns, stride, rows) = (self.columns, self.stride, self.rows.as_slice());
-        let sums = &mut sums[..columns * columns];
-        sums.par_chunks_mut((columns * TILE).max(1))
-            .enumerate()
-            .for_each(|(tile, sums)| self.instructions.multiply(rows, stride, tile * TILE, columns, sums));
     }
-}
 
-vectorized! {
-    /// Adds the products of columns from `first` on with all that are not before these.
-    fn multiply(rows: &[f32], stride: usize, first: usize, columns: usize, sums: &mut [f64]) {
-        for start in (first / WIDTH * WIDTH..columns).step_by(WIDTH) {
-            let mut totals = [[0.0_f32; WIDTH]; TILE];
-            for partial in 0..PARTIAL {
-                let mut parts = [[0.0_f32; WIDTH]; TILE];
-                for row in (partial..ROWS).step_by(PARTIAL) {
-                    let row = &rows[row * stride..][..stride];
-                    let others: &[f32; WIDTH] = vector(&row[start..]);
-                    // Columns beyond the last are zeros up to `stride`, which is a multiple of the tile.
-                    let own: &[f32; TILE] = vector(&row[first..]);
-                    for (part, &own) in parts.iter_mut().zip(own) {
-                        for (part, &other) in part.iter_mut().zip(others) {
-                            *part = own.mul_add(other, *part);
-                        }
+    /// The sums: columns × columns, row by row.
+    pub fn finished(mut self) -> Vec<f64> {
+        self.flush();
+        let columns = self.columns;
+        let mut sums = vec![0.0; columns * columns];
+        for (row, tiles) in self.sums.iter().enumerate() {
+            for (column, tile) in tiles.iter().enumerate() {
+                let (row, column) = (row * LANES, (row + column) * LANES);
+                for (row, lanes) in (row..columns).zip(tile) {
+                    for (column, &lane) in (column..columns).zip(lanes) {
+                        sums[row * columns + column] = lane;
+                        sums[column * columns + row] = lane;
                     }
-                }
-                for (total, part) in totals.iter_mut().zip(&parts) {
-                    for (total, part) in total.iter_mut().zip(part) {
-                        *total += part;
-                    }
-                }
-            }
-            for (sums, totals) in sums.chunks_exact_mut(columns).zip(&totals) {
-                for (sum, &total) in sums[start..].iter_mut().zip(totals) {
-                    *sum += f64::from(total);
                 }
             }
         }
-    }
-}
-
-#[inline(always)]
-fn vector<const N: usize>(values: &[f32]) -> &[f32; N] {
-    match values.first_chunk() {
-        Some(vector) => vector,
-        None => &[0.0; N],
+        sums
     }
 }
 
@@ -113,36 +97,19 @@ mod tests {
 
     use super::*;
 
-    /// What is meant.
-    fn plain(rows: &[Vec<f32>], columns: usize) -> Vec<f64> {
-        let mut sums = vec![0.0; columns * columns];
-        for block in rows.chunks(ROWS) {
-            for (at, sum) in sums.iter_mut().enumerate() {
-                let mut parts = [0.0_f32; PARTIAL];
-                for (row, numbers) in block.iter().enumerate() {
-                    let part = &mut parts[row % PARTIAL];
-                    *part = numbers[at / columns].mul_add(numbers[at % columns], *part);
-                }
-                *sum += f64::from(parts.iter().fold(0.0, |sum, part| sum + part));
-            }
-        }
-        sums
-    }
-
     proptest! {
         #[test]
-        fn every_instruction_set_gives_the_same_bits(
-            columns in 1_usize..37, rows in prop::collection::vec(prop::collection::vec(-4_f32..4.0, 37), 0..150),
+        fn they_are_those_of_every_two_columns(
+            columns in 1_usize..37, rows in prop::collection::vec(prop::collection::vec(-4_f32..4.0, 37), 0..600),
         ) {
-            let rows: Vec<Vec<f32>> = rows.into_iter().map(|row| row[..columns].to_vec()).collect();
-            let expected = plain(&rows, columns);
-            for instructions in InstructionSet::available() {
-                let mut products = Products { instructions, ..Products::new(columns) };
-                let mut sums = vec![0.0; columns * columns];
-                rows.iter().for_each(|row| products.add(|own| own.copy_from_slice(row), &mut sums));
-                products.flush(&mut sums);
-                for (at, (found, expected)) in sums.iter().zip(&expected).enumerate() {
-                    prop_assert!(at / columns > at % columns || found == expected, "{} {}", found, expected);
+            let mut products = Products::new(columns);
+            rows.iter().for_each(|row| products.add(|own| own.copy_from_slice(&row[..columns])));
+            let sums = products.finished();
+            for row in 0..columns {
+                for column in 0..columns {
+                    let each = rows.iter().map(|values| f64::from(values[row]) * f64::from(values[column]));
+                    let (found, expected) = (sums[row * columns + column], each.sum::<f64>());
+                    prop_assert!((found - expected).abs() < 1e-6 * 16.0 * (1 + rows.len()) as f64, "{} {}", found, expected);
                 }
             }
         }

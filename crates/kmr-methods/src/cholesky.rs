@@ -1,11 +1,10 @@
 //! The upper Cholesky factor of a large matrix.
 
+use kmr_kernels::{LANES, Lanes, Lanewise};
 use rayon::prelude::*;
 
 /// Rows that are eliminated before the rest is brought up to date.
 const PANEL: usize = 64;
-/// Rows and columns of the tile that is kept in registers; divides [`PANEL`].
-const TILE: usize = 4;
 /// Pivots below this part of their diagonal element are rounding.
 const RANK: f64 = 1e-10;
 
@@ -16,20 +15,22 @@ const RANK: f64 = 1e-10;
 /// # Errors
 /// The first column that depends on those before it.
 pub(crate) fn factorize(matrix: &mut [f64], size: usize) -> Result<(), usize> {
+    let lanewise = Lanewise::detect();
     for start in (0..size).step_by(PANEL) {
         let end = (start + PANEL).min(size);
         let (above, rest) = matrix.split_at_mut(end * size);
         let panel = &mut above[start * size..];
         eliminate(panel, start, size)?;
-        let strips: Vec<Vec<[f64; TILE]>> = (end..size)
-            .step_by(TILE)
+        let strips: Vec<Vec<Lanes>> = (end..size)
+            .step_by(LANES)
             .map(|column| strip(panel, column, size))
             .collect();
-        rest.par_chunks_mut(TILE * size).enumerate().for_each(|(at, rows)| {
+        rest.par_chunks_mut(LANES * size).enumerate().for_each(|(at, rows)| {
             for (right, columns) in strips.iter().enumerate().skip(at) {
-                let products = multiply(&strips[at], columns);
-                for (row, products) in rows.chunks_mut(size).zip(products) {
-                    for (value, product) in row[end + right * TILE..].iter_mut().zip(products) {
+                let mut products = [[0.0; LANES]; LANES];
+                lanewise.add_exact_products(&strips[at], columns, &mut products);
+                for (row, products) in rows.chunks_mut(size).zip(&products) {
+                    for (value, product) in row[end + right * LANES..].iter_mut().zip(products) {
                         *value -= product;
                     }
                 }
@@ -63,27 +64,14 @@ fn eliminate(panel: &mut [f64], start: usize, size: usize) -> Result<(), usize> 
 }
 
 /// A few columns of a panel, row by row; zeros beyond the last.
-fn strip(panel: &[f64], column: usize, size: usize) -> Vec<[f64; TILE]> {
-    let width = TILE.min(size - column);
+fn strip(panel: &[f64], column: usize, size: usize) -> Vec<Lanes> {
+    let width = LANES.min(size - column);
     let narrow = |row: &[f64]| {
-        let mut values = [0.0; TILE];
+        let mut values = [0.0; LANES];
         values[..width].copy_from_slice(&row[column..column + width]);
         values
     };
     panel.chunks(size).map(narrow).collect()
-}
-
-/// leftᵀ × right.
-fn multiply(left: &[[f64; TILE]], right: &[[f64; TILE]]) -> [[f64; TILE]; TILE] {
-    let mut products = [[0.0; TILE]; TILE];
-    for (left, right) in left.iter().zip(right) {
-        for (row, &factor) in products.iter_mut().zip(left) {
-            for (product, &value) in row.iter_mut().zip(right) {
-                *product += factor * value;
-            }
-        }
-    }
-    products
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Scales and zero points for given weights.
 
-use kmr_kernels::{LANES, Lanewise, Levels, nearest_level};
+use kmr_kernels::{LANES, Lanewise, Levels};
 use rayon::prelude::*;
 
 use crate::{Granularity, Grid, Matrix, MethodError, error::check_length};
@@ -149,22 +149,17 @@ impl Run<'_> {
     /// The least-squares scale for the codes that rounding with another scale gives.
     fn refined(&self, (scale, zero_point): Candidate) -> Candidate {
         let (low, high) = self.grid.levels(zero_point);
-        let level = |weight| f64::from(nearest_level(weight, scale, low, high));
-        let along = self.sum(|weight, factor| factor * f64::from(weight) * level(weight));
-        let square = self.sum(|weight, factor| factor * level(weight) * level(weight));
+        let mut sums = [0.0; 2];
+        for row in self.weights.chunks(self.importance.len()) {
+            self.lanewise
+                .add_level_sums(row, self.importance, scale, [low, high], &mut sums);
+        }
+        let [along, square] = sums;
         if along > 0.0 && square > 0.0 {
             (self.grid.admissible(along / square), zero_point)
         } else {
             (scale, zero_point)
         }
-    }
-
-    fn sum(&self, term: impl Fn(f32, f64) -> f64) -> f64 {
-        self.weights
-            .chunks(self.importance.len())
-            .flat_map(|row| row.iter().zip(self.importance))
-            .map(|(&weight, &factor)| term(weight, factor))
-            .sum()
     }
 }
 

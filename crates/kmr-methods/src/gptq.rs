@@ -86,10 +86,7 @@ pub fn gptq(weights: Matrix<'_>, gram: &[f64], scheme: &Scheme, options: &Option
                 .map(|&first| Tile::new(weights, &quantized, first))
                 .collect();
             for tile in &mut tiles {
-                match refit {
-                    true => tile.sweep(&metric, STRETCHES),
-                    false => tile.sweep(&metric, [1.0]),
-                }
+                tile.sweep(&metric, if refit { &STRETCHES } else { &STRETCHES[..1] });
             }
             refine(&mut tiles, &metric, options, refit);
             tiles

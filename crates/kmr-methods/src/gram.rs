@@ -17,15 +17,11 @@ pub struct Inputs {
 /// [`Inputs`] while they are added up, in the order of the rows.
 #[derive(Clone, Debug)]
 pub struct Gram {
-    columns: usize,
     rows: u64,
     /// The first row. Products are those of differences from it: where a column hardly varies, products of the numbers
     /// themselves would leave nothing but rounding of its variance.
     origin: Vec<f32>,
     totals: Vec<f64>,
-    /// `columns` × `columns`, the upper triangle until [`finished`](Self::finished).
-    sums: Vec<f64>,
-    /// Products of a few rows in float32, before they go into the sums.
     products: Products,
 }
 
@@ -33,18 +29,16 @@ impl Gram {
     /// Nothing of `columns` inputs yet.
     pub fn new(columns: usize) -> Self {
         Self {
-            columns,
             rows: 0,
             origin: Vec::new(),
             totals: vec![0.0; columns],
-            sums: vec![0.0; columns * columns],
             products: Products::new(columns),
         }
     }
 
     /// How many inputs there are.
     pub fn columns(&self) -> usize {
-        self.columns
+        self.totals.len()
     }
 
     /// Adds one row.
@@ -56,45 +50,45 @@ impl Gram {
             self.origin = row.to_vec();
         }
         let (origin, totals) = (&self.origin, &mut self.totals);
-        let write = |differences: &mut [f32]| {
+        self.products.add(|differences| {
             let pairs = row.iter().zip(origin);
             for ((difference, (value, origin)), total) in differences.iter_mut().zip(pairs).zip(totals) {
                 *difference = value - origin;
                 *total += f64::from(*difference);
             }
-        };
-        self.products.add(write, &mut self.sums);
+        });
         self.rows += 1;
     }
 
     /// What has been added up; `centered` takes the means away.
     pub fn finished(mut self, centered: bool) -> Inputs {
-        self.products.flush(&mut self.sums);
-        self.origin.resize(self.columns, 0.0);
+        let columns = self.columns();
+        self.origin.resize(columns, 0.0);
         let count = self.rows.max(1) as f64;
-        let columns = self.columns;
-        let product = |row: usize, column: usize| self.sums[row.min(column) * columns + row.max(column)] / count;
-        let shift = |at: usize| self.totals[at] / count;
-        let origin = |at: usize| f64::from(self.origin[at]);
+        let shifts: Vec<f64> = self.totals.iter().map(|total| total / count).collect();
+        let origins: Vec<f64> = self.origin.iter().copied().map(f64::from).collect();
+        let mut metric = self.products.finished();
         let varies: Vec<bool> = (0..columns)
             .map(|at| {
-                let square = product(at, at);
-                square - shift(at) * shift(at) > ROUNDING * (square + origin(at) * origin(at))
+                let square = metric[at * columns + at] / count;
+                square - shifts[at] * shifts[at] > ROUNDING * (square + origins[at] * origins[at])
             })
             .collect();
-        let entry = |row: usize, column: usize| match centered {
-            true if varies[row] && varies[column] => product(row, column) - shift(row) * shift(column),
-            true => 0.0,
-            false => {
-                let crossed = origin(row) * shift(column) + shift(row) * origin(column);
-                product(row, column) + crossed + origin(row) * origin(column)
+        for (row, values) in metric.chunks_mut(columns.max(1)).enumerate() {
+            let (shift, origin) = (shifts[row], origins[row]);
+            for (column, value) in values.iter_mut().enumerate() {
+                let product = *value / count;
+                *value = match centered {
+                    true if varies[row] && varies[column] => product - shift * shifts[column],
+                    true => 0.0,
+                    false => product + (origin * shifts[column] + shift * origins[column]) + origin * origins[column],
+                };
             }
-        };
+        }
+        let means = origins.iter().zip(&shifts);
         Inputs {
-            means: (0..columns).map(|at| (origin(at) + shift(at)) as f32).collect(),
-            metric: (0..columns * columns)
-                .map(|at| entry(at / columns, at % columns))
-                .collect(),
+            means: means.map(|(origin, shift)| (origin + shift) as f32).collect(),
+            metric,
         }
     }
 }

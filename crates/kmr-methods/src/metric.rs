@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use kmr_kernels::{LANES, Lanes, Lanewise};
+use kmr_kernels::{LANES, Lanes, Lanewise, Panel};
+use rayon::prelude::*;
 
 use crate::{
     MethodError,
@@ -10,25 +11,31 @@ use crate::{
     error::{check_finite, check_length},
 };
 
-/// Columns, or positions of the factor, that are gone through one by one before the others follow all at once.
-pub(crate) const BLOCK: usize = 32;
+/// Columns that are gone through one by one before those behind them follow all at once.
+pub(crate) const SECTION: usize = 64;
 
 /// H = the Gram matrix plus a diagonal.
-pub(crate) struct Metric<'a> {
-    gram: &'a [f64],
+///
+/// Both H and its factor are kept in float32, in panels of [`LANES`] neighboring columns: what multiplies them is as exact
+/// as the weights are.
+pub(crate) struct Metric {
     columns: usize,
     /// The diagonal of H; positive.
     diagonal: Vec<f64>,
-    /// What H has more than the Gram matrix on its diagonal.
-    damping: Vec<f64>,
+    /// Whether a column never had an input.
+    dead: Vec<bool>,
     /// The column at each position of the factor. The last position is rounded first.
     pub(crate) order: Vec<usize>,
-    /// U of H = UᵀU in that order; upper.
-    factor: Vec<f64>,
-    pub(crate) lanewise: Lanewise,
+    /// The diagonal of U, H = UᵀU in that order.
+    pivots: Vec<f64>,
+    /// Uᵀ, whose panels hold positions.
+    factor: Vec<Panel>,
+    /// H.
+    product: Vec<Panel>,
+    lanewise: Lanewise,
 }
 
-impl<'a> Metric<'a> {
+impl Metric {
     /// The metric of `gram` with `damping` of its mean diagonal added; where that does not make it positive definite,
     /// damping is raised in tenfold steps up to the whole mean. `order` names the column at each position.
     ///
@@ -36,7 +43,7 @@ impl<'a> Metric<'a> {
     /// If sizes or the damping are outside their domain, the Gram matrix is not finite, or far from positive
     /// semidefinite.
     pub(crate) fn new(
-        gram: &'a [f64],
+        gram: &[f64],
         columns: usize,
         damping: f64,
         order: impl FnOnce(&[f64]) -> Vec<usize>,
@@ -51,12 +58,12 @@ impl<'a> Metric<'a> {
         let mut relative = damping;
         loop {
             // Any positive number will do for a column that nothing depends on.
-            let damping: Vec<f64> = bare
+            let diagonal: Vec<f64> = bare
                 .iter()
                 .map(|&value| match value {
                     0.0 if mean > 0.0 => mean,
                     0.0 => 1.0,
-                    _ => relative * mean,
+                    _ => value + relative * mean,
                 })
                 .collect();
             let mut factor = vec![0.0; columns * columns];
@@ -64,18 +71,22 @@ impl<'a> Metric<'a> {
                 for (value, &column) in factor[at * columns..][at..columns].iter_mut().zip(&order[at..]) {
                     *value = gram[row * columns + column];
                 }
-                factor[at * columns + at] += damping[row];
+                factor[at * columns + at] = diagonal[row];
             }
             match factorize(&mut factor, columns) {
                 Ok(()) => {
-                    let diagonal = bare.iter().zip(&damping).map(|(value, more)| value + more).collect();
+                    let mut product = panels(gram, columns);
+                    for (at, &value) in diagonal.iter().enumerate() {
+                        product[at / LANES * columns + at][at % LANES] = value as f32;
+                    }
                     return Ok(Self {
-                        gram,
                         columns,
+                        dead: bare.iter().map(|&value| value == 0.0).collect(),
                         diagonal,
-                        damping,
                         order,
-                        factor,
+                        pivots: (0..columns).map(|at| factor[at * columns + at]).collect(),
+                        factor: panels(&factor, columns),
+                        product,
                         lanewise: Lanewise::detect(),
                     });
                 }
@@ -87,91 +98,117 @@ impl<'a> Metric<'a> {
 
     /// Whether a column never had an input.
     pub(crate) fn is_dead(&self, column: usize) -> bool {
-        self.gram[column * self.columns + column] == 0.0
+        self.dead[column]
     }
 
     pub(crate) fn diagonal(&self) -> &[f64] {
         &self.diagonal
     }
 
-    /// The factor's diagonal element and what follows it in its row.
-    pub(crate) fn pivot(&self, position: usize) -> (f64, &[f64]) {
-        let row = &self.factor[position * self.columns..][position..self.columns];
-        (row[0], &row[1..])
+    /// The factor's diagonal element.
+    pub(crate) fn pivot(&self, position: usize) -> f64 {
+        self.pivots[position]
+    }
+
+    /// What the row of U at `position` makes of the elements right behind it.
+    pub(crate) fn near(&self, position: usize, behind: &[Panel]) -> Lanes {
+        let rows = &self.factor[position / LANES * self.columns..][position + 1..];
+        self.lanewise.dot(rows, position % LANES, behind)
     }
 
     /// What the rows of U at the positions of `block` make of the elements of `residual` behind the block.
-    pub(crate) fn beyond(&self, block: Range<usize>, residual: &[Lanes]) -> Vec<Lanes> {
-        let rows = &self.factor[block.start * self.columns..block.end * self.columns];
-        self.lanewise
-            .products(rows, self.columns, block.end, &residual[block.end..])
+    pub(crate) fn beyond(&self, block: Range<usize>, residual: &[Panel]) -> Vec<Lanes> {
+        let end = block.end;
+        self.multiply(&self.factor, block, end, &residual[end..])
     }
 
     /// What each lane of a residual, given by position, is in the metric: |U × residual|².
-    pub(crate) fn error(&self, residual: &[Lanes]) -> Lanes {
+    pub(crate) fn error(&self, residual: &[Panel]) -> Lanes {
         let mut error = [0.0; LANES];
-        for start in (0..residual.len()).step_by(BLOCK) {
-            let end = residual.len().min(start + BLOCK);
-            let beyond = self.beyond(start..end, residual);
-            for (position, beyond) in (start..end).zip(beyond) {
-                let (pivot, row) = self.pivot(position);
-                let near = &residual[position + 1..end];
-                let near = self.lanewise.dot(&row[..near.len()], near);
+        for block in parts(0..residual.len(), LANES) {
+            let beyond = self.beyond(block.clone(), residual);
+            for (position, beyond) in block.clone().zip(beyond) {
+                let near = self.near(position, &residual[position + 1..block.end]);
                 for lane in 0..LANES {
-                    error[lane] += (pivot * residual[position][lane] + near[lane] + beyond[lane]).powi(2);
+                    let own = self.pivots[position] * f64::from(residual[position][lane]);
+                    error[lane] += (own + near[lane] + beyond[lane]).powi(2);
                 }
             }
         }
         error
     }
 
-    /// H × vector.
-    pub(crate) fn product(&self, vector: &[Lanes]) -> Vec<Lanes> {
-        self.product_of(vector, 0, 0..self.columns)
+    /// The elements `rows` of H × vector, of which the elements from `first` on are given and others are 0.
+    pub(crate) fn product(&self, rows: Range<usize>, first: usize, vector: &[Panel]) -> Vec<Lanes> {
+        self.multiply(&self.product, rows, first, vector)
     }
 
-    /// These elements of H × vector, of which only the elements from `first` on are given and others are 0.
-    pub(crate) fn product_of(&self, part: &[Lanes], first: usize, elements: Range<usize>) -> Vec<Lanes> {
-        let rows = &self.gram[elements.start * self.columns..elements.end * self.columns];
-        let mut product = self.lanewise.products(rows, self.columns, first, part);
-        for (column, lanes) in (first..).zip(part) {
-            if elements.contains(&column) {
-                for (product, lane) in product[column - elements.start].iter_mut().zip(lanes) {
-                    *product += self.damping[column] * lane;
-                }
-            }
+    fn multiply(&self, matrix: &[Panel], rows: Range<usize>, first: usize, vector: &[Panel]) -> Vec<Lanes> {
+        let panels = rows.start / LANES..rows.end.div_ceil(LANES);
+        let mut products = vec![[[0.0; LANES]; LANES]; panels.len()];
+        for (panel, products) in panels.clone().zip(&mut products) {
+            let factors = &matrix[panel * self.columns..][first..];
+            self.lanewise.add_products(factors, vector, products);
         }
-        product
+        let mut products = products.into_flattened();
+        products.drain(..rows.start - panels.start * LANES);
+        products.truncate(rows.len());
+        products
     }
 
-    /// Coordinate descent: goes through the columns, moves each by what `step` makes of its gradient, and takes H's column
-    /// × that from the `gradient`. Whether anything moved.
-    pub(crate) fn descend(&self, gradient: &mut [Lanes], mut step: impl FnMut(usize, &Lanes) -> Lanes) -> bool {
+    /// Coordinate descent: goes through `columns`, whose `gradient` is given, and moves each by what `step` makes of that.
+    /// Whether anything moved.
+    pub(crate) fn descend(
+        &self,
+        columns: Range<usize>,
+        gradient: &mut [Lanes],
+        mut step: impl FnMut(usize, &Lanes) -> Lanes,
+    ) -> bool {
         let mut moved = false;
-        for start in (0..gradient.len()).step_by(BLOCK) {
-            let end = gradient.len().min(start + BLOCK);
-            let (mut columns, mut steps) = (Vec::new(), Vec::new());
-            for column in start..end {
-                let own = step(column, &gradient[column]);
+        for section in parts(columns.clone(), SECTION) {
+            let mut steps = vec![[0.0; LANES]; section.len()];
+            let (gradient, later) = gradient[section.start - columns.start..].split_at_mut(section.len());
+            for at in 0..section.len() {
+                let column = section.start + at;
+                let own = step(column, &gradient[at]);
                 if own != [0.0; LANES] {
-                    let row = &self.gram[column * self.columns..];
-                    self.lanewise
-                        .subtract(&mut gradient[start..end], &row[start..end], &own);
-                    let damping = &self.damping[column..=column];
-                    self.lanewise.subtract(&mut gradient[column..=column], damping, &own);
-                    columns.push(column);
-                    steps.push(own);
+                    moved = true;
+                    steps[at] = own.map(|step| step as f32);
+                    let rows = &self.product[column / LANES * self.columns..][column..];
+                    self.lanewise.subtract(&mut gradient[at..], rows, column % LANES, &own);
                 }
             }
-            moved |= !columns.is_empty();
-            for (first, last) in [(0, start), (end, gradient.len())] {
-                let part = &mut gradient[first..last];
-                self.lanewise
-                    .subtract_rows(part, self.gram, self.columns, first, &columns, &steps);
+            let products = self.product(section.end..columns.end, section.start, &steps);
+            for (gradient, product) in later.iter_mut().zip(&products) {
+                for (gradient, product) in gradient.iter_mut().zip(product) {
+                    *gradient -= product;
+                }
             }
         }
         moved
     }
+}
+
+/// A range in parts of a size, the last of which may be smaller.
+pub(crate) fn parts(range: Range<usize>, size: usize) -> impl DoubleEndedIterator<Item = Range<usize>> {
+    let end = range.end;
+    range.step_by(size).map(move |start| start..end.min(start + size))
+}
+
+/// A square matrix in float32, its rows side by side in panels.
+fn panels(matrix: &[f64], columns: usize) -> Vec<Panel> {
+    let mut panels = vec![[0.0; LANES]; columns.div_ceil(LANES) * columns];
+    panels
+        .par_chunks_mut(columns.max(1))
+        .zip(matrix.par_chunks((LANES * columns).max(1)))
+        .for_each(|(panel, rows)| {
+            for (lane, row) in rows.chunks(columns).enumerate() {
+                for (panel, &value) in panel.iter_mut().zip(row) {
+                    panel[lane] = value as f32;
+                }
+            }
+        });
+    panels
 }
 
 fn check(columns: usize, gram: &[f64], damping: f64) -> Result<(), MethodError> {

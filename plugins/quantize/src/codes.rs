@@ -11,6 +11,8 @@ use kmr_sdk::{
     model::{Graph, Patch},
 };
 
+use rayon::prelude::*;
+
 use crate::{
     config::{Config, Method},
     layers::{Layer, Use},
@@ -21,6 +23,9 @@ use crate::{
 /// Gram matrices are observed and held together up to this many bytes; those of all layers are kept, then, for other
 /// numbers of bits. Beyond it, as many as that are observed when they are needed, and dropped.
 const KEPT_BYTES: usize = 1 << 30;
+
+/// What layers whose codes are found side by side may take together, where it is more than one.
+const WORKING_BYTES: usize = 512 << 20;
 
 /// Codes that look at no data are remembered of models of up to this many weights. Those of larger ones are found again
 /// when they are asked for again.
@@ -73,11 +78,8 @@ impl Codes {
             self.inputs = Some(source.observe(host, &all)?);
         }
         if !observed || self.inputs.is_some() {
-            for (position, bits) in missing {
-                let inputs = self.inputs.as_ref().and_then(|inputs| inputs[position].as_deref());
-                let encoded = source.encode((position, bits), inputs.map(Vec::as_slice))?;
-                found.insert((position, bits), encoded);
-            }
+            let inputs = |&(position, _): &Wanted| self.inputs.as_ref()?[position].as_deref().map(Vec::as_slice);
+            found.extend(source.encode_all(&missing, |at| inputs(&missing[at]))?);
         } else {
             for portion in source.portions(&missing) {
                 found.extend(source.encode_together(host, &portion)?);
@@ -146,12 +148,35 @@ impl Source<'_> {
     fn encode_together(&self, host: &Host<'_>, wanted: &[Wanted]) -> Result<Vec<(Wanted, Arc<Encoded>)>> {
         let positions: Vec<usize> = wanted.iter().map(|&(position, _)| position).collect();
         let inputs = self.observe(host, &positions)?;
-        let pairs = wanted.iter().zip(inputs);
-        let encoded = pairs.map(|(&one, inputs)| {
-            let inputs = inputs.as_deref().map(Vec::as_slice);
-            Ok((one, self.encode(one, inputs)?))
-        });
-        encoded.collect()
+        self.encode_all(wanted, |at| inputs[at].as_deref().map(Vec::as_slice))
+    }
+
+    /// The codes of layers, of which `inputs` tells what they multiply by the position in `wanted`. As many as there is room
+    /// for are worked on side by side.
+    fn encode_all<'i>(
+        &self,
+        wanted: &[Wanted],
+        inputs: impl Fn(usize) -> Option<&'i [Inputs]> + Sync,
+    ) -> Result<Vec<(Wanted, Arc<Encoded>)>> {
+        let mut encoded = Vec::with_capacity(wanted.len());
+        while encoded.len() < wanted.len() {
+            let rest = &wanted[encoded.len()..];
+            let mut bytes = 0_usize;
+            let fitting = rest.iter().take_while(|(position, _)| {
+                bytes = bytes.saturating_add(working_bytes(&self.layers[*position]));
+                bytes <= WORKING_BYTES
+            });
+            let count = fitting.count().max(1);
+            let found: Vec<Result<Arc<Encoded>>> = (encoded.len()..encoded.len() + count)
+                .into_par_iter()
+                .map(|at| self.encode(wanted[at], inputs(at)))
+                .collect();
+            // Of several failures the first is told, whatever the number of threads.
+            for (&one, found) in rest.iter().zip(found) {
+                encoded.push((one, found?));
+            }
+        }
+        Ok(encoded)
     }
 
     /// What the layers at `positions` multiply, as far as that can be observed.
@@ -205,6 +230,13 @@ impl Source<'_> {
         }
         Ok(patch)
     }
+}
+
+/// About what finding a layer's codes takes besides its Gram matrix: that matrix damped, and its factor; weights, levels and
+/// what these leave.
+fn working_bytes(layer: &Layer) -> usize {
+    let matrices = layer.columns().saturating_mul(layer.columns()).saturating_mul(16);
+    matrices.saturating_add(layer.len().saturating_mul(20))
 }
 
 /// What the Gram matrices of all layers take: those who read the same share one.

@@ -1,8 +1,8 @@
 //! Values during an execution, and how they cross between Burn and tensors.
 
 use burn::backend::{
-    AutodiffBackend, BackendTensor, Bytes as BurnBytes, DType as BurnType, Dispatch, DispatchDevice,
-    DispatchKindConversion, DispatchTensor, Flex, FlexDevice, Shape, TensorData, TensorMetadata,
+    AllocationProperty, AutodiffBackend, BackendTensor, Bytes as BurnBytes, DType as BurnType, Dispatch,
+    DispatchDevice, DispatchKindConversion, DispatchTensor, Flex, FlexDevice, Shape, TensorData, TensorMetadata,
     ops::{BoolTensorOps, FloatTensorOps, IntTensorOps},
     read_sync,
 };
@@ -77,10 +77,16 @@ pub fn from_vec(values: Vec<f32>, shape: Vec<usize>) -> Float {
     B::float_from_data(TensorData::new(values, shape), &device())
 }
 
-/// A plain tensor with the values of a float32 tensor.
+/// A plain tensor with the values of a float32 tensor, which it shares: weights are not copied, unless they lie in a file
+/// where no float32 may.
 pub fn upload(tensor: &Tensor) -> Float {
-    let values = bytemuck::allocation::pod_collect_to_vec::<u8, f32>(tensor.bytes());
-    from_vec(values, tensor.shape().to_vec())
+    let bytes = tensor.bytes();
+    let shape = tensor.shape().to_vec();
+    if bytemuck::try_cast_slice::<u8, f32>(bytes).is_err() {
+        return from_vec(bytemuck::allocation::pod_collect_to_vec(bytes), shape);
+    }
+    let shared = BurnBytes::from_shared(bytes.clone(), AllocationProperty::Other);
+    B::float_from_data(TensorData::from_bytes(shared, shape, BurnType::F32), &device())
 }
 
 /// Whether operations on the tensor are recorded.

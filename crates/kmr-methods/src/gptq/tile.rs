@@ -1,11 +1,13 @@
 //! The rows that are quantized side by side.
 
-use kmr_kernels::{LANES, Lanes, nearest_level};
+use std::ops::Range;
+
+use kmr_kernels::{LANES, Lanes, Panel, nearest_level};
 
 use super::Options;
 use crate::{
     Granularity, Grid, Matrix, Quantized,
-    metric::{BLOCK, Metric},
+    metric::{Metric, parts},
 };
 
 /// Up to [`LANES`] rows, element by element. Lanes without a row stay zero.
@@ -16,15 +18,17 @@ pub(super) struct Tile {
     size: usize,
     grid: Grid,
     /// By column.
-    weights: Vec<Lanes>,
+    weights: Vec<Panel>,
     /// Codes less zero points, by column.
-    levels: Vec<Lanes>,
+    levels: Vec<Panel>,
+    /// What the levels leave of the weights, by column.
+    residual: Vec<Panel>,
     /// By group, as are the others below.
-    scales: Vec<Lanes>,
+    scales: Vec<Panel>,
     /// The lowest level.
-    low: Vec<Lanes>,
+    low: Vec<Panel>,
     /// The highest level.
-    high: Vec<Lanes>,
+    high: Vec<Panel>,
 }
 
 impl Tile {
@@ -41,6 +45,7 @@ impl Tile {
             grid: quantized.grid,
             weights: vec![[0.0; LANES]; columns],
             levels: vec![[0.0; LANES]; columns],
+            residual: Vec::new(),
             scales: vec![[1.0; LANES]; groups],
             low: vec![[0.0; LANES]; groups],
             high: vec![[0.0; LANES]; groups],
@@ -49,10 +54,8 @@ impl Tile {
         for (lane, row) in (first..weights.rows()).take(LANES).enumerate() {
             let zero_points = &quantized.zero_points[row * stride..][..groups];
             for (group, &zero_point) in zero_points.iter().enumerate() {
-                let (low, high) = tile.grid.levels(zero_point);
-                tile.scales[group][lane] = f64::from(quantized.scales[row * stride + group]);
-                tile.low[group][lane] = f64::from(low);
-                tile.high[group][lane] = f64::from(high);
+                tile.scales[group][lane] = quantized.scales[row * stride + group];
+                (tile.low[group][lane], tile.high[group][lane]) = tile.grid.levels(zero_point);
             }
             for (column, (&weight, code)) in weights
                 .row(row)
@@ -60,136 +63,134 @@ impl Tile {
                 .zip(&quantized.codes[row * columns..])
                 .enumerate()
             {
-                tile.weights[column][lane] = f64::from(weight);
-                tile.levels[column][lane] = f64::from(i32::from(*code) - zero_points[column / size]);
+                tile.weights[column][lane] = weight;
+                tile.levels[column][lane] = (i32::from(*code) - zero_points[column / size]) as f32;
             }
         }
+        tile.residual = (0..columns).map(|column| tile.left(column)).collect();
         tile
+    }
+
+    /// What a column's levels leave of it.
+    fn left(&self, column: usize) -> Panel {
+        let (weights, levels) = (&self.weights[column], &self.levels[column]);
+        left(weights, levels, &self.scales[column / self.size])
     }
 
     /// Goes through the columns with the scales as they are, times each of `stretches`, and keeps what
     /// leaves least in each row: that, or the levels there are.
-    pub(super) fn sweep<const N: usize>(&mut self, metric: &Metric<'_>, stretches: [f64; N]) {
-        let mut least = self.error(metric);
-        let stretched = stretches.map(|stretch| {
-            let one = |scale: f64| f64::from(self.grid.admissible(scale * stretch));
-            self.scales.iter().map(|scales| scales.map(one)).collect()
-        });
-        let rounded = self.round(metric, &stretched);
-        for (scales, (levels, error)) in stretched.iter().zip(rounded) {
+    pub(super) fn sweep(&mut self, metric: &Metric, stretches: &[f64]) {
+        let residual: Vec<Panel> = metric.order.iter().map(|&column| self.residual[column]).collect();
+        let mut least = metric.error(&residual);
+        let fitted = self.scales.clone();
+        for stretch in stretches {
+            let one = |scale: f32| self.grid.admissible(f64::from(scale) * stretch);
+            let scales: Vec<Panel> = fitted.iter().map(|scales| scales.map(one)).collect();
+            let (levels, error) = self.round(metric, &scales);
             for lane in 0..LANES {
                 if error[lane] < least[lane] {
                     least[lane] = error[lane];
                     copy_lane(&mut self.levels, &levels, lane);
-                    copy_lane(&mut self.scales, scales, lane);
+                    copy_lane(&mut self.scales, &scales, lane);
                 }
             }
         }
+        self.settle(0..self.levels.len());
     }
 
-    /// GPTQ's column by column, with each of `scales`: the levels and what they leave of each row in the metric.
-    fn round<const N: usize>(&self, metric: &Metric<'_>, scales: &[Vec<Lanes>; N]) -> [(Vec<Lanes>, Lanes); N] {
+    /// GPTQ's column by column, with `scales`: the levels and what they leave of each row in the metric.
+    fn round(&self, metric: &Metric, scales: &[Panel]) -> (Vec<Panel>, Lanes) {
         let columns = self.levels.len();
-        let mut residuals: [Vec<Lanes>; N] = std::array::from_fn(|_| vec![[0.0; LANES]; columns]);
-        let mut rounded = std::array::from_fn(|_| (vec![[0.0; LANES]; columns], [0.0; LANES]));
-        for start in (0..columns).step_by(BLOCK).rev() {
-            let end = columns.min(start + BLOCK);
-            let beyond = residuals.each_ref().map(|residual| metric.beyond(start..end, residual));
-            for position in (start..end).rev() {
-                let (pivot, row) = metric.pivot(position);
-                let near = residuals.each_ref().map(|residual| &residual[position + 1..end]);
-                let near = metric.lanewise.dots(&row[..end - position - 1], near);
+        let mut residual = vec![[0.0; LANES]; columns];
+        let mut levels = vec![[0.0; LANES]; columns];
+        let mut error = [0.0; LANES];
+        for block in parts(0..columns, LANES).rev() {
+            let beyond = metric.beyond(block.clone(), &residual);
+            for (position, beyond) in block.clone().zip(&beyond).rev() {
+                let pivot = metric.pivot(position);
+                let near = metric.near(position, &residual[position + 1..block.end]);
                 let column = metric.order[position];
                 let group = column / self.size;
-                for (at, (levels, error)) in rounded.iter_mut().enumerate() {
-                    let beyond = &beyond[at][position - start];
-                    for lane in 0..LANES {
-                        let scale = scales[at][group][lane];
-                        let target = self.weights[column][lane] + (near[at][lane] + beyond[lane]) / pivot;
-                        let (low, high) = (self.low[group][lane] as f32, self.high[group][lane] as f32);
-                        let level = f64::from(nearest_level(target as f32, scale as f32, low, high));
-                        levels[column][lane] = level;
-                        residuals[at][position][lane] = self.weights[column][lane] - level * scale;
-                        error[lane] += (pivot * (target - level * scale)).powi(2);
-                    }
+                let (weights, scales) = (&self.weights[column], &scales[group]);
+                let (low, high) = (&self.low[group], &self.high[group]);
+                let targets: Lanes =
+                    std::array::from_fn(|lane| f64::from(weights[lane]) + (near[lane] + beyond[lane]) / pivot);
+                let rounded: Panel = std::array::from_fn(|lane| {
+                    nearest_level(targets[lane] as f32, scales[lane], low[lane], high[lane])
+                });
+                for lane in 0..LANES {
+                    error[lane] +=
+                        (pivot * (targets[lane] - f64::from(rounded[lane]) * f64::from(scales[lane]))).powi(2);
                 }
+                residual[position] = left(weights, &rounded, scales);
+                levels[column] = rounded;
             }
         }
-        rounded
+        (levels, error)
     }
 
-    /// What the levels there are leave of each row in the metric.
-    fn error(&self, metric: &Metric<'_>) -> Lanes {
-        let residual: Vec<Lanes> = metric.order.iter().map(|&column| self.residual(column)).collect();
-        metric.error(&residual)
+    /// Brings the residual of columns up to date.
+    fn settle(&mut self, columns: Range<usize>) {
+        for column in columns {
+            self.residual[column] = self.left(column);
+        }
     }
 
-    /// What a column's levels leave of it.
-    fn residual(&self, column: usize) -> Lanes {
-        let (weights, levels, scales) = (
-            &self.weights[column],
-            &self.levels[column],
-            &self.scales[column / self.size],
-        );
-        std::array::from_fn(|lane| weights[lane] - levels[lane] * scales[lane])
-    }
-
-    /// H × residual.
-    fn gradient(&self, metric: &Metric<'_>) -> Vec<Lanes> {
-        let residual: Vec<Lanes> = (0..self.levels.len()).map(|column| self.residual(column)).collect();
-        metric.product(&residual)
-    }
-
-    /// Moves the scales of a group to the least-squares ones for their levels. `gradient` is H × residual.
-    fn refit(&mut self, metric: &Metric<'_>, gradient: &mut [Lanes], group: usize) {
-        let scales = &mut self.scales[group];
-        let first = group * self.size;
-        let levels = &self.levels[first..self.levels.len().min(first + self.size)];
-        let own = first..first + levels.len();
-        let direction = metric.product_of(levels, first, own.clone());
+    /// Moves the scales of a group, of these columns, to the least-squares ones for their levels. `gradient` is what
+    /// H × residual has there.
+    fn refit(&mut self, metric: &Metric, columns: Range<usize>, gradient: &mut [Lanes]) {
+        let levels = &self.levels[columns.clone()];
+        let direction = metric.product(columns.clone(), columns.start, levels);
         let (mut along, mut square) = ([0.0; LANES], [0.0; LANES]);
-        for ((levels, gradient), direction) in levels.iter().zip(&gradient[own.clone()]).zip(&direction) {
+        for ((levels, gradient), direction) in levels.iter().zip(&*gradient).zip(&direction) {
             for lane in 0..LANES {
-                along[lane] += gradient[lane] * levels[lane];
-                square[lane] += direction[lane] * levels[lane];
+                let level = f64::from(levels[lane]);
+                along[lane] += gradient[lane] * level;
+                square[lane] += direction[lane] * level;
             }
         }
+        let scales = &mut self.scales[columns.start / self.size];
         let mut step = [0.0; LANES];
         for lane in 0..LANES {
-            let scale = scales[lane] + along[lane] / square[lane];
+            let scale = f64::from(scales[lane]) + along[lane] / square[lane];
             if square[lane] > 0.0 && scale > 0.0 {
-                let scale = f64::from(self.grid.admissible(scale));
-                step[lane] = scale - scales[lane];
+                let scale = self.grid.admissible(scale);
+                step[lane] = f64::from(scale) - f64::from(scales[lane]);
                 scales[lane] = scale;
             }
         }
         if step == [0.0; LANES] {
             return;
         }
-        let before = metric.product_of(levels, first, 0..first);
-        let after = metric.product_of(levels, first, own.end..gradient.len());
-        for (gradient, direction) in gradient.iter_mut().zip([before, direction, after].iter().flatten()) {
+        for (gradient, direction) in gradient.iter_mut().zip(&direction) {
             for lane in 0..LANES {
                 gradient[lane] -= step[lane] * direction[lane];
             }
         }
+        self.settle(columns);
     }
 
-    /// Moves every level, in turn, to the best one while all others stay; whether any moved.
-    fn descend(&mut self, metric: &Metric<'_>, gradient: &mut [Lanes]) -> bool {
-        metric.descend(gradient, |column, gradient| {
-            let group = column / self.size;
+    /// Moves every level of a group, of these columns, in turn, to the best one while all others stay; whether any moved.
+    fn descend(&mut self, metric: &Metric, columns: Range<usize>, gradient: &mut [Lanes]) -> bool {
+        let group = columns.start / self.size;
+        let (scales, low, high) = (&self.scales[group], &self.low[group], &self.high[group]);
+        let scales = scales.map(f64::from);
+        let levels = &mut self.levels;
+        let moved = metric.descend(columns.clone(), gradient, |column, gradient| {
             let curvature = metric.diagonal()[column];
-            let levels = &mut self.levels[column];
+            let levels = &mut levels[column];
             std::array::from_fn(|lane| {
-                let scale = self.scales[group][lane];
-                let best = levels[lane] + nearest_integer(gradient[lane] / (scale * curvature));
-                let best = best.clamp(self.low[group][lane], self.high[group][lane]);
-                let step = (best - levels[lane]) * scale;
-                levels[lane] = best;
-                step
+                let before = f64::from(levels[lane]);
+                let best = before + nearest_integer(gradient[lane] / (scales[lane] * curvature));
+                let best = best.max(low[lane].into()).min(high[lane].into());
+                levels[lane] = best as f32;
+                (best - before) * scales[lane]
             })
-        })
+        });
+        if moved {
+            self.settle(columns);
+        }
+        moved
     }
 
     /// Writes codes and scales back.
@@ -198,7 +199,7 @@ impl Tile {
         let stride = quantized.granularity.per_row(columns);
         for (lane, row) in (self.first..quantized.rows).take(LANES).enumerate() {
             for group in 0..stride {
-                quantized.scales[row * stride + group] = self.scales[group][lane] as f32;
+                quantized.scales[row * stride + group] = self.scales[group][lane];
             }
             let low = i32::from(self.grid.low());
             for (column, code) in quantized.codes[row * columns..][..columns].iter_mut().enumerate() {
@@ -209,30 +210,33 @@ impl Tile {
     }
 }
 
-/// Refits the scales of all tiles and moves their codes in turn, until nothing moves. Tiles go through the groups together:
-/// what a group needs of H stays in the processor's cache while all of them use it.
-pub(super) fn refine(tiles: &mut [Tile], metric: &Metric<'_>, options: &Options, refit: bool) {
-    if !refit && options.passes == 0 {
+/// Goes through the groups of all tiles a few times: refits a group's scales, then moves its codes. Tiles go together: what a
+/// group needs of H stays in the processor's cache while all of them use it. A tile of which no code moves is done.
+pub(super) fn refine(tiles: &mut [Tile], metric: &Metric, options: &Options, refit: bool) {
+    let Some((columns, size)) = tiles.first().map(|tile| (tile.levels.len(), tile.size)) else {
         return;
-    }
-    let mut moving: Vec<(&mut Tile, Vec<Lanes>)> = tiles
-        .iter_mut()
-        .map(|tile| {
-            let gradient = tile.gradient(metric);
-            (tile, gradient)
-        })
-        .collect();
-    let groups = moving.first().map_or(0, |(tile, _)| tile.scales.len());
-    for pass in 0..=options.passes {
-        for group in (0..groups).filter(|_| refit) {
-            for (tile, gradient) in &mut moving {
-                tile.refit(metric, gradient, group);
+    };
+    let mut moving: Vec<(&mut Tile, bool)> = tiles.iter_mut().map(|tile| (tile, false)).collect();
+    // After the last pass, scales are refitted once more.
+    for pass in 0..options.passes + usize::from(refit) {
+        for group in parts(0..columns, size) {
+            for (tile, moved) in &mut moving {
+                let mut gradient = metric.product(group.clone(), 0, &tile.residual);
+                if refit {
+                    tile.refit(metric, group.clone(), &mut gradient);
+                }
+                if pass < options.passes {
+                    *moved |= tile.descend(metric, group.clone(), &mut gradient);
+                }
             }
         }
-        if pass < options.passes {
-            moving.retain_mut(|(tile, gradient)| tile.descend(metric, gradient));
-        }
+        moving.retain_mut(|(_, moved)| std::mem::take(moved));
     }
+}
+
+/// What levels leave of weights.
+fn left(weights: &Panel, levels: &Panel, scales: &Panel) -> Panel {
+    std::array::from_fn(|lane| (f64::from(weights[lane]) - f64::from(levels[lane]) * f64::from(scales[lane])) as f32)
 }
 
 /// The nearest integer, ties to even, of a number that is clamped to a few levels afterwards. `round_ties_even` would be a
@@ -243,7 +247,7 @@ fn nearest_integer(value: f64) -> f64 {
     (value + SHIFT) - SHIFT
 }
 
-fn copy_lane(to: &mut [Lanes], from: &[Lanes], lane: usize) {
+fn copy_lane(to: &mut [Panel], from: &[Panel], lane: usize) {
     for (to, from) in to.iter_mut().zip(from) {
         to[lane] = from[lane];
     }

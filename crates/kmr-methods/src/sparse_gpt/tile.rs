@@ -1,9 +1,12 @@
 //! The rows that are gone through side by side.
 
-use kmr_kernels::{LANES, Lanes};
+use kmr_kernels::{LANES, Lanes, Panel};
 
 use super::pattern::{Plan, Quota, Tally};
-use crate::{Matrix, metric::Metric};
+use crate::{
+    Matrix,
+    metric::{Metric, SECTION, parts},
+};
 
 /// Whether each lane keeps a column.
 type Kept = [bool; LANES];
@@ -34,7 +37,7 @@ impl Tile {
     }
 
     /// Sets zeros block by block; where that leaves a row worse than zeros that nothing makes up for, these.
-    pub fn sweep(&mut self, metric: &Metric<'_>, plan: &Plan) {
+    pub fn sweep(&mut self, metric: &Metric, plan: &Plan) {
         let swept = self.made_up(metric, plan);
         let plain = self.plain(metric, plan);
         let errors = self
@@ -49,7 +52,7 @@ impl Tile {
     }
 
     /// SparseGPT: values, and which are not set to zero.
-    fn made_up(&self, metric: &Metric<'_>, plan: &Plan) -> (Vec<Lanes>, Vec<Kept>) {
+    fn made_up(&self, metric: &Metric, plan: &Plan) -> (Vec<Lanes>, Vec<Kept>) {
         let (mut values, mut kept) = (self.weights.clone(), self.kept.clone());
         let mut tallies = self.tallies(plan.quota);
         // By position, as the factor is.
@@ -63,22 +66,21 @@ impl Tile {
             let mut costs = vec![[0.0; LANES]; size];
             for at in (0..size).rev() {
                 let column = metric.order[start + at];
-                let (pivot, row) = metric.pivot(start + at);
-                let taken = metric.lanewise.dot(&row[..size - 1 - at], &moved[at + 1..]);
+                let pivot = metric.pivot(start + at);
+                let taken = metric.near(start + at, &moved[at + 1..]);
                 let scale = if metric.is_dead(column) { 0.0 } else { pivot };
                 for lane in 0..LANES {
-                    moved[at][lane] = (asked[at][lane] - taken[lane]) / pivot;
-                    costs[at][lane] = (scale * (self.weights[column][lane] + moved[at][lane])).powi(2);
+                    let own = (asked[at][lane] - taken[lane]) / pivot;
+                    moved[at][lane] = own as f32;
+                    costs[at][lane] = (scale * (self.weights[column][lane] + own)).powi(2);
                 }
             }
             let columns = &metric.order[start..end];
             choose(&mut kept, columns, &costs, &mut tallies);
             for at in (0..size).rev() {
                 let column = columns[at];
-                let (pivot, row) = metric.pivot(start + at);
-                let near = metric
-                    .lanewise
-                    .dot(&row[..size - 1 - at], &residual[start + at + 1..end]);
+                let pivot = metric.pivot(start + at);
+                let near = metric.near(start + at, &residual[start + at + 1..end]);
                 for lane in 0..LANES {
                     let weight = self.weights[column][lane];
                     let value = match kept[column][lane] {
@@ -86,7 +88,7 @@ impl Tile {
                         false => 0.0,
                     };
                     values[column][lane] = value;
-                    residual[start + at][lane] = weight - value;
+                    residual[start + at][lane] = (weight - value) as f32;
                 }
             }
             end = start;
@@ -95,7 +97,7 @@ impl Tile {
     }
 
     /// Zeros where the weight times the size of its input is least, and everything else as it is.
-    fn plain(&self, metric: &Metric<'_>, plan: &Plan) -> (Vec<Lanes>, Vec<Kept>) {
+    fn plain(&self, metric: &Metric, plan: &Plan) -> (Vec<Lanes>, Vec<Kept>) {
         let (mut values, mut kept) = (self.weights.clone(), self.kept.clone());
         let mut tallies = self.tallies(plan.quota);
         let whole = [plan.columns.len()];
@@ -134,8 +136,8 @@ impl Tile {
     }
 
     /// What `values` leave of each row in the metric.
-    fn error(&self, metric: &Metric<'_>, values: &[Lanes]) -> Lanes {
-        let residual: Vec<Lanes> = metric
+    fn error(&self, metric: &Metric, values: &[Lanes]) -> Lanes {
+        let residual: Vec<Panel> = metric
             .order
             .iter()
             .map(|&column| difference(&self.weights[column], &values[column]))
@@ -144,25 +146,27 @@ impl Tile {
     }
 
     /// Moves every weight that remains, in turn, to where the error is least while all others stay.
-    pub fn refine(&mut self, metric: &Metric<'_>, passes: usize) {
-        if passes == 0 {
-            return;
-        }
+    pub fn refine(&mut self, metric: &Metric, passes: usize) {
         let residual = self.weights.iter().zip(&self.values);
-        let residual: Vec<Lanes> = residual.map(|(weights, values)| difference(weights, values)).collect();
-        let mut gradient = metric.product(&residual);
+        let mut residual: Vec<Panel> = residual.map(|(weights, values)| difference(weights, values)).collect();
         for _ in 0..passes {
-            metric.descend(&mut gradient, |column, gradient| {
-                let curvature = metric.diagonal()[column];
-                let mut step = [0.0; LANES];
-                for lane in 0..LANES {
-                    if self.kept[column][lane] {
-                        step[lane] = gradient[lane] / curvature;
-                        self.values[column][lane] += step[lane];
+            for columns in parts(0..residual.len(), SECTION) {
+                let mut gradient = metric.product(columns.clone(), 0, &residual);
+                metric.descend(columns.clone(), &mut gradient, |column, gradient| {
+                    let curvature = metric.diagonal()[column];
+                    let mut step = [0.0; LANES];
+                    for lane in 0..LANES {
+                        if self.kept[column][lane] {
+                            step[lane] = gradient[lane] / curvature;
+                            self.values[column][lane] += step[lane];
+                        }
                     }
+                    step
+                });
+                for column in columns {
+                    residual[column] = difference(&self.weights[column], &self.values[column]);
                 }
-                step
-            });
+            }
         }
     }
 
@@ -182,8 +186,8 @@ fn copy_lane<T: Copy>(to: &mut [[T; LANES]], from: &[[T; LANES]], lane: usize) {
     }
 }
 
-fn difference(left: &Lanes, right: &Lanes) -> Lanes {
-    std::array::from_fn(|lane| left[lane] - right[lane])
+fn difference(left: &Lanes, right: &Lanes) -> Panel {
+    std::array::from_fn(|lane| (left[lane] - right[lane]) as f32)
 }
 
 /// Gives up those of a block's `columns` that cost each lane least. Of equal costs the last go first.
