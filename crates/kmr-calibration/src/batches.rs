@@ -4,7 +4,8 @@ use kmr_sdk::{Batch, Host, Result, RunRequest};
 
 /// Samples in a batch where few values are asked for.
 const BATCH: usize = 16;
-/// Samples of a value that are held at once: where more values are asked for, there are fewer samples in a batch.
+/// Samples of a value that are held at once, as far as one sample in a batch allows: where more values are asked for, there
+/// are fewer samples in a batch.
 const HELD: usize = 8 * BATCH;
 /// Values that are asked for in one pass.
 const VALUES: usize = 24 * BATCH;

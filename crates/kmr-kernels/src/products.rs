@@ -4,10 +4,12 @@ use rayon::prelude::*;
 
 use crate::{LANES, Lanes, Lanewise, Panel};
 
-/// Rows that are multiplied at once.
+/// Rows that are multiplied at once, where the sums are many: they come from memory and go back each time.
 const ROWS: usize = 512;
-/// From one panel to the next; one more than there are rows, so that panels do not fight for the same lines of the cache.
-const STRIDE: usize = ROWS + 1;
+/// Rows that are multiplied at once where few sums fit into the processor's cache; as many as make one part of the sums.
+const FEW_ROWS: usize = 64;
+/// Panels that are few.
+const FEW_PANELS: usize = 8;
 
 /// The sums of the products of the columns of one panel with those of another.
 type Tile = [Lanes; LANES];
@@ -22,6 +24,9 @@ pub struct Products {
     sums: Vec<Vec<Tile>>,
     /// Rows that wait until there are enough of them to be multiplied, panel by panel; zeros beyond the last column.
     rows: Vec<Panel>,
+    /// From one panel to the next; one more than there are rows, so that panels do not fight for the same lines of the
+    /// cache.
+    stride: usize,
     held: usize,
     row: Vec<f32>,
 }
@@ -30,38 +35,35 @@ impl Products {
     /// Nothing of `columns` columns yet.
     pub fn new(columns: usize) -> Self {
         let panels = columns.div_ceil(LANES);
+        let stride = 1 + if panels <= FEW_PANELS { FEW_ROWS } else { ROWS };
         Self {
             lanewise: Lanewise::detect(),
             columns,
             sums: (0..panels)
                 .map(|first| vec![[[0.0; LANES]; LANES]; panels - first])
                 .collect(),
-            rows: vec![[0.0; LANES]; panels * STRIDE],
+            rows: vec![[0.0; LANES]; panels * stride],
+            stride,
             held: 0,
             row: vec![0.0; columns],
         }
     }
 
-    /// How many columns there are.
-    pub fn columns(&self) -> usize {
-        self.columns
-    }
-
     /// Adds the row that `write` writes.
     pub fn add(&mut self, write: impl FnOnce(&mut [f32])) {
         write(&mut self.row);
-        let panels = self.rows.iter_mut().skip(self.held).step_by(STRIDE);
+        let panels = self.rows.iter_mut().skip(self.held).step_by(self.stride);
         for (panel, values) in panels.zip(self.row.chunks(LANES)) {
             panel[..values.len()].copy_from_slice(values);
         }
         self.held += 1;
-        if self.held == ROWS {
+        if self.held + 1 == self.stride {
             self.flush();
         }
     }
 
     fn flush(&mut self) {
-        let panels: Vec<&[Panel]> = self.rows.chunks(STRIDE).map(|panel| &panel[..self.held]).collect();
+        let panels: Vec<&[Panel]> = self.rows.chunks(self.stride).map(|panel| &panel[..self.held]).collect();
         let lanewise = self.lanewise;
         self.sums.par_iter_mut().enumerate().for_each(|(own, tiles)| {
             for (tile, others) in tiles.iter_mut().zip(&panels[own..]) {
@@ -100,7 +102,8 @@ mod tests {
     proptest! {
         #[test]
         fn they_are_those_of_every_two_columns(
-            columns in 1_usize..37, rows in prop::collection::vec(prop::collection::vec(-4_f32..4.0, 37), 0..600),
+            columns in prop_oneof![1_usize..37, 130_usize..150],
+            rows in prop::collection::vec(prop::collection::vec(-4_f32..4.0, 150), 0..600),
         ) {
             let mut products = Products::new(columns);
             rows.iter().for_each(|row| products.add(|own| own.copy_from_slice(&row[..columns])));

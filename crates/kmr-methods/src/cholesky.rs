@@ -28,7 +28,7 @@ pub(crate) fn factorize(matrix: &mut [f64], size: usize) -> Result<(), usize> {
         rest.par_chunks_mut(LANES * size).enumerate().for_each(|(at, rows)| {
             for (right, columns) in strips.iter().enumerate().skip(at) {
                 let mut products = [[0.0; LANES]; LANES];
-                lanewise.add_exact_products(&strips[at], columns, &mut products);
+                lanewise.add_wide_products(&strips[at], columns, &mut products);
                 for (row, products) in rows.chunks_mut(size).zip(&products) {
                     for (value, product) in row[end + right * LANES..].iter_mut().zip(products) {
                         *value -= product;

@@ -35,7 +35,7 @@ pub struct Options {
     /// groups. A scale of the whole tensor stays.
     pub refit: bool,
     /// How often, at most, every code may move to where it lowers the error most while all others stay
-    /// (coordinate descent), after each refit of the scales.
+    /// (coordinate descent): group by group, after the refit of the group's scales.
     pub passes: usize,
 }
 
@@ -57,7 +57,7 @@ impl Default for Options {
 /// is 0 never had an input; they are rounded to nearest. Where damping does not make the matrix
 /// positive definite, it is raised in tenfold steps up to the whole mean of the diagonal.
 ///
-/// No row's error in the damped metric is larger, but for rounding in float32, than what rounding to
+/// No row's error in the damped metric is larger, but for rounding of that and of products to float32, than what rounding to
 /// nearest leaves with the scales fitted first.
 ///
 /// # Errors

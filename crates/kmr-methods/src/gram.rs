@@ -46,6 +46,7 @@ impl Gram {
     /// # Panics
     /// If it has fewer numbers than there are columns.
     pub fn add(&mut self, row: &[f32]) {
+        let row = &row[..self.columns()];
         if self.origin.is_empty() {
             self.origin = row.to_vec();
         }

@@ -14,7 +14,7 @@ use crate::{
 /// Columns that are gone through one by one before those behind them follow all at once.
 pub(crate) const SECTION: usize = 64;
 
-/// H = the Gram matrix plus a diagonal.
+/// H = the Gram matrix plus a diagonal, both divided by the same power of two.
 ///
 /// Both H and its factor are kept in float32, in panels of [`LANES`] neighboring columns: what multiplies them is as exact
 /// as the weights are.
@@ -49,7 +49,9 @@ impl Metric {
         order: impl FnOnce(&[f64]) -> Vec<usize>,
     ) -> Result<Self, MethodError> {
         check(columns, gram, damping)?;
-        let bare: Vec<f64> = (0..columns).map(|at| gram[at * columns + at]).collect();
+        let bare = |at: usize| gram[at * columns + at];
+        let unit = unit((0..columns).map(bare).fold(0.0, f64::max));
+        let bare: Vec<f64> = (0..columns).map(|at| bare(at) / unit).collect();
         if let Some(column) = bare.iter().position(|&value| value < 0.0) {
             return Err(MethodError::NotPositive { column });
         }
@@ -69,13 +71,13 @@ impl Metric {
             let mut factor = vec![0.0; columns * columns];
             for (at, &row) in order.iter().enumerate() {
                 for (value, &column) in factor[at * columns..][at..columns].iter_mut().zip(&order[at..]) {
-                    *value = gram[row * columns + column];
+                    *value = gram[row * columns + column] / unit;
                 }
                 factor[at * columns + at] = diagonal[row];
             }
             match factorize(&mut factor, columns) {
                 Ok(()) => {
-                    let mut product = panels(gram, columns);
+                    let mut product = panels(gram, columns, unit);
                     for (at, &value) in diagonal.iter().enumerate() {
                         product[at / LANES * columns + at][at % LANES] = value as f32;
                     }
@@ -85,7 +87,7 @@ impl Metric {
                         diagonal,
                         order,
                         pivots: (0..columns).map(|at| factor[at * columns + at]).collect(),
-                        factor: panels(&factor, columns),
+                        factor: panels(&factor, columns, 1.0),
                         product,
                         lanewise: Lanewise::detect(),
                     });
@@ -167,16 +169,21 @@ impl Metric {
         let mut moved = false;
         for section in parts(columns.clone(), SECTION) {
             let mut steps = vec![[0.0; LANES]; section.len()];
+            let mut moves = false;
             let (gradient, later) = gradient[section.start - columns.start..].split_at_mut(section.len());
             for at in 0..section.len() {
                 let column = section.start + at;
                 let own = step(column, &gradient[at]);
                 if own != [0.0; LANES] {
-                    moved = true;
+                    moves = true;
                     steps[at] = own.map(|step| step as f32);
                     let rows = &self.product[column / LANES * self.columns..][column..];
                     self.lanewise.subtract(&mut gradient[at..], rows, column % LANES, &own);
                 }
+            }
+            moved |= moves;
+            if !moves || later.is_empty() {
+                continue;
             }
             let products = self.product(section.end..columns.end, section.start, &steps);
             for (gradient, product) in later.iter_mut().zip(&products) {
@@ -195,8 +202,15 @@ pub(crate) fn parts(range: Range<usize>, size: usize) -> impl DoubleEndedIterato
     range.step_by(size).map(move |start| start..end.min(start + size))
 }
 
-/// A square matrix in float32, its rows side by side in panels.
-fn panels(matrix: &[f64], columns: usize) -> Vec<Panel> {
+/// The power of two that brings a number into [1, 2), as far as its inverse is a normal number, too. Numbers of any size are
+/// divided by it without rounding, and what is left of a Gram matrix fits into float32.
+fn unit(largest: f64) -> f64 {
+    let exponent = (largest.to_bits() >> 52).clamp(1, 2045);
+    f64::from_bits(exponent << 52)
+}
+
+/// A square matrix, divided by `unit`, in float32, its rows side by side in panels.
+fn panels(matrix: &[f64], columns: usize, unit: f64) -> Vec<Panel> {
     let mut panels = vec![[0.0; LANES]; columns.div_ceil(LANES) * columns];
     panels
         .par_chunks_mut(columns.max(1))
@@ -204,7 +218,7 @@ fn panels(matrix: &[f64], columns: usize) -> Vec<Panel> {
         .for_each(|(panel, rows)| {
             for (lane, row) in rows.chunks(columns).enumerate() {
                 for (panel, &value) in panel.iter_mut().zip(row) {
-                    panel[lane] = value as f32;
+                    panel[lane] = (value / unit) as f32;
                 }
             }
         });

@@ -196,19 +196,55 @@ proptest! {
     }
 
     #[test]
-    fn more_refinement_never_errs_more(columns in 1_usize..30, seed: u64, grid in grids(), granularity in granularities()) {
+    fn refinement_never_errs_more_than_the_sweep(
+        columns in prop_oneof![4 => 1_usize..30, 1 => 60_usize..200], seed: u64,
+        grid in grids(), granularity in granularities(), passes in 0_usize..4,
+    ) {
         let (weights, gram) = problem(3, columns, seed);
         let matrix = Matrix::new(3, columns, &weights).unwrap();
         let metric = damped(&gram, columns, 0.01);
-        let mut before = f64::INFINITY;
-        for passes in 0..4 {
-            let options = Options { passes, ..Options::default() };
-            let quantized = gptq(matrix, &gram, &scheme(grid, granularity), &options).unwrap();
-            let error = errors(&weights, &quantized, &metric).iter().sum::<f64>();
-            let slack = float_noise(&weights, &metric);
-            prop_assert!(error <= before * (1.0 + 1e-4) + slack, "{error} > {before} with {passes} passes");
-            before = error;
+        let total = |options: &Options| {
+            let quantized = gptq(matrix, &gram, &scheme(grid, granularity), options).unwrap();
+            errors(&weights, &quantized, &metric).iter().sum::<f64>()
+        };
+        let swept = total(&plain());
+        let slack = float_noise(&weights, &metric);
+        for refit in [false, true] {
+            let error = total(&Options { refit, passes, ..Options::default() });
+            prop_assert!(error <= swept * (1.0 + 1e-4) + slack, "{error} > {swept} with {passes} passes");
         }
+    }
+
+    #[test]
+    fn a_channel_of_many_sections_is_as_good_as_no_single_move_can_better(columns in 130_usize..200, seed: u64) {
+        let (weights, gram) = problem(2, columns, seed);
+        let matrix = Matrix::new(2, columns, &weights).unwrap();
+        let metric = damped(&gram, columns, 0.01);
+        let scheme = scheme(Grid::symmetric(4).unwrap(), Granularity::Channel);
+        let options = Options { passes: 100, ..Options::default() };
+        let quantized = gptq(matrix, &gram, &scheme, &options).unwrap();
+        let least = errors(&weights, &quantized, &metric);
+        let slack = float_noise(&weights, &metric);
+        for (at, &code) in quantized.codes.iter().enumerate() {
+            for moved in [code - 1, code + 1] {
+                let mut other = quantized.clone();
+                other.codes[at] = moved.clamp(-8, 7);
+                let error = errors(&weights, &other, &metric)[at / columns];
+                prop_assert!(error >= least[at / columns] * (1.0 - 1e-4) - slack, "{at}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_scale_of_the_gram_matrix_is_of_no_matter(
+        columns in 1_usize..80, seed: u64, grid in grids(), granularity in granularities(), exponent in -900_i32..900,
+    ) {
+        let (weights, gram) = problem(3, columns, seed);
+        let matrix = Matrix::new(3, columns, &weights).unwrap();
+        let scaled: Vec<f64> = gram.iter().map(|value| value * 2_f64.powi(exponent)).collect();
+        let scheme = scheme(grid, granularity);
+        let options = Options::default();
+        prop_assert_eq!(gptq(matrix, &scaled, &scheme, &options), gptq(matrix, &gram, &scheme, &options));
     }
 
     #[test]
@@ -224,6 +260,21 @@ proptest! {
         let quantized = gptq(matrix, &diagonal, &scheme(grid, granularity), &Options { act_order, ..plain() }).unwrap();
         prop_assert_eq!(quantized, rounded);
     }
+}
+
+#[test]
+fn weights_beyond_products_of_float32_are_rounded_all_the_same() {
+    let (weights, gram) = problem(3, 80, 5);
+    let weights: Vec<f32> = weights.iter().map(|weight| weight * 1e36).collect();
+    let matrix = Matrix::new(3, 80, &weights).unwrap();
+    let scheme = scheme(Grid::asymmetric(4).unwrap(), Granularity::Group(32));
+    let metric = damped(&gram, 80, 0.01);
+    let rounded: f64 = errors(&weights, &nearest(matrix, &metric, &scheme), &metric)
+        .iter()
+        .sum();
+    let quantized = gptq(matrix, &gram, &scheme, &Options::default()).unwrap();
+    let ours: f64 = errors(&weights, &quantized, &metric).iter().sum();
+    assert!(ours <= rounded, "{ours} > {rounded}");
 }
 
 #[test]

@@ -73,7 +73,7 @@ impl Setup {
         check_labels(&plan, &splits)?;
         check_operators(&model, &model_path)?;
         let builtin = Executor::new(Interpreter, &model).map_err(|error| compute_failure(&model_path, &error))?;
-        // Of a model that is made here it is known how many tokens it takes.
+        // A folder's positions are checked when its texts are read; decoders take texts of any length.
         if !files::is_transformer(&model_path) {
             check_lengths(&plan.manifest, &splits, &*builtin.reference)?;
         }

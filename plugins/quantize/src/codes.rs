@@ -236,7 +236,7 @@ impl Source<'_> {
 /// what these leave.
 fn working_bytes(layer: &Layer) -> usize {
     let matrices = layer.columns().saturating_mul(layer.columns()).saturating_mul(16);
-    matrices.saturating_add(layer.len().saturating_mul(20))
+    matrices.saturating_add(layer.len().saturating_mul(24))
 }
 
 /// What the Gram matrices of all layers take: those who read the same share one.

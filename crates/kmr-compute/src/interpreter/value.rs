@@ -178,3 +178,21 @@ pub fn indices(values: Vec<i64>) -> DispatchTensor {
 pub fn mask(values: Vec<bool>, shape: Vec<usize>) -> DispatchTensor {
     B::bool_from_data(TensorData::new(values, shape), &device())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_are_shared_and_copied_only_where_no_float32_may_lie() {
+        let tensor = Tensor::from_vec(vec![3], vec![1.0_f32, 2.0, 3.0]);
+        with_slice(upload(&tensor), |values| {
+            assert_eq!(values.as_ptr().cast(), tensor.bytes().as_ptr());
+        });
+        let mut bytes = vec![0];
+        bytes.extend_from_slice(tensor.bytes());
+        let odd = bytes::Bytes::from(bytes).slice(1..);
+        let odd = Tensor::new(DType::FLOAT, vec![3], odd).unwrap();
+        with_slice(upload(&odd), |values| assert_eq!(values, [1.0, 2.0, 3.0]));
+    }
+}

@@ -181,8 +181,10 @@ impl Tile {
             let levels = &mut levels[column];
             std::array::from_fn(|lane| {
                 let before = f64::from(levels[lane]);
-                let best = before + nearest_integer(gradient[lane] / (scales[lane] * curvature));
-                let best = best.max(low[lane].into()).min(high[lane].into());
+                let step = gradient[lane] / (scales[lane] * curvature);
+                // Weights beyond what products in float32 can hold stay where they are.
+                let step = if step.is_finite() { nearest_integer(step) } else { 0.0 };
+                let best = (before + step).max(low[lane].into()).min(high[lane].into());
                 levels[lane] = best as f32;
                 (best - before) * scales[lane]
             })

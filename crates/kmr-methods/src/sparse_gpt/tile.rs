@@ -156,7 +156,8 @@ impl Tile {
                     let curvature = metric.diagonal()[column];
                     let mut step = [0.0; LANES];
                     for lane in 0..LANES {
-                        if self.kept[column][lane] {
+                        // Weights beyond what products in float32 can hold stay where they are.
+                        if self.kept[column][lane] && gradient[lane].is_finite() {
                             step[lane] = gradient[lane] / curvature;
                             self.values[column][lane] += step[lane];
                         }
