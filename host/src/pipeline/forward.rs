@@ -18,9 +18,12 @@ use super::{context::Executor, held::Holding};
 /// Samples to a batch where nobody asks otherwise.
 pub const BATCH: usize = 100;
 
+/// What was asked for: values, and a range of samples.
+type Asked = (Vec<String>, Range<usize>);
+
 /// One model's answers on one data set, kept for meters that ask for the same: several meters, one run.
 pub struct ForwardCache {
-    entries: Mutex<HashMap<(Vec<String>, Range<usize>), Vec<Tensor>>>,
+    entries: Mutex<HashMap<Asked, Vec<Tensor>>>,
     /// Bytes that may still be kept, here and elsewhere.
     room: Arc<AtomicUsize>,
 }
@@ -31,12 +34,12 @@ const CANDIDATE_ROOM: usize = 16 << 20;
 const REFERENCE_ROOM: usize = 1 << 30;
 
 impl ForwardCache {
-    fn get(&self, key: &(Vec<String>, Range<usize>)) -> Option<Vec<Tensor>> {
+    fn get(&self, key: &Asked) -> Option<Vec<Tensor>> {
         let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         entries.get(key).cloned()
     }
 
-    fn put(&self, key: (Vec<String>, Range<usize>), answers: &[Tensor]) {
+    fn put(&self, key: Asked, answers: &[Tensor]) {
         let bytes: usize = answers.iter().map(Tensor::byte_len).sum();
         let taken = self
             .room

@@ -36,6 +36,9 @@ use crate::{
     terminal::Progress,
 };
 
+/// Bytes of a model up to which memory that was used once is kept: a search is faster, and takes somewhat more of it.
+const SMALL: u64 = 1 << 30;
+
 /// Everything that is ready when a search begins.
 pub struct Setup {
     /// What was asked for.
@@ -66,6 +69,9 @@ impl Setup {
         let plan = Plan::read(path, disabled, &common.plugin_paths)?;
         let model_path = plan.manifest.model.path.value.clone();
         let (original, model_report) = files::read_reported(&model_path)?;
+        if model_report.bytes <= SMALL {
+            kmr_platform::keep_freed_memory();
+        }
         let original = placed(original, plan.manifest.output.external_data, &model_path)?;
         let model = prepared(&original, &model_path, plan.opset())?;
         check_weights(&model, &model_path)?;
