@@ -8,6 +8,8 @@ use crate::{LANES, Lanes, Lanewise, Panel};
 const ROWS: usize = 512;
 /// Rows that are multiplied at once where few sums fit into the processor's cache; as many as make one part of the sums.
 const FEW_ROWS: usize = 64;
+/// Rows between one panel and the next, so that panels do not fight for the same lines of the cache.
+const GAP: usize = 1;
 /// Panels that are few.
 const FEW_PANELS: usize = 8;
 
@@ -24,9 +26,8 @@ pub struct Products {
     sums: Vec<Vec<Tile>>,
     /// Rows that wait until there are enough of them to be multiplied, panel by panel; zeros beyond the last column.
     rows: Vec<Panel>,
-    /// From one panel to the next; one more than there are rows, so that panels do not fight for the same lines of the
-    /// cache.
-    stride: usize,
+    /// Rows that are enough.
+    capacity: usize,
     held: usize,
     row: Vec<f32>,
 }
@@ -35,15 +36,15 @@ impl Products {
     /// Nothing of `columns` columns yet.
     pub fn new(columns: usize) -> Self {
         let panels = columns.div_ceil(LANES);
-        let stride = 1 + if panels <= FEW_PANELS { FEW_ROWS } else { ROWS };
+        let capacity = if panels <= FEW_PANELS { FEW_ROWS } else { ROWS };
         Self {
             lanewise: Lanewise::detect(),
             columns,
             sums: (0..panels)
                 .map(|first| vec![[[0.0; LANES]; LANES]; panels - first])
                 .collect(),
-            rows: vec![[0.0; LANES]; panels * stride],
-            stride,
+            rows: vec![[0.0; LANES]; panels * (capacity + GAP)],
+            capacity,
             held: 0,
             row: vec![0.0; columns],
         }
@@ -52,18 +53,22 @@ impl Products {
     /// Adds the row that `write` writes.
     pub fn add(&mut self, write: impl FnOnce(&mut [f32])) {
         write(&mut self.row);
-        let panels = self.rows.iter_mut().skip(self.held).step_by(self.stride);
+        let panels = self.rows.iter_mut().skip(self.held).step_by(self.capacity + GAP);
         for (panel, values) in panels.zip(self.row.chunks(LANES)) {
             panel[..values.len()].copy_from_slice(values);
         }
         self.held += 1;
-        if self.held + 1 == self.stride {
+        if self.held == self.capacity {
             self.flush();
         }
     }
 
     fn flush(&mut self) {
-        let panels: Vec<&[Panel]> = self.rows.chunks(self.stride).map(|panel| &panel[..self.held]).collect();
+        let panels: Vec<&[Panel]> = self
+            .rows
+            .chunks(self.capacity + GAP)
+            .map(|panel| &panel[..self.held])
+            .collect();
         let lanewise = self.lanewise;
         self.sums.par_iter_mut().enumerate().for_each(|(own, tiles)| {
             for (tile, others) in tiles.iter_mut().zip(&panels[own..]) {

@@ -1,7 +1,11 @@
 //! The upper Cholesky factor of a large matrix.
 
+use std::ops::Range;
+
 use kmr_kernels::{LANES, Lanes, Lanewise};
 use rayon::prelude::*;
+
+use crate::tiles::parts;
 
 /// Rows that are eliminated before the rest is brought up to date.
 const PANEL: usize = 64;
@@ -16,8 +20,7 @@ const RANK: f64 = 1e-10;
 /// The first column that depends on those before it.
 pub(crate) fn factorize(matrix: &mut [f64], size: usize) -> Result<(), usize> {
     let lanewise = Lanewise::detect();
-    for start in (0..size).step_by(PANEL) {
-        let end = (start + PANEL).min(size);
+    for Range { start, end } in parts(0..size, PANEL) {
         let (above, rest) = matrix.split_at_mut(end * size);
         let panel = &mut above[start * size..];
         eliminate(panel, start, size)?;

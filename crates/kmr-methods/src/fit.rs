@@ -127,6 +127,11 @@ impl Run<'_> {
         })
     }
 
+    /// The weights, from the first column that `importance` has to the last.
+    fn rows(&self) -> impl Iterator<Item = &[f32]> {
+        self.weights.chunks(self.importance.len())
+    }
+
     /// The weighted squared errors of rounding to nearest, of up to [`LANES`] candidates.
     fn errors(&self, candidates: &[Candidate]) -> [f64; LANES] {
         let mut levels = Levels {
@@ -139,7 +144,7 @@ impl Run<'_> {
             (levels.low[lane], levels.high[lane]) = self.grid.levels(zero_point);
         }
         let mut errors = [0.0; LANES];
-        for row in self.weights.chunks(self.importance.len()) {
+        for row in self.rows() {
             self.lanewise
                 .add_rounding_errors(row, self.importance, &levels, &mut errors);
         }
@@ -150,7 +155,7 @@ impl Run<'_> {
     fn refined(&self, (scale, zero_point): Candidate) -> Candidate {
         let (low, high) = self.grid.levels(zero_point);
         let mut sums = [0.0; 2];
-        for row in self.weights.chunks(self.importance.len()) {
+        for row in self.rows() {
             self.lanewise
                 .add_level_sums(row, self.importance, scale, [low, high], &mut sums);
         }

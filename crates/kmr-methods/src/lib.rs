@@ -30,6 +30,7 @@ pub mod ridge;
 mod rounding;
 pub mod schedule;
 pub mod sparse_gpt;
+mod tiles;
 
 pub use error::MethodError;
 pub use fit::{Clipping, Parameters, Scheme, fit};

@@ -9,6 +9,7 @@ use crate::{
     MethodError,
     cholesky::factorize,
     error::{check_finite, check_length},
+    tiles::parts,
 };
 
 /// Columns that are gone through one by one before those behind them follow all at once.
@@ -194,12 +195,6 @@ impl Metric {
         }
         moved
     }
-}
-
-/// A range in parts of a size, the last of which may be smaller.
-pub(crate) fn parts(range: Range<usize>, size: usize) -> impl DoubleEndedIterator<Item = Range<usize>> {
-    let end = range.end;
-    range.step_by(size).map(move |start| start..end.min(start + size))
 }
 
 /// The power of two that brings a number into [1, 2), as far as its inverse is a normal number, too. Numbers of any size are

@@ -80,7 +80,8 @@ fn inlined(model: &Model) -> Result<Model, ComputeError> {
 }
 
 /// Bytes of a graph's initializers, as float32, up to which what they and constant nodes are made into is kept; what is
-/// float32 already is shared with the model anyway. Beyond it, every execution makes anew what large ones are made into, and drops it after its last use.
+/// float32 already is shared with the model anyway. Beyond it, every execution makes anew what large ones are made into,
+/// and drops it after its last use.
 const KEPT_BYTES: usize = 1 << 30;
 /// Initializers of this many bytes, as float32, are large.
 const LARGE: usize = 64 << 10;

@@ -7,7 +7,8 @@ use kmr_kernels::{LANES, Lanes, Panel, nearest_level};
 use super::Options;
 use crate::{
     Granularity, Grid, Matrix, Quantized,
-    metric::{Metric, parts},
+    metric::Metric,
+    tiles::{copy_lane, parts},
 };
 
 /// Up to [`LANES`] rows, element by element. Lanes without a row stay zero.
@@ -247,10 +248,4 @@ fn nearest_integer(value: f64) -> f64 {
     // Adding 1.5 × 2^52 leaves no fraction bits.
     const SHIFT: f64 = 6_755_399_441_055_744.0;
     (value + SHIFT) - SHIFT
-}
-
-fn copy_lane(to: &mut [Panel], from: &[Panel], lane: usize) {
-    for (to, from) in to.iter_mut().zip(from) {
-        to[lane] = from[lane];
-    }
 }

@@ -1,6 +1,6 @@
 //! Where zeros may lie.
 
-use crate::MethodError;
+use crate::{MethodError, tiles::parts};
 
 /// Columns of which the same share goes, and which wait for one another: greater blocks see less of what the columns
 /// before them ask for, smaller ones choose among fewer weights (128 in the paper, too).
@@ -56,10 +56,7 @@ impl Plan {
             }
             Pattern::Share { removed } => Ok(Self {
                 columns: (0..columns).collect(),
-                blocks: (0..columns)
-                    .step_by(BLOCK)
-                    .map(|first| BLOCK.min(columns - first))
-                    .collect(),
+                blocks: parts(0..columns, BLOCK).map(|block| block.len()).collect(),
                 quota: Quota::Removed(removed),
             }),
             Pattern::Blocks { of: 0, .. } => Err(domain("the neighbors of a block", "at least 1", 0)),
@@ -73,8 +70,7 @@ impl Plan {
                     blocks: Vec::new(),
                     quota: Quota::Keep(keep),
                 };
-                for first in (0..channels).step_by(of) {
-                    let block = first..channels.min(first + of);
+                for block in parts(0..channels, of) {
                     for tap in 0..stride {
                         plan.columns.extend(block.clone().map(|channel| channel * stride + tap));
                         plan.blocks.push(block.len());

@@ -5,7 +5,8 @@ use kmr_kernels::{LANES, Lanes, Panel};
 use super::pattern::{Plan, Quota, Tally};
 use crate::{
     Matrix,
-    metric::{Metric, SECTION, parts},
+    metric::{Metric, SECTION},
+    tiles::{copy_lane, parts},
 };
 
 /// Whether each lane keeps a column.
@@ -178,12 +179,6 @@ impl Tile {
                 *value = lanes[lane] as f32;
             }
         }
-    }
-}
-
-fn copy_lane<T: Copy>(to: &mut [[T; LANES]], from: &[[T; LANES]], lane: usize) {
-    for (to, from) in to.iter_mut().zip(from) {
-        to[lane] = from[lane];
     }
 }
 
