@@ -1,5 +1,7 @@
 //! Finding routed experts.
 
+use std::collections::{HashMap, HashSet};
+
 use super::{
     Choice, FeedForward, RoutedExperts, Router, SharedExpert,
     network::{Finder, FoundLinear, FoundNetwork},
@@ -184,6 +186,8 @@ impl<'g> Finder<'g> {
         if sum.input(1) != Some(indices.id()) || sum.string("reduction") != Some("add") {
             return None;
         }
+        // What else reads a sum would read that of other experts.
+        self.index.sole_consumer(sum.id())?;
         let mut nodes: Vec<String> = [equal, found, rows, own].map(|node| node.id().to_owned()).into();
         let mut made = sum.input(2)?;
         let mut weighing = Vec::new();
@@ -326,21 +330,20 @@ fn first_axis(node: &Node) -> bool {
     node.int("axis").unwrap_or(0) == 0
 }
 
-/// The values that the sums of these experts begin and end with, if they form one chain.
+/// The values that the sums of these experts begin and end with, if they form one chain with all of them in it.
 fn chain(experts: &[Numbered]) -> Option<(String, String)> {
-    let made: std::collections::HashSet<&str> = experts.iter().map(|expert| expert.found.after.as_str()).collect();
-    let mut next: std::collections::HashMap<&str, &str> = experts
-        .iter()
-        .map(|expert| (expert.found.before.as_str(), expert.found.after.as_str()))
-        .collect();
-    let mut starts = experts
-        .iter()
-        .map(|expert| expert.found.before.as_str())
-        .filter(|value| !made.contains(value));
-    let start = starts.next()?;
+    let made: HashSet<&str> = experts.iter().map(|expert| expert.found.after.as_str()).collect();
+    let mut next: HashMap<&str, &str> = HashMap::new();
+    for expert in experts {
+        // Two that add to one sum are two sums.
+        if next.insert(&expert.found.before, &expert.found.after).is_some() {
+            return None;
+        }
+    }
+    let start = next.keys().copied().find(|before| !made.contains(before))?;
     let mut last = start;
     while let Some(after) = next.remove(last) {
         last = after;
     }
-    (starts.next().is_none() && next.is_empty()).then(|| (start.to_owned(), last.to_owned()))
+    next.is_empty().then(|| (start.to_owned(), last.to_owned()))
 }
