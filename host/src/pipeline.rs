@@ -9,6 +9,7 @@ mod forward;
 mod further;
 mod held;
 mod journal;
+mod layers;
 mod observation;
 mod plan;
 mod policy;

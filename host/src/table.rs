@@ -47,6 +47,9 @@ impl Table {
 
 /// A number with its thousands apart, with decimals where they say something.
 pub fn number(value: f64) -> String {
+    if value.is_nan() {
+        return "unknown".to_owned();
+    }
     if !value.is_finite() || (value.fract() != 0.0 && value.abs() < 1000.0) || value.abs() >= 1e15 {
         return format!("{value:.4}");
     }
@@ -65,7 +68,7 @@ pub fn number(value: f64) -> String {
 pub fn change(before: f64, after: f64) -> String {
     if before == after {
         "0.0 %".to_owned()
-    } else if before == 0.0 {
+    } else if before == 0.0 || before.is_nan() || after.is_nan() {
         "-".to_owned()
     } else {
         format!("{:+.1} %", (after / before - 1.0) * 100.0)

@@ -37,6 +37,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         biased: has("biased"),
         outputs_first: !has("inputs_first"),
         shared: (has("shared") || has("shared_gate")).then(|| has("shared_gate")),
+        halves: false,
     };
     fs::write(out, specimen::model(&specimen)?.encode_to_vec())?;
     Ok(())

@@ -199,29 +199,42 @@ impl Tensor {
         Ok(None)
     }
 
-    /// A tensor of the same type and shape with other values, each rounded to the type. The counterpart of
-    /// [`to_f32`](Self::to_f32).
+    /// A tensor of a floating-point type, each value rounded to it: a finite one beyond float16 becomes its greatest.
     ///
     /// # Errors
-    /// [`ErrorKind::Shape`] for other than floating-point types, or if the number of values differs.
-    pub fn with_f32(&self, values: Vec<f32>) -> Result<Self, ModelError> {
-        if values.len() != self.len() {
-            let message = format!("takes {} values; got {}", self.len(), values.len());
+    /// [`ErrorKind::Shape`] for other than floating-point types, or if `values` do not fill `shape`.
+    pub fn from_f32(dtype: DType, shape: Vec<usize>, values: Vec<f32>) -> Result<Self, ModelError> {
+        if element_count(&shape) != Some(values.len()) {
+            let message = format!("takes the values of shape {shape:?}; got {}", values.len());
             return Err(ModelError::new(ErrorKind::Shape, "", message));
         }
-        let shape = self.shape.clone();
-        let values = values.into_iter();
-        match self.dtype {
-            DType::FLOAT => Ok(Self::from_vec(shape, values.collect())),
-            DType::DOUBLE => Ok(Self::from_vec(shape, values.map(f64::from).collect())),
-            DType::FLOAT16 => Ok(Self::from_vec(shape, values.map(half::f16::from_f32).collect())),
-            DType::BFLOAT16 => Ok(Self::from_vec(shape, values.map(half::bf16::from_f32).collect())),
+        let half = |value: f32| match half::f16::from_f32(value) {
+            rounded if rounded.is_infinite() && value.is_finite() => half::f16::MAX.copysign(rounded),
+            rounded => rounded,
+        };
+        match dtype {
+            DType::FLOAT => Ok(Self::from_vec(shape, values)),
+            DType::DOUBLE => Ok(Self::from_vec(shape, values.into_iter().map(f64::from).collect())),
+            DType::FLOAT16 => Ok(Self::from_vec(shape, values.into_iter().map(half).collect())),
+            DType::BFLOAT16 => Ok(Self::from_vec(
+                shape,
+                values.into_iter().map(half::bf16::from_f32).collect(),
+            )),
             other => Err(ModelError::new(
                 ErrorKind::Shape,
                 "",
                 format!("expected a tensor of floating-point numbers; it is {other}"),
             )),
         }
+    }
+
+    /// A tensor of the same type and shape with other values, as [`from_f32`](Self::from_f32) makes it. The counterpart of
+    /// [`to_f32`](Self::to_f32).
+    ///
+    /// # Errors
+    /// As [`from_f32`](Self::from_f32).
+    pub fn with_f32(&self, values: Vec<f32>) -> Result<Self, ModelError> {
+        Self::from_f32(self.dtype, self.shape.clone(), values)
     }
 
     /// The same bytes under another shape with as many elements.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::Sha256;
 
@@ -120,15 +120,23 @@ pub struct ArtifactReport {
     pub weights: Option<FileReport>,
 }
 
-/// A meter's reading of the original and of the written model.
+/// A meter's reading of the original and of the written model. What cannot be told is NaN, and `null` in the file.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct BeforeAfter {
     /// Of the original.
+    #[serde(deserialize_with = "number_or_null")]
+    #[schemars(with = "Option<f64>")]
     pub before: f64,
     /// Of the written model.
+    #[serde(deserialize_with = "number_or_null")]
+    #[schemars(with = "Option<f64>")]
     pub after: f64,
     /// The unit; empty when there is none.
     pub unit: String,
+}
+
+fn number_or_null<'d, D: Deserializer<'d>>(from: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or(f64::NAN))
 }
 
 /// Quality on the split that chose and on the split that judges.
@@ -350,5 +358,18 @@ mod tests {
     #[test]
     fn the_published_schema_is_the_one_that_is_written() {
         published("report.schema.json", &report_schema());
+    }
+
+    #[test]
+    fn what_cannot_be_told_is_null() {
+        let reading = BeforeAfter {
+            before: 2.0,
+            after: f64::NAN,
+            unit: "bytes".into(),
+        };
+        let text = serde_json::to_string(&reading).unwrap();
+        assert_eq!(text, r#"{"before":2.0,"after":null,"unit":"bytes"}"#);
+        let back: BeforeAfter = serde_json::from_str(&text).unwrap();
+        assert!(back.before == 2.0 && back.after.is_nan());
     }
 }

@@ -14,12 +14,17 @@ use kmr_core::{
 };
 use kmr_formats::Dataset;
 use kmr_manifest::Floor;
-use kmr_model::{Model, codec::ModelFiles, cost, shapes::Shapes};
+use kmr_model::{
+    Model,
+    codec::ModelFiles,
+    cost::{Costs, LayerCost},
+    shapes::Shapes,
+};
 use kmr_platform::Content;
 use kmr_run::{
-    ArtifactReport, BeforeAfter, BudgetReport, Certificate, ChangeReport, ContenderReport, EngineReading, FileReport,
-    FloorTest, HoldoutReport, LatencyReport, LayerReport, Outcome, PluginReport, QualityReport, REPORT_SCHEMA, Report,
-    RunFolder, SearchReport, sha256,
+    ArtifactReport, BeforeAfter, BudgetReport, Certificate, ContenderReport, EngineReading, FileReport, FloorTest,
+    HoldoutReport, LatencyReport, Outcome, PluginReport, QualityReport, REPORT_SCHEMA, Report, RunFolder, SearchReport,
+    sha256,
 };
 
 use super::{
@@ -27,6 +32,7 @@ use super::{
     context::{Context, Executor},
     forward::{BATCH, Forward},
     journal::Recorder,
+    layers::layers,
     plan::Plan,
     subject::{Candidate, Subject, SubjectFailure},
 };
@@ -129,7 +135,11 @@ pub fn finish(mut run: Finish<'_>) -> Result<Report, Failure> {
         latency: run.latency(&result, outcome),
         steps: std::mem::take(&mut run.recorder.steps),
         contenders,
-        layers: layers(&run.context, &result),
+        layers: layers(
+            &costs(&run.context.reference, &run.context.reference_shapes),
+            &costs(&result.model, &result.shapes),
+            &result.changes,
+        ),
         plugins: run
             .subject
             .plugins()
@@ -510,43 +520,7 @@ fn holdout_words(quality: &QualityReport, holdout: &HoldoutReport) -> String {
     }
 }
 
-/// Layers with parameters or changes, before and after.
-fn layers(context: &Context, result: &Candidate) -> Vec<LayerReport> {
-    let costs = |model: &Model, shapes: &Shapes| {
-        cost::Costs::with_shapes(model, shapes)
-            .map(|costs| costs.layers)
-            .unwrap_or_default()
-    };
-    let before = costs(&context.reference, &context.reference_shapes);
-    let after = costs(&result.model, &result.shapes);
-    let reading = |before: f64, after: f64| BeforeAfter {
-        before,
-        after,
-        unit: String::new(),
-    };
-    let reports = before.iter().map(|layer| {
-        let now = after.iter().find(|other| other.node == layer.node);
-        let macs = |layer: Option<&cost::LayerCost>| layer.and_then(|layer| layer.macs).unwrap_or(0) as f64;
-        let changes = result
-            .changes
-            .iter()
-            .filter(|(_, change)| change.layer == layer.node || change.layer == layer.label);
-        LayerReport {
-            layer: layer.label.clone(),
-            operator: layer.op_type.clone(),
-            changes: changes
-                .map(|(rule, change)| ChangeReport {
-                    rule: rule.clone(),
-                    what: change.what.clone(),
-                    before: change.before.clone(),
-                    after: change.after.clone(),
-                })
-                .collect(),
-            params: reading(layer.params as f64, now.map_or(0.0, |layer| layer.params as f64)),
-            macs: reading(macs(Some(layer)), macs(now)),
-        }
-    });
-    reports
-        .filter(|layer| layer.params.before > 0.0 || layer.macs.before > 0.0 || !layer.changes.is_empty())
-        .collect()
+/// What each layer costs; nothing where that cannot be told.
+fn costs(model: &Model, shapes: &Shapes) -> Vec<LayerCost> {
+    Costs::with_shapes(model, shapes).map_or_else(|_| Vec::new(), |costs| costs.layers)
 }

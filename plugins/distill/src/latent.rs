@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use kmr_methods::pack;
 use kmr_sdk::{
-    Error, Result, Session, half,
+    Error, Result, Session,
     model::{
         DType, Edit, Graph, Patch, Tensor,
         stored::{Codes, Decode, Half, Integers, Spread, narrow},
@@ -157,7 +157,7 @@ pub fn stored(graph: &Graph, session: &Session<'_>, latents: &[Latent]) -> Resul
         match &latent.kind {
             Kind::Half { stored, dtype } => patch.push(Edit::StoreTensor {
                 name: stored.clone(),
-                tensor: rounded(&values, *dtype, &latent.shape)?,
+                tensor: Tensor::from_f32(*dtype, latent.shape.clone(), values.into_owned())?,
             }),
             Kind::Integers {
                 codes,
@@ -254,22 +254,4 @@ fn typed(graph: &Graph, name: &str, codes: &[i16]) -> Result<Tensor> {
         8
     };
     Ok(narrow(codes, signed, bits, before.shape().to_vec())?)
-}
-
-/// Float32 values in 16 bits; what is beyond float16 becomes its greatest.
-fn rounded(values: &[f32], dtype: DType, shape: &[usize]) -> Result<Tensor> {
-    let bytes: Vec<u8> = match dtype {
-        DType::BFLOAT16 => values
-            .iter()
-            .flat_map(|&value| half::bf16::from_f32(value).to_le_bytes())
-            .collect(),
-        _ => {
-            let most = half::f16::MAX.to_f32();
-            values
-                .iter()
-                .flat_map(|&value| half::f16::from_f32(value.clamp(-most, most)).to_le_bytes())
-                .collect()
-        }
-    };
-    Ok(Tensor::new(dtype, shape.to_vec(), bytes.into())?)
 }

@@ -13,6 +13,7 @@ use kmr_sdk::{
     model::{
         Edit, Graph, Model, Patch,
         experts::{FeedForward, FoundExperts, Linear},
+        stored::initializer_of,
     },
 };
 
@@ -88,7 +89,7 @@ impl Rule for Experts {
                 Some(order) => self.kept(layer, order, count).map_err(place)?,
                 None => layer.only(&(0..count).collect::<Vec<_>>()),
             };
-            removed.extend(layer.write(&mut patch, &base.graph, &router, &networks));
+            removed.extend(layer.write(&mut patch, &base.graph, &router, &networks)?);
             applied.change(layer.found.label(), "experts", layer.networks.len(), count);
         }
         forget(&mut patch, &base.graph, &removed);
@@ -172,15 +173,17 @@ impl Layer {
         let index = graph.index();
         let own = experts.experts.iter().flat_map(FeedForward::linears);
         let own: Vec<&str> = own.chain([&experts.router.scores]).flat_map(Linear::tensors).collect();
-        if own.into_iter().any(|tensor| index.sole_consumer(tensor).is_none()) {
+        let is_shared = |value: &str| {
+            let held = initializer_of(graph, &index, value).map_or(value, |(name, _)| name);
+            [value, held].iter().any(|name| index.sole_consumer(name).is_none())
+        };
+        if own.into_iter().any(is_shared) {
             return Ok(Err("something else reads their weights, too"));
         }
-        let networks = experts.experts.iter().map(|expert| Network::of(graph, expert));
+        let networks = experts.experts.iter().map(|expert| Network::of(graph, &index, expert));
         let networks: Option<Vec<Network>> = networks.collect::<Result<_>>()?;
-        let (Some(networks), Some(router)) = (networks, Weights::of(graph, &experts.router.scores)?) else {
-            return Ok(Err(
-                "their weights are no float32 initializers; drop experts before quantization",
-            ));
+        let (Some(networks), Some(router)) = (networks, Weights::of(graph, &index, &experts.router.scores)?) else {
+            return Ok(Err("their weights are integers; drop experts before quantization"));
         };
         if alike && !are_even(&networks) {
             return Ok(Err("they are not of one size, and cannot be merged"));
@@ -204,13 +207,17 @@ impl Layer {
 
     /// Stores `networks` as the first experts and takes the others out, so that names go on counting from the first. Gives
     /// the ids of the nodes that go.
-    fn write(&self, patch: &mut Patch, graph: &Graph, router: &Weights, networks: &[Network]) -> Vec<String> {
+    ///
+    /// # Errors
+    /// If a tensor cannot be stored.
+    fn write(&self, patch: &mut Patch, graph: &Graph, router: &Weights, networks: &[Network]) -> Result<Vec<String>> {
         let experts = &self.found.experts;
-        store(patch, &experts.router.scores, router);
+        let index = graph.index();
+        store(patch, graph, &index, &experts.router.scores, router)?;
         for (named, network) in experts.experts.iter().zip(networks) {
             let weights = network.gate.iter().chain([&network.up, &network.down]);
             for (linear, weights) in named.linears().zip(weights) {
-                store(patch, linear, weights);
+                store(patch, graph, &index, linear, weights)?;
             }
         }
         let (left, gone) = self.found.each.split_at(networks.len());
@@ -238,7 +245,7 @@ impl Layer {
         for node in gone.iter().rev().flat_map(|expert| expert.nodes.iter().rev()) {
             patch.push(Edit::RemoveNode { node: node.clone() });
         }
-        gone.iter().flat_map(|expert| expert.nodes.iter().cloned()).collect()
+        Ok(gone.iter().flat_map(|expert| expert.nodes.iter().cloned()).collect())
     }
 }
 

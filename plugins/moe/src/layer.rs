@@ -3,8 +3,9 @@
 use kmr_sdk::{
     Ignore, Result,
     model::{
-        Edit, Graph, Patch, Tensor,
+        DType, Edit, Graph, GraphIndex, Patch, Tensor,
         experts::{FoundExperts, Linear, find},
+        stored::initializer_of,
     },
 };
 
@@ -40,17 +41,28 @@ pub fn place(found: &FoundExperts, counts: std::ops::Range<usize>) -> Place {
     }
 }
 
-/// Stores `weights` as the tensors of `linear`.
-pub fn store(patch: &mut Patch, linear: &Linear, weights: &Weights) {
-    let mut edit = |name: &str, tensor: Tensor| {
+/// Stores `weights` as the tensors of `linear`, in the types that they have.
+///
+/// # Errors
+/// If one of them has no type of floating-point numbers.
+pub fn store(
+    patch: &mut Patch,
+    graph: &Graph,
+    index: &GraphIndex<'_>,
+    linear: &Linear,
+    weights: &Weights,
+) -> Result<()> {
+    let mut edit = |value: &str, tensor: Tensor| {
+        let name = initializer_of(graph, index, value).map_or(value, |(name, _)| name);
         patch.push(Edit::StoreTensor {
             name: name.into(),
             tensor,
-        })
+        });
     };
-    let (shape, matrix) = weights.stored(linear.outputs_first);
-    edit(&linear.weight, Tensor::from_vec(shape, matrix));
-    if let (Some(name), Some(bias)) = (&linear.bias, &weights.bias) {
-        edit(name, Tensor::from_vec(vec![bias.len()], bias.clone()));
+    edit(&linear.weight, weights.stored(linear.outputs_first)?);
+    if let (Some(value), Some(bias)) = (&linear.bias, &weights.bias) {
+        let dtype = initializer_of(graph, index, value).map_or(DType::FLOAT, |(_, tensor)| tensor.dtype());
+        edit(value, Tensor::from_f32(dtype, vec![bias.len()], bias.clone())?);
     }
+    Ok(())
 }

@@ -3,8 +3,9 @@
 use kmr_sdk::{
     Error, Result,
     model::{
-        DType, Graph,
+        DType, Graph, GraphIndex, Tensor,
         experts::{Activation, FeedForward, Linear},
+        stored::initializer_of,
     },
 };
 use rayon::prelude::*;
@@ -22,28 +23,30 @@ pub struct Weights {
     pub matrix: Vec<f32>,
     /// One for each output, where there is a bias.
     pub bias: Option<Vec<f32>>,
+    /// What the matrix is stored as: float32, or 16 bits that are cast.
+    pub dtype: DType,
 }
 
 /// Partial sums of a product.
 const LANES: usize = 8;
 
 impl Weights {
-    /// Those of `linear`; nothing if they are no float32 initializers, as those of a quantized layer.
+    /// Those of `linear`; nothing if they are no floating-point initializers, as those of a quantized layer.
     ///
     /// # Errors
     /// If a number is not finite: the tensor is named.
-    pub fn of(graph: &Graph, linear: &Linear) -> Result<Option<Self>> {
-        let Some((outputs, inputs)) = linear.shape(graph) else {
+    pub fn of(graph: &Graph, index: &GraphIndex<'_>, linear: &Linear) -> Result<Option<Self>> {
+        let Some((outputs, inputs)) = linear.shape(graph, index) else {
             return Ok(None);
         };
-        let Some(stored) = numbers(graph, &linear.weight)? else {
+        let Some((dtype, stored)) = numbers(graph, index, &linear.weight)? else {
             return Ok(None);
         };
         let bias = match &linear.bias {
-            Some(bias) => match numbers(graph, bias)? {
-                Some(bias) if bias.len() == outputs => Some(bias),
+            Some(bias) => match numbers(graph, index, bias)? {
+                Some((_, bias)) if bias.len() == outputs => Some(bias),
                 // One number for all outputs.
-                Some(bias) if bias.len() == 1 => Some(vec![bias[0]; outputs]),
+                Some((_, bias)) if bias.len() == 1 => Some(vec![bias[0]; outputs]),
                 _ => return Ok(None),
             },
             None => None,
@@ -58,18 +61,23 @@ impl Weights {
             inputs,
             matrix,
             bias,
+            dtype,
         }))
     }
 
-    /// The matrix as `linear` stores it, with its shape.
-    pub fn stored(&self, outputs_first: bool) -> (Vec<usize>, Vec<f32>) {
-        match outputs_first {
+    /// The matrix as `linear` stores it.
+    ///
+    /// # Errors
+    /// If its type is none of floating-point numbers.
+    pub fn stored(&self, outputs_first: bool) -> Result<Tensor> {
+        let (shape, matrix) = match outputs_first {
             true => (vec![self.outputs, self.inputs], self.matrix.clone()),
             false => (
                 vec![self.inputs, self.outputs],
                 turned(&self.matrix, self.outputs, self.inputs),
             ),
-        }
+        };
+        Ok(Tensor::from_f32(self.dtype, shape, matrix)?)
     }
 
     /// One output's numbers.
@@ -91,6 +99,7 @@ impl Weights {
                 .bias
                 .as_ref()
                 .map(|bias| outputs.iter().map(|&output| bias[output]).collect()),
+            ..*self
         }
     }
 
@@ -142,17 +151,19 @@ fn turned(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
         .collect()
 }
 
-fn numbers(graph: &Graph, name: &str) -> Result<Option<Vec<f32>>> {
-    let Some(tensor) = graph.tensor(name).filter(|tensor| tensor.dtype() == DType::FLOAT) else {
+/// The numbers that `value` is, and what they are stored as.
+fn numbers(graph: &Graph, index: &GraphIndex<'_>, value: &str) -> Result<Option<(DType, Vec<f32>)>> {
+    let widened = |dtype| matches!(dtype, DType::FLOAT | DType::FLOAT16 | DType::BFLOAT16);
+    let Some((name, tensor)) = initializer_of(graph, index, value).filter(|(_, tensor)| widened(tensor.dtype())) else {
         return Ok(None);
     };
-    let values = tensor.values::<f32>()?;
+    let values = tensor.to_f32()?;
     match values.iter().find(|value| !value.is_finite()) {
         Some(value) => Err(
             Error::unsupported(format!("holds {value}; only finite weights can be routed"))
                 .at(format!("tensor `{name}`")),
         ),
-        None => Ok(Some(values.into_owned())),
+        None => Ok(Some((tensor.dtype(), values.into_owned()))),
     }
 }
 
@@ -174,15 +185,16 @@ impl Network {
     ///
     /// # Errors
     /// If a number is not finite.
-    pub fn of(graph: &Graph, network: &FeedForward) -> Result<Option<Self>> {
+    pub fn of(graph: &Graph, index: &GraphIndex<'_>, network: &FeedForward) -> Result<Option<Self>> {
         let gate = match &network.gate {
-            Some(gate) => match Weights::of(graph, gate)? {
+            Some(gate) => match Weights::of(graph, index, gate)? {
                 Some(gate) => Some(gate),
                 None => return Ok(None),
             },
             None => None,
         };
-        let (Some(up), Some(down)) = (Weights::of(graph, &network.up)?, Weights::of(graph, &network.down)?) else {
+        let down = Weights::of(graph, index, &network.down)?;
+        let (Some(up), Some(down)) = (Weights::of(graph, index, &network.up)?, down) else {
             return Ok(None);
         };
         let fits = down.inputs == up.outputs

@@ -8,7 +8,7 @@ use kmr_methods::ridge::Linear;
 use kmr_sdk::{
     Action, Applied, Error, Host, KnobSettings, Result, Rule, Target, log,
     model::{
-        Build, Graph, Model,
+        Build, DType, Graph, Model,
         experts::{FoundExpert, FoundNetwork, find, networks},
     },
 };
@@ -73,7 +73,7 @@ impl Rule for Split {
         let layers = self.layers(&host.graph()?.graph)?;
         if layers.is_empty() {
             log::warn!(
-                "no layer can be split: none is a product, an activation (ReLU, SiLU, GELU) and a product, all float32, \
+                "no layer can be split: none is a product, an activation (ReLU, SiLU, GELU) and a product, none of integers, \
                  with {} neurons or more",
                 self.config.experts
             );
@@ -133,6 +133,7 @@ impl Split {
 
     fn layers(&self, graph: &Graph) -> Result<Vec<Dense>> {
         let routed = find(graph);
+        let index = graph.index();
         let mut layers = Vec::new();
         for found in networks(graph) {
             let inside = routed.iter().any(|layer| {
@@ -142,7 +143,7 @@ impl Split {
             if inside {
                 continue;
             }
-            if let Some(network) = Network::of(graph, &found.network)? {
+            if let Some(network) = Network::of(graph, &index, &found.network)? {
                 layers.push(Dense { found, network });
             }
         }
@@ -251,6 +252,7 @@ impl Split {
                 inputs: network.up.inputs,
                 matrix: narrow(&prediction.router.weights),
                 bias: Some(narrow(&prediction.router.intercepts)),
+                dtype: DType::FLOAT,
             },
             network,
             means: prediction.means(top_k),

@@ -65,7 +65,7 @@ pub fn patch(graph: &Graph) -> Result<Patch> {
     }
     let mut patch = Patch::new();
     for (name, values) in tensors {
-        patch.push(with_values(graph, name, values));
+        patch.push(with_values(graph, name, values)?);
     }
     Ok(patch)
 }

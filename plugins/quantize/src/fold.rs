@@ -91,10 +91,10 @@ fn fold(graph: &Graph, foldable: &Foldable<'_>, patch: &mut Patch) -> Result<()>
         let bias = f64::from(bias[channel]) - f64::from(mean[channel]);
         (f64::from(beta[channel]) + bias * factors[channel]) as f32
     });
-    patch.push(with_values(graph, weight_name, scaled.collect()));
+    patch.push(with_values(graph, weight_name, scaled.collect())?);
     // The normalization's own shift becomes the bias where there is none.
     let kept = convolution.input(2).or(normalization.input(2)).unwrap_or_default();
-    patch.push(with_values(graph, kept, shifted.collect()));
+    patch.push(with_values(graph, kept, shifted.collect())?);
     for (node, input) in readers {
         patch.push(Edit::Rewire {
             node: node.clone(),
@@ -153,14 +153,14 @@ pub fn affine(graph: &Graph) -> Result<Patch> {
                     values.map(|(at, value)| value * numbers.values[at / inner]).collect()
                 };
                 if let (Some(name), Some(values)) = (bias, biases()?) {
-                    build.edit(with_values(graph, name, scaled(values, 1)));
+                    build.edit(with_values(graph, name, scaled(values, 1))?);
                 }
-                build.edit(with_values(graph, weight, scaled(values, inner)));
+                build.edit(with_values(graph, weight, scaled(values, inner))?);
             }
             "Add" => match (bias, biases()?) {
                 (Some(name), Some(values)) => {
                     let shifted = values.iter().zip(&numbers.values).map(|(value, shift)| value + shift);
-                    build.edit(with_values(graph, name, shifted.collect()));
+                    build.edit(with_values(graph, name, shifted.collect())?);
                 }
                 _ => {
                     let shifts = Tensor::from_vec(vec![numbers.values.len()], numbers.values.clone());

@@ -3,7 +3,9 @@
 use std::borrow::Cow;
 
 use kmr_calibration::Product;
-use kmr_sdk::model::{DType, Graph, GraphIndex, Node, weights};
+use kmr_sdk::model::{Graph, GraphIndex, Node, Tensor, stored::initializer_of, weights};
+
+use crate::values::stored_bits;
 
 /// What reads a weight.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,18 +104,7 @@ impl Layer {
 /// The weights of `graph` that can be quantized, in the order in which nodes first read them.
 pub fn layers(graph: &Graph, embeddings: bool) -> Vec<Layer> {
     let index = graph.index();
-    // Codes are decoded to float32.
-    let to_float = |&(reader, _): &(usize, usize)| {
-        let node = &graph.nodes[reader];
-        node.is("Cast") && node.int("to") == Some(DType::FLOAT.number().into())
-    };
-    let bits = |name: &str| match graph.tensor(name)?.dtype() {
-        DType::FLOAT => Some(32),
-        DType::FLOAT16 | DType::BFLOAT16 => {
-            (index.is_inner(name) && index.consumers(name).iter().all(to_float)).then_some(16)
-        }
-        _ => None,
-    };
+    let bits = |name: &str| stored_bits(graph, &index, name);
     let reader = |name: &str, nodes: &[String]| {
         let first = index.consumers(name).iter().map(|&(reader, _)| reader).min();
         let first = first.map(|reader| graph.nodes[reader].id().to_owned());
@@ -137,32 +128,33 @@ pub fn layers(graph: &Graph, embeddings: bool) -> Vec<Layer> {
         })
         .collect();
     if embeddings {
-        let tables = graph.nodes.iter().filter_map(|node| embedding(graph, node));
-        for (tensor, node) in tables.filter(|(tensor, _)| bits(tensor) == Some(32)) {
-            let readers = index.consumers(tensor);
+        for node in &graph.nodes {
+            let Some(table) = embedding(graph, &index, node) else {
+                continue;
+            };
+            let readers = index.consumers(table.value);
             let by_rows = |&(reader, slot): &(usize, usize)| {
                 let node = &graph.nodes[reader];
-                (slot == 0 && embedding(graph, node).is_some()) || multiplies_rows(graph, &index, node, slot)
+                (slot == 0 && embedding(graph, &index, node).is_some()) || multiplies_rows(graph, &index, node, slot)
             };
-            let known = layers.iter().any(|layer| layer.tensor == tensor);
-            if known || !index.is_inner(tensor) || !readers.iter().all(by_rows) {
+            let known = layers.iter().any(|layer| layer.tensor == table.name);
+            let inner = index.is_inner(table.name) && index.is_inner(table.value);
+            let Some(stored_bits) = bits(table.name).filter(|_| !known && inner && readers.iter().all(by_rows)) else {
                 continue;
-            }
+            };
             let nodes: Vec<String> = readers
                 .iter()
                 .map(|&(reader, _)| graph.nodes[reader].id().to_owned())
                 .collect();
             layers.push(Layer {
-                tensor: tensor.to_owned(),
-                label: label(tensor, node.label()),
-                reader: reader(tensor, &nodes),
+                tensor: table.name.to_owned(),
+                label: label(table.value, node.label()),
+                reader: reader(table.name, &nodes),
                 nodes,
-                shape: graph
-                    .tensor(tensor)
-                    .map_or_else(Vec::new, |tensor| tensor.shape().to_vec()),
+                shape: table.tensor.shape().to_vec(),
                 axis: 0,
                 reads: Use::Embedding,
-                stored_bits: 32,
+                stored_bits,
             });
         }
     }
@@ -171,13 +163,24 @@ pub fn layers(graph: &Graph, embeddings: bool) -> Vec<Layer> {
     layers
 }
 
+/// A table that entries are looked up in.
+struct Table<'g> {
+    /// What is read.
+    value: &'g str,
+    /// The initializer: that, or what one Cast makes it of.
+    name: &'g str,
+    tensor: &'g Tensor,
+}
+
 /// The table that `node` looks entries up in.
-fn embedding<'n>(graph: &Graph, node: &'n Node) -> Option<(&'n str, &'n Node)> {
-    let table = node
+fn embedding<'g>(graph: &'g Graph, index: &GraphIndex<'_>, node: &'g Node) -> Option<Table<'g>> {
+    let value = node
         .input(0)
         .filter(|_| node.is("Gather") && node.int("axis").unwrap_or(0) == 0)?;
-    let shape = graph.tensor(table)?.shape();
-    (shape.len() == 2 && !shape.contains(&0)).then_some((table, node))
+    let (name, tensor) = initializer_of(graph, index, value)?;
+    let cast_once = name == value || index.sole_consumer(name).is_some();
+    let fits = cast_once && tensor.shape().len() == 2 && !tensor.is_empty();
+    fits.then_some(Table { value, name, tensor })
 }
 
 /// Whether `node` reads a matrix in this slot to multiply something with each of its rows, as the output layer of a model
@@ -223,7 +226,7 @@ fn label(tensor: &str, node: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use kmr_sdk::{half, model::Tensor};
+    use kmr_sdk::half;
     use proptest::prelude::*;
 
     use super::*;
@@ -269,6 +272,32 @@ mod tests {
             *transposed.in_matrix_order(&[0, 1, 2, 3, 4, 5, 6, 7]),
             [0, 1, 4, 5, 2, 3, 6, 7]
         );
+    }
+
+    #[test]
+    fn a_table_of_16_bits_is_one_too() {
+        let halves = Tensor::from_vec(vec![5, 4], vec![half::f16::ONE; 20]);
+        let found = |readers: Vec<Node>| {
+            let mut graph = Graph::new("tied");
+            graph.initializers.insert("w_stored".into(), halves.clone().into());
+            let cast = node("Cast", &["w_stored"], "table.weight").with_int("to", 1);
+            graph.nodes = std::iter::once(cast).chain(readers).map(Into::into).collect();
+            graph.outputs = vec![kmr_sdk::model::ValueInfo::untyped("y")];
+            layers(&graph, true)
+        };
+        let rows = node("Gather", &["table.weight", "ids"], "rows");
+        let tied = node("Gemm", &["rows", "table.weight"], "y").with_int("transB", 1);
+        let [table] = &found(vec![rows.clone(), tied.clone()])[..] else {
+            panic!("one table")
+        };
+        assert_eq!(
+            (&*table.tensor, &*table.label, &*table.reader),
+            ("w_stored", "table", "table.weight")
+        );
+        assert_eq!((table.stored_bits, &table.reads), (16, &Use::Embedding));
+        // Another form of the table has to stay.
+        let other = node("Cast", &["w_stored"], "other").with_int("to", 1);
+        assert!(found(vec![other, rows, tied]).is_empty());
     }
 
     #[test]

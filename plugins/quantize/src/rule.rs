@@ -640,6 +640,6 @@ fn correct(build: &mut Build, graph: &Graph, bias: &str, correction: &[f32]) -> 
     let corrected = finite(graph, bias)?;
     let corrected = corrected.iter().zip(correction);
     let corrected = corrected.map(|(bias, correction)| bias + correction).collect();
-    build.edit(with_values(graph, bias, corrected));
+    build.edit(with_values(graph, bias, corrected)?);
     Ok(())
 }

@@ -7,7 +7,7 @@ use kmr_sdk::{
     model::{DType, Graph, GraphIndex, Node, Patch, weights},
 };
 
-use crate::values::{finite, inner, own, with_values};
+use crate::values::{finite, inner, own_stored, stored_bits, with_values};
 
 /// A value with channels along its last axis that matrix products alone read.
 pub struct Site {
@@ -37,10 +37,8 @@ pub fn sites(graph: &Graph, makers: Makers) -> Vec<Site> {
     let weights: HashMap<String, weights::Weight> = weights::weights(graph)
         .into_iter()
         .filter(|weight| {
-            let float = graph
-                .tensor(&weight.tensor)
-                .is_some_and(|tensor| tensor.dtype() == DType::FLOAT);
-            float && weight.shape.len() == 2 && weight.readers.len() == 1
+            let real = stored_bits(graph, &index, &weight.tensor).is_some();
+            real && weight.shape.len() == 2 && weight.readers.len() == 1
         })
         .map(|weight| (weight.readers[0].node.clone(), weight))
         .collect();
@@ -63,7 +61,8 @@ pub fn sites(graph: &Graph, makers: Makers) -> Vec<Site> {
         .collect()
 }
 
-/// Edits that divide the value of each site by its factors and multiply its readers. The model computes the same.
+/// Edits that divide the value of each site by its factors and multiply its readers. The model computes the same: where a
+/// tensor has 16 bits, factors become the nearest powers of two, which lose none of them.
 ///
 /// # Errors
 /// If a tensor is not finite.
@@ -76,6 +75,7 @@ pub fn patch(graph: &Graph, sites: &[(&Site, Vec<f32>)]) -> Result<Patch> {
             .iter()
             .map(|weight| (weight.tensor.as_str(), weight.input_axis, true));
         let makers = site.makers.iter().map(|(name, axis)| (name.as_str(), *axis, false));
+        let factors = site.exact(graph, factors);
         for (name, axis, multiplied) in makers.chain(readers) {
             let after = inner(graph, name, axis);
             let values = match tensors.remove(name) {
@@ -91,9 +91,20 @@ pub fn patch(graph: &Graph, sites: &[(&Site, Vec<f32>)]) -> Result<Patch> {
     }
     let mut patch = Patch::new();
     for (name, values) in tensors {
-        patch.push(with_values(graph, name, values));
+        patch.push(with_values(graph, name, values)?);
     }
     Ok(patch)
+}
+
+impl Site {
+    /// `factors` that change no digit of a tensor of 16 bits.
+    fn exact(&self, graph: &Graph, factors: &[f32]) -> Vec<f32> {
+        let makers = self.makers.iter().map(|(name, _)| name);
+        let mut tensors = makers.chain(self.readers.iter().map(|weight| &weight.tensor));
+        let short = tensors.any(|name| graph.tensor(name).is_some_and(|tensor| tensor.dtype() != DType::FLOAT));
+        let power = |factor: &f32| if short { factor.log2().round().exp2() } else { *factor };
+        factors.iter().map(power).collect()
+    }
 }
 
 /// What the value is made of, and its channels.
@@ -107,14 +118,19 @@ struct Finder<'g> {
 }
 
 impl Finder<'_> {
-    /// The length of initializer `name`, if it is a vector that one node alone reads.
-    fn vector(&self, name: &str) -> Option<(String, usize)> {
-        let tensor = own(self.graph, &self.index, name).filter(|tensor| tensor.shape().len() == 1)?;
-        Some((name.to_owned(), tensor.len()))
+    /// The vector that `value` is, and its length, if one node alone reads it.
+    fn vector(&self, value: &str) -> Option<(String, usize)> {
+        let (name, tensor) = own_stored(self.graph, &self.index, value)?;
+        (tensor.shape().len() == 1).then(|| (name.to_owned(), tensor.len()))
     }
 
-    fn operand(&self, node: &Node) -> Option<(String, usize)> {
-        node.inputs().iter().find_map(|name| self.vector(name))
+    /// The vector that `node` has as one of two inputs, and the other input.
+    fn operand<'n>(&self, node: &'n Node) -> Option<((String, usize), &'n str)> {
+        let (a, b) = (node.input(0)?, node.input(1)?);
+        match self.vector(a) {
+            Some(vector) => Some((vector, b)),
+            None => Some((self.vector(b)?, a)),
+        }
     }
 
     fn normalization(&self, node: &Node) -> Option<Made> {
@@ -132,15 +148,14 @@ impl Finder<'_> {
                 Some(([(factor, 0)].into_iter().chain(shift).collect(), channels))
             }
             "Mul" => {
-                let (factor, channels) = self.operand(node)?;
+                let ((factor, channels), _) = self.operand(node)?;
                 Some((vec![(factor, 0)], channels))
             }
             "Add" => {
-                let (shift, _) = self.operand(node)?;
-                let before = node.inputs().iter().find_map(|name| self.index.producer(name))?;
-                let scaling = &self.graph.nodes[before];
+                let ((shift, _), scaled) = self.operand(node)?;
+                let scaling = &self.graph.nodes[self.index.producer(scaled)?];
                 let alone = self.index.sole_consumer(scaling.id()).is_some();
-                let (factor, channels) = self.operand(scaling).filter(|_| scaling.is("Mul") && alone)?;
+                let ((factor, channels), _) = self.operand(scaling).filter(|_| scaling.is("Mul") && alone)?;
                 Some((vec![(factor, 0), (shift, 0)], channels))
             }
             _ => None,
@@ -157,19 +172,17 @@ impl Finder<'_> {
             let maker = &self.graph.nodes[self.index.producer(operand)?];
             let (product, bias) = match maker.op_type() {
                 "Add" => {
-                    let bias = self.operand(maker)?;
-                    let product = maker.inputs().iter().find(|name| **name != bias.0)?;
+                    let (bias, product) = self.operand(maker)?;
                     self.index.sole_consumer(product)?;
-                    (&self.graph.nodes[self.index.producer(product)?], Some(bias.0))
+                    (&self.graph.nodes[self.index.producer(product)?], Some(bias))
                 }
-                "Gemm" => (maker, maker.input(2).map(str::to_owned)),
+                "Gemm" => match maker.input(2) {
+                    Some(bias) => (maker, Some(self.vector(bias)?)),
+                    None => (maker, None),
+                },
                 _ => (maker, None),
             };
             let weight = self.weights.get(product.id())?;
-            let bias = match bias {
-                Some(name) => Some(self.vector(&name)?),
-                None => None,
-            };
             let channels = weight.shape[weight.output_axis];
             let bias = bias.into_iter().map(|(name, _)| (name, 0));
             let made_of = [(weight.tensor.clone(), weight.output_axis)].into_iter().chain(bias);
@@ -193,7 +206,7 @@ impl Finder<'_> {
 
 #[cfg(test)]
 mod tests {
-    use kmr_sdk::model::Tensor;
+    use kmr_sdk::model::{Build, Tensor, stored::store_half};
 
     use super::*;
     use crate::testing::{answer, apart, graph, node, numbers, tensor};
@@ -239,6 +252,48 @@ mod tests {
         assert_eq!(told(Makers::Normalizations), [("norm".into(), WIDTH, 2, 2)]);
         let both = [("norm".into(), WIDTH, 2, 2), ("inside".into(), INNER, 2, 1)];
         assert_eq!(told(Makers::NormalizationsAndGates), both);
+    }
+
+    /// The same, stored in 16 bits.
+    fn halved() -> Graph {
+        let graph = gated();
+        let mut build = Build::on(&graph);
+        build.place(Some("norm"));
+        for (name, held) in &graph.initializers {
+            let values = held.tensor.to_f32().unwrap().into_owned();
+            let half = Tensor::from_f32(DType::BFLOAT16, held.tensor.shape().to_vec(), values).unwrap();
+            store_half(&mut build, name, half);
+        }
+        build.finish().apply(&graph).unwrap()
+    }
+
+    #[test]
+    fn weights_of_16_bits_lose_no_digit() {
+        let graph = halved();
+        let found = sites(&graph, Makers::NormalizationsAndGates);
+        let told = found
+            .iter()
+            .map(|site| (site.value.as_str(), site.channels, site.makers.len()));
+        assert_eq!(told.collect::<Vec<_>>(), [("norm", WIDTH, 2), ("inside", INNER, 2)]);
+        let factors = |site: &Site| -> Vec<f32> {
+            let factors = numbers(site.channels).into_iter();
+            factors.map(|value| 2.0_f32.powf(3.0 * value)).collect()
+        };
+        let moved: Vec<(&Site, Vec<f32>)> = found.iter().map(|site| (site, factors(site))).collect();
+        let moved = patch(&graph, &moved).unwrap().apply(&graph).unwrap();
+        let name = "up.weight_stored";
+        let (before, after) = (graph.tensor(name).unwrap(), moved.tensor(name).unwrap());
+        assert_eq!((before.dtype(), before.shape()), (after.dtype(), after.shape()));
+        let (before, after) = (before.to_f32().unwrap(), after.to_f32().unwrap());
+        assert!(
+            before != after
+                && before
+                    .iter()
+                    .zip(after.iter())
+                    .all(|(a, b)| (a / b).log2().fract() == 0.0)
+        );
+        let x = tensor(&[4, WIDTH]);
+        assert!(apart(&answer(&graph, &x), &answer(&moved, &x)) < 1e-5);
     }
 
     #[test]

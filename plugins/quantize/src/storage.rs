@@ -80,24 +80,16 @@ impl<'q> Stored<'q> {
 /// # Errors
 /// If a value is beyond what the type can hold.
 pub fn store_half(build: &mut Build, layer: &Layer, values: &[f32], bits: Bits) -> Result<()> {
-    let bytes: Vec<u8>;
-    let dtype = if bits == Bits::BFloat16 {
-        bytes = values
-            .iter()
-            .flat_map(|&value| kmr_sdk::half::bf16::from_f32(value).to_le_bytes())
-            .collect();
-        DType::BFLOAT16
-    } else {
-        let halves = values.iter().map(|&value| kmr_sdk::half::f16::from_f32(value));
-        let halves: Vec<_> = halves.collect();
-        if halves.iter().any(|half| half.is_infinite()) {
-            let message = "holds values beyond 65504, the largest of float16; use \"bf16\" instead of 16";
-            return Err(Error::unsupported(message).at(format!("tensor `{}`", layer.tensor)));
-        }
-        bytes = halves.iter().flat_map(|half| half.to_le_bytes()).collect();
-        DType::FLOAT16
+    let dtype = match bits {
+        Bits::BFloat16 => DType::BFLOAT16,
+        _ => DType::FLOAT16,
     };
-    let tensor = Tensor::new(dtype, layer.shape.clone(), bytes.into())?;
+    let greatest = kmr_sdk::half::f16::MAX.to_f32();
+    if dtype == DType::FLOAT16 && values.iter().any(|value| value.abs() > greatest) {
+        let message = "holds values beyond 65504, the largest of float16; use \"bf16\" instead of 16";
+        return Err(Error::unsupported(message).at(format!("tensor `{}`", layer.tensor)));
+    }
+    let tensor = Tensor::from_f32(dtype, layer.shape.clone(), values.to_vec())?;
     stored::store_half(build, &layer.tensor, tensor);
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use kmr_sdk::{
     Error, Result,
-    model::{DType, Edit, Graph, GraphIndex, Node, Tensor},
+    model::{DType, Edit, Graph, GraphIndex, Node, Tensor, stored::initializer_of},
 };
 
 /// The float32 initializer `name`, if one node alone reads it.
@@ -11,8 +11,30 @@ pub fn own<'g>(graph: &'g Graph, index: &GraphIndex<'_>, name: &str) -> Option<&
     index.sole_consumer(name).map(|_| &**tensor)
 }
 
-/// The edit that gives initializer `name` other values of the same shape.
-pub fn with_values(graph: &Graph, name: &str, values: Vec<f32>) -> Edit {
+/// The initializer that `value` is, or is a Cast to float32 of, if nothing else reads either; with its name.
+pub fn own_stored<'g>(graph: &'g Graph, index: &GraphIndex<'_>, value: &str) -> Option<(&'g str, &'g Tensor)> {
+    let (name, tensor) = initializer_of(graph, index, value)?;
+    let alone = |name: &str| index.sole_consumer(name).is_some();
+    (alone(name) && alone(value) && stored_bits(graph, index, name).is_some()).then_some((name, tensor))
+}
+
+/// The bits of a number of initializer `name`, if it is float32, or of 16 bits and only ever cast to float32.
+pub fn stored_bits(graph: &Graph, index: &GraphIndex<'_>, name: &str) -> Option<usize> {
+    let to_float = |&(reader, _): &(usize, usize)| {
+        let node = &graph.nodes[reader];
+        node.is("Cast") && node.int("to") == Some(DType::FLOAT.number().into())
+    };
+    match graph.tensor(name)?.dtype() {
+        DType::FLOAT => Some(32),
+        DType::FLOAT16 | DType::BFLOAT16 => {
+            (index.is_inner(name) && index.consumers(name).iter().all(to_float)).then_some(16)
+        }
+        _ => None,
+    }
+}
+
+/// The edit that gives initializer `name` other values of the same shape, as float32 whatever it was.
+pub fn with_exact_values(graph: &Graph, name: &str, values: Vec<f32>) -> Edit {
     let shape = graph
         .tensor(name)
         .map_or_else(|| vec![values.len()], |tensor| tensor.shape().to_vec());
@@ -20,6 +42,22 @@ pub fn with_values(graph: &Graph, name: &str, values: Vec<f32>) -> Edit {
         name: name.to_owned(),
         tensor: Tensor::from_vec(shape, values),
     }
+}
+
+/// The edit that gives initializer `name` other values of the same type and shape.
+///
+/// # Errors
+/// If there is no such initializer, or it holds no floating-point numbers.
+pub fn with_values(graph: &Graph, name: &str, values: Vec<f32>) -> Result<Edit> {
+    let tensor = graph
+        .tensor(name)
+        .ok_or_else(|| Error::not_found("does not exist").at(place(name)))?;
+    Ok(Edit::StoreTensor {
+        name: name.to_owned(),
+        tensor: tensor
+            .with_f32(values)
+            .map_err(|error| Error::from(error).at(place(name)))?,
+    })
 }
 
 /// Elements of initializer `name` behind `axis`: so many with one position on it lie next to each other.

@@ -101,13 +101,14 @@ impl<'g> Finder<'g> {
         });
         let (choice, scores) = self.choice(choosing, greatest, weights.as_deref())?;
         let router = self.linear(&scores).filter(|router| router.input == tokens)?;
-        let outputs = router.linear.shape(self.graph).map(|(outputs, _)| outputs);
+        let outputs = router.linear.shape(self.graph, &self.index).map(|(outputs, _)| outputs);
         if !alike || outputs.is_some_and(|outputs| outputs != numbered.len()) || top_k > numbered.len() || top_k == 0 {
             return None;
         }
         let (start, last) = chain(&numbered)?;
         let shared = self.start(&start, &tokens)?;
         let flat = self.made_by(&tokens, "Reshape")?;
+        self.integers(flat.input(1)?).filter(|sizes| sizes.len() == 2)?;
         let (end, 0) = self.index.sole_consumer(&last)? else {
             return None;
         };

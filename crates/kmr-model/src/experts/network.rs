@@ -6,16 +6,16 @@ use super::{
     Activation,
     activation::{Activated, activated},
 };
-use crate::{Build, Graph, GraphIndex, Node};
+use crate::{Build, Graph, GraphIndex, Node, Tensor, stored::initializer_of};
 
 /// A product with a matrix, and maybe a bias.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Linear {
-    /// The matrix: an initializer, or a value that nodes decode.
+    /// The matrix: an initializer, or a value that nodes make of one, as a Cast of 16 bits.
     pub weight: String,
     /// Whether the matrix is outputs × inputs, as training code has it; else it is inputs × outputs.
     pub outputs_first: bool,
-    /// The initializer that is added, one number for each output.
+    /// What is added, one number for each output: an initializer, or a Cast of one of 16 bits.
     pub bias: Option<String>,
 }
 
@@ -37,9 +37,9 @@ impl Linear {
             .map(String::as_str)
     }
 
-    /// (outputs, inputs), where the weight is an initializer and a matrix.
-    pub fn shape(&self, graph: &Graph) -> Option<(usize, usize)> {
-        match *graph.tensor(&self.weight)?.shape() {
+    /// (outputs, inputs), where the weight is an initializer, or one of 16 bits that is cast, and a matrix.
+    pub fn shape(&self, graph: &Graph, index: &GraphIndex<'_>) -> Option<(usize, usize)> {
+        match *initializer_of(graph, index, &self.weight)?.1.shape() {
             [outputs, inputs] if self.outputs_first => Some((outputs, inputs)),
             [inputs, outputs] if !self.outputs_first => Some((outputs, inputs)),
             _ => None,
@@ -160,17 +160,27 @@ impl<'g> Finder<'g> {
         readers.map(|&(at, slot)| (&self.graph.nodes[at], slot))
     }
 
-    /// Whether the initializer `value` is a list of as many numbers as a product has outputs.
+    /// The tensor that `value` is, be it stored in 16 bits.
+    fn held(&self, value: &str) -> Option<&'g Tensor> {
+        initializer_of(self.graph, &self.index, value).map(|(_, tensor)| tensor)
+    }
+
+    /// The Cast that makes `value` of a tensor of 16 bits for one reader.
+    fn own_cast(&self, value: &str) -> Option<String> {
+        self.held(value)?;
+        let cast = self.maker(value)?;
+        self.index.sole_consumer(value).map(|_| cast.id().to_owned())
+    }
+
+    /// Whether `value` is a stored list of as many numbers as a product has outputs.
     fn is_bias(&self, value: &str) -> bool {
-        self.graph
-            .tensor(value)
+        self.held(value)
             .is_some_and(|tensor| tensor.shape().len() == 1 && tensor.dtype().is_float())
     }
 
     /// Whether `value` is a matrix that does not depend on what is fed, as far as one can see from here.
     fn weight(&self, value: &str) -> bool {
-        let shape = self.graph.tensor(value).map(|tensor| tensor.shape().len());
-        shape.is_none_or(|rank| rank == 2)
+        self.held(value).is_none_or(|tensor| tensor.shape().len() == 2)
     }
 
     /// The product that makes `value`.
@@ -186,6 +196,7 @@ impl<'g> Finder<'g> {
                 self.index.sole_consumer(product.id())?;
                 let mut found = self.product(product)?;
                 found.linear.bias = Some(bias.to_owned());
+                found.nodes.extend(self.own_cast(bias));
                 found.nodes.push(node.id().to_owned());
                 Some(found)
             }
@@ -202,6 +213,9 @@ impl<'g> Finder<'g> {
         if !plain || bias.is_some_and(|bias| !self.is_bias(bias)) {
             return None;
         }
+        let casts = [Some(weight), bias].into_iter().flatten();
+        let mut nodes: Vec<String> = casts.filter_map(|value| self.own_cast(value)).collect();
+        nodes.push(node.id().to_owned());
         Some(FoundLinear {
             linear: Linear {
                 weight: weight.to_owned(),
@@ -209,7 +223,7 @@ impl<'g> Finder<'g> {
                 bias: bias.map(str::to_owned),
             },
             input: node.input(0)?.to_owned(),
-            nodes: vec![node.id().to_owned()],
+            nodes,
         })
     }
 
@@ -220,15 +234,16 @@ impl<'g> Finder<'g> {
             let two = turn.ints("perm").is_none_or(|order| order == [1, 0]);
             two && turn
                 .input(0)
-                .and_then(|held| self.graph.tensor(held))
+                .and_then(|held| self.held(held))
                 .is_some_and(|held| held.shape().len() == 2)
         });
         if let Some(turn) = turned {
             weight = turn.input(0)?;
-            // Another product may read the turned matrix, too.
-            if self.index.sole_consumer(turn.id()).is_some() {
-                nodes.push(turn.id().to_owned());
-            }
+        }
+        // Another product may read the turned matrix, too.
+        if turned.is_none_or(|turn| self.index.sole_consumer(turn.id()).is_some()) {
+            nodes.extend(self.own_cast(weight));
+            nodes.extend(turned.map(|turn| turn.id().to_owned()));
         }
         nodes.push(node.id().to_owned());
         Some(FoundLinear {

@@ -182,6 +182,18 @@ pub fn stored_weights(graph: &Graph) -> StoredWeights {
     found
 }
 
+/// The initializer that `value` is, or the one of 16 bits that a Cast makes it of as float32; with its name.
+pub fn initializer_of<'g>(graph: &'g Graph, index: &GraphIndex<'_>, value: &str) -> Option<(&'g str, &'g Tensor)> {
+    let held = |name: &str| {
+        let (name, initializer) = graph.initializers.get_key_value(name)?;
+        Some((name.as_str(), &*initializer.tensor))
+    };
+    held(value).or_else(|| {
+        let node = &graph.nodes[index.producer(value)?];
+        held(node.input(0)?).filter(|(_, tensor)| is_half(tensor) && casts_to(node, DType::FLOAT))
+    })
+}
+
 struct Finder<'g> {
     graph: &'g Graph,
     index: GraphIndex<'g>,
@@ -203,8 +215,7 @@ impl<'g> Finder<'g> {
 
     fn half(&self, node: &Node) -> Option<Half> {
         let tensor = self.tensor(node, 0)?;
-        let half = matches!(tensor.dtype(), DType::FLOAT16 | DType::BFLOAT16);
-        (half && casts_to(node, DType::FLOAT)).then(|| Half {
+        (is_half(tensor) && casts_to(node, DType::FLOAT)).then(|| Half {
             value: node.id().to_owned(),
             tensor: node.inputs()[0].clone(),
         })
@@ -399,6 +410,10 @@ fn reaches(from: &[usize], shape: &[usize]) -> bool {
 /// Whether codes and zero points are stored in this type.
 fn is_code(dtype: DType) -> bool {
     matches!(dtype, DType::INT8 | DType::UINT8 | DType::INT4 | DType::UINT4)
+}
+
+fn is_half(tensor: &Tensor) -> bool {
+    matches!(tensor.dtype(), DType::FLOAT16 | DType::BFLOAT16)
 }
 
 fn casts_to(node: &Node, dtype: DType) -> bool {

@@ -11,8 +11,8 @@
 mod find;
 mod write;
 
-pub use find::{Codes, Half, Integers, Spread, StoredWeights, stored_weights};
-pub use write::{IntegerWeight, Pack, narrow, store_half, store_integers, stored_bytes};
+pub use find::{Codes, Half, Integers, Spread, StoredWeights, initializer_of, stored_weights};
+pub use write::{IntegerWeight, Pack, add_half, narrow, store_half, store_integers, stored_bytes};
 
 /// What the nodes end in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -69,6 +69,13 @@ pub fn store_half(build: &mut Build, tensor: &str, half: Tensor) {
     build.node_into("Cast", &[&stored], &[tensor], to(DType::FLOAT));
 }
 
+/// Adds a weight stored in 16 bits, which becomes float32 before the node that `build` places new nodes at; gives the name
+/// of the float32 value.
+pub fn add_half(build: &mut Build, wanted: &str, half: Tensor) -> String {
+    let stored = build.tensor(&format!("{wanted}_stored"), half);
+    build.node("Cast", &[&stored], wanted, to(DType::FLOAT))
+}
+
 /// Stores integer weights; what unpacks them goes before `first_node`.
 ///
 /// # Errors

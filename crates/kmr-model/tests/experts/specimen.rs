@@ -3,6 +3,7 @@
 use kmr_model::{
     Build, DType, Dimension, Graph, Model, ModelError, Tensor, ValueInfo,
     experts::{Activation, Choice, FeedForward, Linear, RoutedExperts, Router, SharedExpert, write},
+    stored::store_half,
 };
 
 /// What a layer is like.
@@ -19,6 +20,8 @@ pub struct Specimen {
     pub outputs_first: bool,
     /// None, one without a gate, one with.
     pub shared: Option<bool>,
+    /// Whether tensors are stored in 16 bits.
+    pub halves: bool,
 }
 
 /// The layer of `specimen` with its names.
@@ -90,6 +93,15 @@ pub fn graph(specimen: &Specimen) -> Result<Graph, ModelError> {
             .insert(name.into(), Tensor::from_vec::<f32>(shape, values).into());
     }
     let mut build = Build::on(&graph);
+    for name in experts.tensors().into_iter().filter(|_| specimen.halves) {
+        let tensor = &graph.initializers[name].tensor;
+        let values = tensor
+            .to_f32()?
+            .iter()
+            .map(|&value| half::bf16::from_f32(value))
+            .collect();
+        store_half(&mut build, name, Tensor::from_vec(tensor.shape().to_vec(), values));
+    }
     write(&mut build, &experts, specimen.width, "mlp")?;
     build.finish().apply(&graph)
 }

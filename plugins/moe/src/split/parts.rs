@@ -3,8 +3,9 @@
 use kmr_sdk::{
     Result,
     model::{
-        Build, Edit, Graph, Tensor,
+        Build, DType, Edit, Graph, Tensor,
         experts::{self, Choice, FeedForward, FoundNetwork, Linear, RoutedExperts, Router, SharedExpert},
+        stored::{add_half, initializer_of},
     },
 };
 
@@ -40,6 +41,7 @@ impl Parts {
                 inputs,
                 matrix: vec![0.0; count * inputs],
                 bias: Some(vec![0.0; count]),
+                dtype: DType::FLOAT,
             },
             means: vec![vec![0.0; outputs]; count],
             constant: vec![0.0; outputs],
@@ -49,7 +51,7 @@ impl Parts {
     /// Puts the experts, `top_k` of them chosen, in place of `layer`.
     ///
     /// # Errors
-    /// If so many cannot be chosen.
+    /// If so many cannot be chosen, or a tensor cannot be stored.
     pub fn write(&self, build: &mut Build, graph: &Graph, layer: &Dense, top_k: usize) -> Result<()> {
         let (network, found) = (&self.network, &layer.found);
         build.place(Some(&found.output));
@@ -58,10 +60,11 @@ impl Parts {
         for (expert, (neurons, mean)) in self.clusters.routed.iter().zip(&self.means).enumerate() {
             let mut part = network.only(neurons);
             part.down.bias = Some(mean.iter().map(|value| -value).collect());
-            networks.push(store(build, of, &part, &format!("experts.{expert}")));
+            networks.push(store(build, of, &part, &format!("experts.{expert}"))?);
         }
         let shared = (!self.clusters.shared.is_empty())
             .then(|| store(build, of, &network.only(&self.clusters.shared), "shared_expert"))
+            .transpose()?
             .map(|network| SharedExpert { network, gate: None });
         let name = format!("{}.experts", layer.base());
         let sum = build.name(&format!("{name}.made"));
@@ -70,7 +73,7 @@ impl Parts {
             &self.router,
             of.up.outputs_first,
             &format!("{}.router", layer.base()),
-        );
+        )?;
         let routed = RoutedExperts {
             input: found.input.clone(),
             output: sum.clone(),
@@ -101,35 +104,36 @@ impl Parts {
 }
 
 /// Stores an expert, its tensors named after those of the layer that it is a part of.
-fn store(build: &mut Build, of: &FeedForward, part: &Network, suffix: &str) -> FeedForward {
+fn store(build: &mut Build, of: &FeedForward, part: &Network, suffix: &str) -> Result<FeedForward> {
     let mut one = |like: &Linear, weights: &Weights| {
         let base = like.weight.strip_suffix(".weight").unwrap_or(&like.weight);
         linear(build, weights, like.outputs_first, &format!("{base}.{suffix}"))
     };
-    FeedForward {
-        gate: of
-            .gate
-            .as_ref()
-            .zip(part.gate.as_ref())
-            .map(|(like, weights)| one(like, weights)),
-        up: one(&of.up, &part.up),
-        down: one(&of.down, &part.down),
+    let gates = of.gate.as_ref().zip(part.gate.as_ref());
+    Ok(FeedForward {
+        gate: gates.map(|(like, weights)| one(like, weights)).transpose()?,
+        up: one(&of.up, &part.up)?,
+        down: one(&of.down, &part.down)?,
         activation: part.activation,
-    }
+    })
 }
 
-fn linear(build: &mut Build, weights: &Weights, outputs_first: bool, name: &str) -> Linear {
-    let (shape, matrix) = weights.stored(outputs_first);
-    let weight = build.tensor(&format!("{name}.weight"), Tensor::from_vec(shape, matrix));
+fn linear(build: &mut Build, weights: &Weights, outputs_first: bool, name: &str) -> Result<Linear> {
+    let (wanted, tensor) = (format!("{name}.weight"), weights.stored(outputs_first)?);
+    let weight = match weights.dtype {
+        DType::FLOAT => build.tensor(&wanted, tensor),
+        _ => add_half(build, &wanted, tensor),
+    };
+    // Biases are few, and more than a part of what they were: they stay exact.
     let bias = weights.bias.as_ref().map(|bias| {
         let tensor = Tensor::from_vec(vec![bias.len()], bias.clone());
         build.tensor(&format!("{name}.bias"), tensor)
     });
-    Linear {
+    Ok(Linear {
         weight,
         outputs_first,
         bias,
-    }
+    })
 }
 
 /// Takes the dense layer out, and those of its tensors that nothing else reads.
@@ -139,7 +143,8 @@ fn remove(build: &mut Build, graph: &Graph, found: &FoundNetwork) {
         build.edit(Edit::RemoveNode { node: node.clone() });
     }
     let mut gone: Vec<&str> = Vec::new();
-    for tensor in found.network.linears().flat_map(Linear::tensors) {
+    for value in found.network.linears().flat_map(Linear::tensors) {
+        let tensor = initializer_of(graph, &index, value).map_or(value, |(name, _)| name);
         let read_here = |&(at, _): &(usize, usize)| found.nodes.iter().any(|id| id == graph.nodes[at].id());
         if !gone.contains(&tensor) && index.is_inner(tensor) && index.consumers(tensor).iter().all(read_here) {
             build.edit(Edit::RemoveTensor {

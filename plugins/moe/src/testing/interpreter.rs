@@ -120,9 +120,7 @@ impl Value {
 pub fn values(model: &Model, input: &Tensor) -> HashMap<String, Value> {
     let mut values: HashMap<String, Value> = HashMap::new();
     for (name, initializer) in &model.graph.initializers {
-        if initializer.tensor.dtype() == DType::FLOAT || initializer.tensor.dtype() == DType::INT64 {
-            values.insert(name.clone(), Value::of(&initializer.tensor));
-        }
+        values.insert(name.clone(), Value::of(&initializer.tensor));
     }
     let feed = model.graph.feeds().next().unwrap().name().to_owned();
     values.insert(feed, Value::of(input));
@@ -143,6 +141,7 @@ fn computed(node: &Node, inputs: &[Value]) -> Vec<Value> {
         "Mul" => x.broadcast(&inputs[1], |a, b| a * b),
         "Div" => x.broadcast(&inputs[1], |a, b| a / b),
         "Equal" => x.broadcast(&inputs[1], |a, b| f64::from(u8::from(a == b))),
+        "Cast" => Value::float(x.shape.clone(), x.values.clone()),
         "Relu" => x.map(|x| x.max(0.0)),
         "Sigmoid" => x.map(|x| 1.0 / (1.0 + (-x).exp())),
         "Tanh" => x.map(f64::tanh),

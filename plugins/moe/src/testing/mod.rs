@@ -8,8 +8,9 @@ use std::sync::Arc;
 use kmr_sdk::{
     Action, Applied, Assignment, KnobSettings, Result, Rule,
     model::{
-        Build, DType, Dimension, Graph, Model, Node, Tensor, ValueInfo,
+        Build, DType, Dimension, Edit, Graph, Model, Node, Patch, Tensor, ValueInfo,
         experts::{Activation, Choice, FeedForward, Linear, RoutedExperts, Router, write},
+        stored::store_half,
     },
 };
 
@@ -35,6 +36,24 @@ fn store(graph: &mut Graph, name: &str, shape: &[usize]) {
         .fold(7_u64, |seed, byte| seed.wrapping_mul(31).wrapping_add(byte.into()));
     let tensor = Tensor::from_vec(shape.to_vec(), noise(shape.iter().product(), seed));
     graph.initializers.insert(name.into(), tensor.into());
+}
+
+/// `model` with its matrices and lists rounded to bfloat16, and the same with them stored in 16 bits.
+pub fn rounded_and_halved(model: &Model) -> [Model; 2] {
+    let (mut rounded, mut build) = (Patch::new(), Build::on(&model.graph));
+    build.place(model.graph.nodes.first().map(|node| node.id()));
+    let initializers = model.graph.initializers.iter();
+    for (name, initializer) in initializers.filter(|(_, held)| held.tensor.dtype() == DType::FLOAT) {
+        let shape = initializer.tensor.shape().to_vec();
+        let values = initializer.tensor.to_f32().unwrap().into_owned();
+        let half = Tensor::from_f32(DType::BFLOAT16, shape.clone(), values).unwrap();
+        rounded.push(Edit::StoreTensor {
+            name: name.clone(),
+            tensor: Tensor::from_vec(shape, half.to_f32().unwrap().into_owned()),
+        });
+        store_half(&mut build, name, half);
+    }
+    [rounded, build.finish()].map(|patch| model.with_graph(patch.apply(&model.graph).unwrap()))
 }
 
 /// `x [batch, length, 6]` → gated experts of 5 neurons → `y`.

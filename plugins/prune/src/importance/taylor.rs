@@ -3,7 +3,7 @@
 
 use kmr_sdk::{
     Batch, Error, Host, Result, SessionRequest,
-    model::{Graph, Tensor},
+    model::{DType, Edit, Graph, Patch, Tensor},
 };
 
 use super::{ElementScores, needs_data};
@@ -27,11 +27,16 @@ pub fn scores(host: &Host<'_>, graph: &Graph, names: &[String], samples: usize) 
         ..Default::default()
     };
     let without_data = |error| needs_data(error, "taylor", "group_l2");
-    let mut session = host.open_session(&request).map_err(without_data)?;
     let weights = names
         .iter()
         .map(|name| finite_values(graph, name))
         .collect::<Result<Vec<_>>>()?;
+    let widened = widened(graph, names, &weights);
+    let session = match widened.edits.is_empty() {
+        true => host.open_session(&request),
+        false => host.open_session_with(&request, &widened),
+    };
+    let mut session = session.map_err(without_data)?;
     let mut sums: Vec<Vec<f32>> = weights.iter().map(|values| vec![0.0; values.len()]).collect();
     let mut seen = 0;
     while seen < samples {
@@ -63,6 +68,21 @@ pub fn scores(host: &Host<'_>, graph: &Graph, names: &[String], samples: usize) 
         return Err(Error::invalid_configuration(message).at("config.importance"));
     }
     Ok(names.iter().cloned().zip(sums).collect())
+}
+
+/// Edits that make weights of 16 bits float32, as derivatives have to be.
+fn widened(graph: &Graph, names: &[String], weights: &[Vec<f32>]) -> Patch {
+    let mut patch = Patch::new();
+    for (name, values) in names.iter().zip(weights) {
+        let short = |tensor: &&Tensor| matches!(tensor.dtype(), DType::FLOAT16 | DType::BFLOAT16);
+        if let Some(tensor) = graph.tensor(name).map(|tensor| &**tensor).filter(short) {
+            patch.push(Edit::StoreTensor {
+                name: name.clone(),
+                tensor: Tensor::from_vec(tensor.shape().to_vec(), values.clone()),
+            });
+        }
+    }
+    patch
 }
 
 /// The derivative of the batch's mean loss by the model's first output.
@@ -164,6 +184,22 @@ mod tests {
         );
         let own = cotangent(&batch(None), "logits", &tensor).unwrap();
         assert_eq!(own, cotangent(&batch(Some(vec![1, 0])), "logits", &tensor).unwrap());
+    }
+
+    #[test]
+    fn weights_of_16_bits_are_widened_for_the_session() {
+        let mut graph = residual_network().graph;
+        let names = ["linear.weight".to_owned()];
+        let tensor = graph.tensor(&names[0]).unwrap().clone();
+        let weights = |tensor: &Tensor| [tensor.to_f32().unwrap().into_owned()];
+        assert!(widened(&graph, &names, &weights(&tensor)).edits.is_empty());
+        let [values] = weights(&tensor);
+        let half = Tensor::from_f32(DType::BFLOAT16, tensor.shape().to_vec(), values).unwrap();
+        let rounded = weights(&half);
+        graph.initializers.insert(names[0].clone(), half.into());
+        let graph = widened(&graph, &names, &rounded).apply(&graph).unwrap();
+        let held = graph.tensor(&names[0]).unwrap().values::<f32>().unwrap();
+        assert_eq!(*held, rounded[0]);
     }
 
     #[test]

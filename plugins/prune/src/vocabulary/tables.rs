@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use kmr_sdk::{
     Error, Result,
-    model::{DType, Graph, GraphIndex, Model, Node, shapes::Shapes},
+    model::{DType, Graph, GraphIndex, Model, Node, shapes::Shapes, stored::initializer_of},
 };
 
 /// Nodes that may lie between a model's input and the lookup of its ids, or a matrix and its product.
@@ -46,7 +46,7 @@ pub struct Head {
     pub product: String,
     /// The initializer with the words, and their axis.
     pub weight: (String, usize),
-    /// A vector of one number for each word that is added.
+    /// The initializer, of one number for each word, that is added.
     pub bias: Option<String>,
     /// The id of the node whose output has all of this: the product, or the sum with the bias.
     pub end: String,
@@ -225,20 +225,24 @@ fn heads(
         if size != Some(rows) || !(tied && axis == 0 || scores) {
             continue;
         }
-        let vector = |name: &str| graph.tensor(name).is_some_and(|bias| bias.shape() == [rows]);
-        let own = |name: &&str| vector(name) && index.sole_consumer(name).is_some();
-        let (mut bias, mut end) = (product.input(2).map(str::to_owned), product.id());
+        // The vector that `value` is, or is a Cast of, if nothing else reads it.
+        let own = |value: &str| {
+            let alone = |name: &str| index.sole_consumer(name).is_some();
+            let (name, vector) = initializer_of(graph, index, value)?;
+            (vector.shape() == [rows] && alone(name) && alone(value)).then(|| name.to_owned())
+        };
+        let (mut bias, mut end) = (product.input(2).and_then(own), product.id());
+        // A bias that is shared, or one number for all, is not cut; the product could not take it then.
+        let shared = product.input(2).is_some() && bias.is_none();
         if let Some((reader, _)) = index.sole_consumer(product.id())
             && graph.nodes[reader].is("Add")
-            && bias.is_none()
+            && product.input(2).is_none()
         {
             let sum = &graph.nodes[reader];
-            if let Some(added) = sum.inputs().iter().map(String::as_str).find(own) {
-                (bias, end) = (Some(added.to_owned()), sum.id());
+            if let Some(added) = sum.inputs().iter().find_map(|added| own(added)) {
+                (bias, end) = (Some(added), sum.id());
             }
         }
-        // A bias that is shared, or one number for all, is not cut; the product could not take it then.
-        let shared = bias.as_deref().is_some_and(|bias| !own(&bias));
         let known = shapes.shape(end).map(<[usize]>::len).zip(shapes.dtype(end));
         let Some((rank, dtype)) = known.filter(|_| !shared) else {
             continue;

@@ -1,0 +1,116 @@
+//! What became of each layer.
+
+use std::collections::HashSet;
+
+use kmr_model::cost::LayerCost;
+use kmr_run::{BeforeAfter, ChangeReport, LayerReport};
+use kmr_sdk::wire::Change;
+
+/// Layers with parameters, multiplications or changes: what they cost `before` and `after`, and the `changes`, each with
+/// its rule.
+pub fn layers(before: &[LayerCost], after: &[LayerCost], changes: &[(String, Change)]) -> Vec<LayerReport> {
+    let reading = |before: f64, after: f64| BeforeAfter {
+        before,
+        after,
+        unit: String::new(),
+    };
+    // Layers that are new count for the one that they are named after, as experts do, or else for themselves.
+    let known: HashSet<&str> = before.iter().map(|layer| layer.node.as_str()).collect();
+    let (kept, new): (Vec<&LayerCost>, Vec<&LayerCost>) =
+        after.iter().partition(|layer| known.contains(layer.node.as_str()));
+    let parts = |layer: &LayerCost| -> Vec<&LayerCost> {
+        let own = kept.iter().filter(|other| other.node == layer.node);
+        let named = new.iter().filter(|other| is_part(other, layer));
+        own.chain(named).copied().collect()
+    };
+    // No number of multiplications can be told where one of them cannot.
+    let macs = |layers: &[&LayerCost]| {
+        layers
+            .iter()
+            .map(|layer| layer.macs.map_or(f64::NAN, |macs| macs as f64))
+            .sum()
+    };
+    let params = |layers: &[&LayerCost]| layers.iter().map(|layer| layer.params as f64).sum();
+    let report = |layer: &LayerCost, before: &[&LayerCost], after: &[&LayerCost]| {
+        let changes = changes
+            .iter()
+            .filter(|(_, change)| change.layer == layer.node || change.layer == layer.label);
+        LayerReport {
+            layer: layer.label.clone(),
+            operator: layer.op_type.clone(),
+            changes: changes
+                .map(|(rule, change)| ChangeReport {
+                    rule: rule.clone(),
+                    what: change.what.clone(),
+                    before: change.before.clone(),
+                    after: change.after.clone(),
+                })
+                .collect(),
+            params: reading(params(before), params(after)),
+            macs: reading(macs(before), macs(after)),
+        }
+    };
+    let alone = new.iter().filter(|layer| !before.iter().any(|old| is_part(layer, old)));
+    let reports = before.iter().map(|layer| report(layer, &[layer], &parts(layer)));
+    let reports = reports.chain(alone.map(|layer| report(layer, &[], &[layer])));
+    let counts = |reading: &BeforeAfter| reading.before != 0.0 || reading.after != 0.0;
+    reports
+        .filter(|layer| counts(&layer.params) || counts(&layer.macs) || !layer.changes.is_empty())
+        .collect()
+}
+
+/// Whether a new layer has the name of `layer` with more behind it.
+fn is_part(new: &LayerCost, layer: &LayerCost) -> bool {
+    new.label
+        .strip_prefix(layer.label.as_str())
+        .is_some_and(|rest| rest.starts_with('.'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layer(name: &str, params: u64, macs: Option<u64>) -> LayerCost {
+        LayerCost {
+            node: format!("{name}_output"),
+            label: name.into(),
+            op_type: "Gemm".into(),
+            params,
+            macs,
+            output_shape: None,
+        }
+    }
+
+    fn told(before: &[LayerCost], after: &[LayerCost]) -> Vec<(String, String, String)> {
+        let reports = layers(before, after, &[]).into_iter();
+        let pair = |reading: &BeforeAfter| format!("{} -> {}", reading.before, reading.after);
+        reports
+            .map(|report| (report.layer.clone(), pair(&report.params), pair(&report.macs)))
+            .collect()
+    }
+
+    #[test]
+    fn experts_count_for_the_layer_that_they_were() {
+        let before = [layer("mlp.up", 10, Some(100)), layer("mlp.upper", 3, Some(30))];
+        let after = [
+            layer("mlp.up.experts.0.up", 4, Some(20)),
+            layer("mlp.up.experts.1.up", 6, Some(30)),
+            layer("mlp.upper", 3, Some(30)),
+            layer("head", 1, Some(2)),
+        ];
+        let expected = [
+            ("mlp.up", "10 -> 10", "100 -> 50"),
+            ("mlp.upper", "3 -> 3", "30 -> 30"),
+            ("head", "0 -> 1", "0 -> 2"),
+        ];
+        let expected = expected.map(|(name, params, macs)| (name.to_owned(), params.to_owned(), macs.to_owned()));
+        assert_eq!(told(&before, &after), expected);
+    }
+
+    #[test]
+    fn multiplications_that_cannot_be_counted_are_not_zero() {
+        let before = [layer("loop", 2, Some(8))];
+        let after = [layer("loop", 2, None)];
+        assert_eq!(told(&before, &after)[0].2, "8 -> NaN");
+    }
+}
