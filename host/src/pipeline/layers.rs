@@ -23,14 +23,14 @@ pub fn layers(before: &[LayerCost], after: &[LayerCost], changes: &[(String, Cha
         let named = new.iter().filter(|other| is_part(other, layer));
         own.chain(named).copied().collect()
     };
-    // No number of multiplications can be told where one of them cannot.
+    // No number of multiplications can be told where one of them cannot. (The sum of no float is -0.)
     let macs = |layers: &[&LayerCost]| {
-        layers
+        let each = layers
             .iter()
-            .map(|layer| layer.macs.map_or(f64::NAN, |macs| macs as f64))
-            .sum()
+            .map(|layer| layer.macs.map_or(f64::NAN, |macs| macs as f64));
+        each.fold(0.0, |total, macs| total + macs)
     };
-    let params = |layers: &[&LayerCost]| layers.iter().map(|layer| layer.params as f64).sum();
+    let params = |layers: &[&LayerCost]| layers.iter().map(|layer| layer.params).sum::<u64>() as f64;
     let report = |layer: &LayerCost, before: &[&LayerCost], after: &[&LayerCost]| {
         let changes = changes
             .iter()
