@@ -91,6 +91,13 @@ fn read_transformer(path: &Path) -> Result<Model, Failure> {
     if !opened.unused.is_empty() {
         log::info!("tensors that are no part of the model: {}", opened.unused.join(", "));
     }
+    if let Some(first) = opened.uncounted.first() {
+        log::warn!(
+            "{}: {} tensors belong to more layers or experts than the configuration counts, and are left out, as `{first}`",
+            path.display(),
+            opened.uncounted.len(),
+        );
+    }
     Ok(opened.model)
 }
 

@@ -1,6 +1,6 @@
 //! From a folder or a GGUF file to a model.
 
-use std::path::Path;
+use std::{collections::HashSet, path::Path};
 
 use kmr_formats::NamedArrays;
 use kmr_formats::gguf::{Gguf, to_hugging_face};
@@ -22,6 +22,9 @@ pub struct Opened {
     /// The folder's tensors that are no part of the model, in the order of its files: poolers, other heads, buffers, or
     /// what nobody expected.
     pub unused: Vec<String>,
+    /// Those of them that are named as a used one but for its numbers: parts of layers or experts beyond those that
+    /// `config.json` counts.
+    pub uncounted: Vec<String>,
 }
 
 /// Whether `path` is a folder with a model's configuration.
@@ -90,8 +93,25 @@ fn opened(
         let initializers = &model.graph.initializers;
         initializers.contains_key(name) || initializers.contains_key(&format!("{name}{STORED}"))
     };
-    let unused = tensors.keys().filter(|name| !used(name)).cloned().collect();
-    Ok(Opened { model, config, unused })
+    let (used, unused): (Vec<String>, Vec<String>) = tensors.keys().cloned().partition(|name| used(name));
+    let forms: HashSet<String> = used.iter().map(|name| without_numbers(name)).collect();
+    let beyond = unused.iter().filter(|name| forms.contains(&without_numbers(name)));
+    Ok(Opened {
+        uncounted: beyond.cloned().collect(),
+        model,
+        config,
+        unused,
+    })
+}
+
+/// `name` with a 0 in the place of each of its numbers.
+fn without_numbers(name: &str) -> String {
+    let parts = name.split('.');
+    let form = |part: &'_ str| match part.parse::<usize>() {
+        Ok(_) => "0".to_owned(),
+        Err(_) => part.to_owned(),
+    };
+    parts.map(form).collect::<Vec<_>>().join(".")
 }
 
 /// The model of a configuration.

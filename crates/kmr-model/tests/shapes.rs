@@ -87,6 +87,18 @@ fn feeds_that_contradict_the_declaration_are_refused() {
         error.to_string(),
         "input `x`: is declared as [batch, 3, 8, 8], which [1, 4, 8, 8] does not fit"
     );
+    // Two inputs of one length: both are named.
+    let mut two = Graph::new("two");
+    let axes = ["batch", "length"].map(|name| Dimension::Named(name.into()));
+    two.inputs = ["ids", "mask"]
+        .map(|name| ValueInfo::tensor(name, DType::INT64, &axes))
+        .into();
+    let lengths = [("ids".to_owned(), vec![2, 17]), ("mask".to_owned(), vec![2, 12])];
+    let error = shapes::infer(&Model::new(two, 8, 17), &lengths.into()).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "input `mask`: is declared as [batch, length], which [2, 12] does not fit: `length` is 17 in input `ids`"
+    );
     let unknown = BTreeMap::from([("z".to_owned(), vec![1])]);
     let error = shapes::infer(&model, &unknown).unwrap_err();
     assert_eq!(error.help(), Some("the model's inputs are x"));

@@ -155,12 +155,15 @@ fn tables(report: &Report) -> String {
         let changed: Vec<String> = changed
             .map(|change| format!("{} {} -> {}", change.what, change.before, change.after))
             .collect();
-        layers.row([
-            layer.layer.clone(),
-            changed.join(", "),
-            format!("{} -> {}", number(layer.params.before), number(layer.params.after)),
-            change(layer.macs.before, layer.macs.after),
-        ]);
+        let params = match (layer.params.before, layer.params.after) {
+            (0.0, 0.0) => "-".to_owned(),
+            (before, after) => format!("{} -> {}", number(before), number(after)),
+        };
+        let macs = match (layer.macs.before, layer.macs.after) {
+            (0.0, 0.0) => "-".to_owned(),
+            (before, after) => change(before, after),
+        };
+        layers.row([layer.layer.clone(), changed.join(", "), params, macs]);
     }
     let mut meters = Table::new(&["meter", "before", "after", "change"]);
     let mut row = |name: String, before: f64, after: f64| {

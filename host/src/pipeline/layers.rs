@@ -1,6 +1,6 @@
 //! What became of each layer.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use kmr_model::cost::LayerCost;
 use kmr_run::{BeforeAfter, ChangeReport, LayerReport};
@@ -31,32 +31,48 @@ pub fn layers(before: &[LayerCost], after: &[LayerCost], changes: &[(String, Cha
         each.fold(0.0, |total, macs| total + macs)
     };
     let params = |layers: &[&LayerCost]| layers.iter().map(|layer| layer.params).sum::<u64>() as f64;
-    let report = |layer: &LayerCost, before: &[&LayerCost], after: &[&LayerCost]| {
-        let changes = changes
-            .iter()
-            .filter(|(_, change)| change.layer == layer.node || change.layer == layer.label);
-        LayerReport {
-            layer: layer.label.clone(),
-            operator: layer.op_type.clone(),
-            changes: changes
-                .map(|(rule, change)| ChangeReport {
-                    rule: rule.clone(),
-                    what: change.what.clone(),
-                    before: change.before.clone(),
-                    after: change.after.clone(),
-                })
-                .collect(),
-            params: reading(params(before), params(after)),
-            macs: reading(macs(before), macs(after)),
-        }
+    let changed = |meant: &dyn Fn(&Change) -> bool| -> Vec<ChangeReport> {
+        let meant = changes.iter().filter(|(_, change)| meant(change));
+        meant
+            .map(|(rule, change)| ChangeReport {
+                rule: rule.clone(),
+                what: change.what.clone(),
+                before: change.before.clone(),
+                after: change.after.clone(),
+            })
+            .collect()
+    };
+    let report = |layer: &LayerCost, before: &[&LayerCost], after: &[&LayerCost]| LayerReport {
+        layer: layer.label.clone(),
+        operator: layer.op_type.clone(),
+        changes: changed(&|change| is_about(change, layer)),
+        params: reading(params(before), params(after)),
+        macs: reading(macs(before), macs(after)),
     };
     let alone = new.iter().filter(|layer| !before.iter().any(|old| is_part(layer, old)));
     let reports = before.iter().map(|layer| report(layer, &[layer], &parts(layer)));
     let reports = reports.chain(alone.map(|layer| report(layer, &[], &[layer])));
+    // What is no layer that costs anything, or the whole model.
+    let others: BTreeSet<&str> = changes
+        .iter()
+        .filter(|(_, change)| !before.iter().any(|layer| is_about(change, layer)))
+        .map(|(_, change)| change.layer.as_str())
+        .collect();
+    let reports = reports.chain(others.into_iter().map(|name| LayerReport {
+        layer: name.to_owned(),
+        operator: String::new(),
+        changes: changed(&|change| change.layer == name),
+        params: reading(0.0, 0.0),
+        macs: reading(0.0, 0.0),
+    }));
     let counts = |reading: &BeforeAfter| reading.before != 0.0 || reading.after != 0.0;
     reports
         .filter(|layer| counts(&layer.params) || counts(&layer.macs) || !layer.changes.is_empty())
         .collect()
+}
+
+fn is_about(change: &Change, layer: &LayerCost) -> bool {
+    change.layer == layer.node || change.layer == layer.label
 }
 
 /// Whether a new layer has the name of `layer` with more behind it.
@@ -105,6 +121,29 @@ mod tests {
         ];
         let expected = expected.map(|(name, params, macs)| (name.to_owned(), params.to_owned(), macs.to_owned()));
         assert_eq!(told(&before, &after), expected);
+    }
+
+    #[test]
+    fn no_change_is_lost() {
+        let change = |layer: &str| {
+            let words = |text: &str| text.to_owned();
+            let (what, before, after) = (words("bits"), words("32"), words("4"));
+            let change = Change {
+                layer: layer.into(),
+                what,
+                before,
+                after,
+            };
+            ("quantize".to_owned(), change)
+        };
+        let before = [layer("up", 10, Some(100))];
+        let changes = ["up_output", "the whole model", "up", "the whole model"].map(change);
+        let reports = layers(&before, &before, &changes);
+        let told: Vec<_> = reports
+            .iter()
+            .map(|report| (&*report.layer, report.changes.len()))
+            .collect();
+        assert_eq!(told, [("up", 2), ("the whole model", 2)]);
     }
 
     #[test]

@@ -90,7 +90,7 @@ impl Rule for Experts {
                 None => layer.only(&(0..count).collect::<Vec<_>>()),
             };
             removed.extend(layer.write(&mut patch, &base.graph, &router, &networks)?);
-            applied.change(layer.found.label(), "experts", layer.networks.len(), count);
+            applied.change(&layer.found.scores, "experts", layer.networks.len(), count);
         }
         forget(&mut patch, &base.graph, &removed);
         host.edit(&patch)?;

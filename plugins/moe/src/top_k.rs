@@ -51,7 +51,7 @@ impl Rule for TopK {
         for (at, top_k) in assigned {
             let layer = &layers[at];
             choose(&mut build, &graph, layer, top_k, self.config.renormalize);
-            applied.change(layer.label(), "experts per token", layer.experts.router.top_k, top_k);
+            applied.change(&layer.scores, "experts per token", layer.experts.router.top_k, top_k);
         }
         host.edit(&build.finish())?;
         Ok(applied)

@@ -41,7 +41,11 @@ pub fn within(call: &Call<'_>, position: i64, size: usize) -> Result<usize, Comp
     usize::try_from(from_start)
         .ok()
         .filter(|&position| position < size)
-        .ok_or_else(|| call.wrong(format!("index {position} lies outside {size} elements")))
+        .ok_or_else(|| {
+            let help = format!("feed the model what it has rows for: {size} of them, counted from 0");
+            call.wrong(format!("index {position} lies outside {size} elements"))
+                .with_help(help)
+        })
 }
 
 /// All elements of a tensor as indices into `size` elements.

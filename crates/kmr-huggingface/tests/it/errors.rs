@@ -157,9 +157,22 @@ fn tensors_that_nobody_expects_are_listed() {
     folders::edit_tensors(folder.path(), |tensors| {
         tensors.insert("model.extra".into(), Tensor::scalar(1.0_f32));
     });
-    assert_eq!(open(folder.path()).unwrap().unused, ["model.extra"]);
+    let opened = open(folder.path()).unwrap();
+    assert_eq!(opened.unused, ["model.extra"]);
+    assert!(opened.uncounted.is_empty());
     let classifier = open(&folders::path("bert_classifier")).unwrap();
     assert_eq!(classifier.unused, ["bert.embeddings.position_ids"]);
+    // A layer that the configuration does not count.
+    folders::edit(&folder.path().join("config.json"), |config| {
+        config.insert("num_hidden_layers".into(), json!(1));
+    });
+    let opened = open(folder.path()).unwrap();
+    assert!(
+        opened
+            .uncounted
+            .contains(&"model.layers.1.mlp.up_proj.weight".to_owned())
+    );
+    assert_eq!(opened.uncounted.len(), opened.unused.len() - 1);
 }
 
 #[test]

@@ -360,7 +360,8 @@ struct NamedSizes(HashMap<String, usize>);
 
 impl NamedSizes {
     fn bind(model: &Model, inputs: &BTreeMap<String, Vec<usize>>) -> Result<Self, ModelError> {
-        let mut sizes: HashMap<String, usize> = HashMap::new();
+        // Each with the input that says so.
+        let mut sizes: HashMap<String, (usize, Option<&str>)> = HashMap::new();
         let feeds: HashMap<&str, &ValueInfo> = model.graph.feeds().map(|feed| (feed.name(), feed)).collect();
         for (name, shape) in inputs {
             let place = || format!("input `{name}`");
@@ -372,25 +373,35 @@ impl NamedSizes {
             let Some(declared) = feed.shape() else {
                 continue;
             };
+            let mut other = None;
             let fits = declared.len() == shape.len()
                 && declared.iter().zip(shape).all(|(dimension, &size)| match dimension {
                     Dimension::Fixed(fixed) => *fixed == size,
-                    Dimension::Named(name) => *sizes.entry(name.clone()).or_insert(size) == size,
+                    Dimension::Named(axis) => {
+                        let known = *sizes.entry(axis.clone()).or_insert((size, Some(name)));
+                        if known.0 != size {
+                            other = Some((axis.clone(), known));
+                        }
+                        known.0 == size
+                    }
                     Dimension::Unknown => true,
                 });
             if !fits {
                 let declared: Vec<_> = declared.iter().map(Dimension::to_string).collect();
-                let message = format!("is declared as [{}], which {shape:?} does not fit", declared.join(", "));
+                let mut message = format!("is declared as [{}], which {shape:?} does not fit", declared.join(", "));
+                if let Some((axis, (size, Some(input)))) = other.filter(|(_, (_, input))| *input != Some(name)) {
+                    message = format!("{message}: `{axis}` is {size} in input `{input}`");
+                }
                 return Err(ModelError::new(ErrorKind::Shape, place(), message));
             }
         }
         let left_out = model.graph.feeds().filter(|feed| !inputs.contains_key(feed.name()));
         for dimension in left_out.filter_map(ValueInfo::shape).flatten() {
             if let Dimension::Named(name) = dimension {
-                sizes.entry(name).or_insert(1);
+                sizes.entry(name).or_insert((1, None));
             }
         }
-        Ok(Self(sizes))
+        Ok(Self(sizes.into_iter().map(|(axis, (size, _))| (axis, size)).collect()))
     }
 
     fn size(&self, dimension: &Dimension) -> Dim {
