@@ -107,7 +107,7 @@ fn opened(
 /// `name` with a 0 in the place of each of its numbers.
 fn without_numbers(name: &str) -> String {
     let parts = name.split('.');
-    let form = |part: &'_ str| match part.parse::<usize>() {
+    let form = |part: &str| match part.parse::<usize>() {
         Ok(_) => "0".to_owned(),
         Err(_) => part.to_owned(),
     };

@@ -199,7 +199,7 @@ impl Tensor {
         Ok(None)
     }
 
-    /// A tensor of a floating-point type, each value rounded to it: a finite one beyond float16 becomes its greatest.
+    /// A tensor of a floating-point type, each value rounded to it: a finite one beyond the type becomes its greatest.
     ///
     /// # Errors
     /// [`ErrorKind::Shape`] for other than floating-point types, or if `values` do not fill `shape`.
@@ -212,14 +212,15 @@ impl Tensor {
             rounded if rounded.is_infinite() && value.is_finite() => half::f16::MAX.copysign(rounded),
             rounded => rounded,
         };
+        let brain = |value: f32| match half::bf16::from_f32(value) {
+            rounded if rounded.is_infinite() && value.is_finite() => half::bf16::MAX.copysign(rounded),
+            rounded => rounded,
+        };
         match dtype {
             DType::FLOAT => Ok(Self::from_vec(shape, values)),
             DType::DOUBLE => Ok(Self::from_vec(shape, values.into_iter().map(f64::from).collect())),
             DType::FLOAT16 => Ok(Self::from_vec(shape, values.into_iter().map(half).collect())),
-            DType::BFLOAT16 => Ok(Self::from_vec(
-                shape,
-                values.into_iter().map(half::bf16::from_f32).collect(),
-            )),
+            DType::BFLOAT16 => Ok(Self::from_vec(shape, values.into_iter().map(brain).collect())),
             other => Err(ModelError::new(
                 ErrorKind::Shape,
                 "",

@@ -125,11 +125,11 @@ pub struct ArtifactReport {
 pub struct BeforeAfter {
     /// Of the original.
     #[serde(deserialize_with = "number_or_null")]
-    #[schemars(with = "Option<f64>")]
+    #[schemars(with = "f64", extend("type" = ["number", "null"]))]
     pub before: f64,
     /// Of the written model.
     #[serde(deserialize_with = "number_or_null")]
-    #[schemars(with = "Option<f64>")]
+    #[schemars(with = "f64", extend("type" = ["number", "null"]))]
     pub after: f64,
     /// The unit; empty when there is none.
     pub unit: String,
@@ -298,15 +298,15 @@ pub struct SettingReport {
 /// A layer before and after.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct LayerReport {
-    /// The layer's node.
+    /// The layer's node, or what else was changed, as `the whole model`.
     pub layer: String,
-    /// Its operator.
+    /// Its operator; empty where it is no node.
     pub operator: String,
-    /// What rules did to it.
+    /// What rules did to it, and to the layers that are new under its name.
     pub changes: Vec<ChangeReport>,
-    /// Its parameters.
+    /// Its parameters, with those of the layers that are new under its name.
     pub params: BeforeAfter,
-    /// Its multiply–accumulates.
+    /// Its and their multiply–accumulates.
     pub macs: BeforeAfter,
 }
 

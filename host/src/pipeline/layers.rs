@@ -1,85 +1,105 @@
 //! What became of each layer.
 
-use std::collections::{BTreeSet, HashSet};
-
 use kmr_model::cost::LayerCost;
 use kmr_run::{BeforeAfter, ChangeReport, LayerReport};
 use kmr_sdk::wire::Change;
 
 /// Layers with parameters, multiplications or changes: what they cost `before` and `after`, and the `changes`, each with
-/// its rule.
+/// its rule. Layers that are new count for the one that they are named after, as experts do, or else for themselves; what
+/// was changed and is no layer has a row of its own.
 pub fn layers(before: &[LayerCost], after: &[LayerCost], changes: &[(String, Change)]) -> Vec<LayerReport> {
-    let reading = |before: f64, after: f64| BeforeAfter {
-        before,
-        after,
-        unit: String::new(),
-    };
-    // Layers that are new count for the one that they are named after, as experts do, or else for themselves.
-    let known: HashSet<&str> = before.iter().map(|layer| layer.node.as_str()).collect();
-    let (kept, new): (Vec<&LayerCost>, Vec<&LayerCost>) =
-        after.iter().partition(|layer| known.contains(layer.node.as_str()));
-    let parts = |layer: &LayerCost| -> Vec<&LayerCost> {
-        let own = kept.iter().filter(|other| other.node == layer.node);
-        let named = new.iter().filter(|other| is_part(other, layer));
-        own.chain(named).copied().collect()
-    };
-    // No number of multiplications can be told where one of them cannot. (The sum of no float is -0.)
-    let macs = |layers: &[&LayerCost]| {
-        let each = layers
-            .iter()
-            .map(|layer| layer.macs.map_or(f64::NAN, |macs| macs as f64));
-        each.fold(0.0, |total, macs| total + macs)
-    };
-    let params = |layers: &[&LayerCost]| layers.iter().map(|layer| layer.params).sum::<u64>() as f64;
-    let changed = |meant: &dyn Fn(&Change) -> bool| -> Vec<ChangeReport> {
-        let meant = changes.iter().filter(|(_, change)| meant(change));
-        meant
-            .map(|(rule, change)| ChangeReport {
-                rule: rule.clone(),
-                what: change.what.clone(),
-                before: change.before.clone(),
-                after: change.after.clone(),
-            })
-            .collect()
-    };
-    let report = |layer: &LayerCost, before: &[&LayerCost], after: &[&LayerCost]| LayerReport {
-        layer: layer.label.clone(),
-        operator: layer.op_type.clone(),
-        changes: changed(&|change| is_about(change, layer)),
-        params: reading(params(before), params(after)),
-        macs: reading(macs(before), macs(after)),
-    };
-    let alone = new.iter().filter(|layer| !before.iter().any(|old| is_part(layer, old)));
-    let reports = before.iter().map(|layer| report(layer, &[layer], &parts(layer)));
-    let reports = reports.chain(alone.map(|layer| report(layer, &[], &[layer])));
-    // What is no layer that costs anything, or the whole model.
-    let others: BTreeSet<&str> = changes
-        .iter()
-        .filter(|(_, change)| !before.iter().any(|layer| is_about(change, layer)))
-        .map(|(_, change)| change.layer.as_str())
-        .collect();
-    let reports = reports.chain(others.into_iter().map(|name| LayerReport {
-        layer: name.to_owned(),
-        operator: String::new(),
-        changes: changed(&|change| change.layer == name),
-        params: reading(0.0, 0.0),
-        macs: reading(0.0, 0.0),
-    }));
+    let mut rows: Vec<Row<'_>> = before.iter().map(Row::of).collect();
+    for layer in after {
+        match home(layer, before) {
+            Some(row) => rows[row].after.push(layer),
+            None => rows.push(Row {
+                after: vec![layer],
+                before: None,
+                ..Row::of(layer)
+            }),
+        }
+    }
+    for (rule, change) in changes {
+        let row = rows.iter().position(|row| row.is_about(change)).unwrap_or(rows.len());
+        if row == rows.len() {
+            rows.push(Row {
+                name: &change.layer,
+                ..Row::default()
+            });
+        }
+        rows[row].changes.push(ChangeReport {
+            rule: rule.clone(),
+            what: change.what.clone(),
+            before: change.before.clone(),
+            after: change.after.clone(),
+        });
+    }
     let counts = |reading: &BeforeAfter| reading.before != 0.0 || reading.after != 0.0;
+    let reports = rows.into_iter().map(Row::report);
     reports
         .filter(|layer| counts(&layer.params) || counts(&layer.macs) || !layer.changes.is_empty())
         .collect()
 }
 
-fn is_about(change: &Change, layer: &LayerCost) -> bool {
-    change.layer == layer.node || change.layer == layer.label
+/// The position of the layer that `layer` is, or is a part of: the one with the longest name that its own begins with.
+fn home(layer: &LayerCost, before: &[LayerCost]) -> Option<usize> {
+    let same = before.iter().position(|old| old.node == layer.node);
+    same.or_else(|| {
+        let rest = |old: &LayerCost| Some(layer.label.strip_prefix(old.label.as_str())?.starts_with('.'));
+        let places = (0..before.len()).rev().filter(|&at| rest(&before[at]) == Some(true));
+        places.max_by_key(|&at| before[at].label.len())
+    })
 }
 
-/// Whether a new layer has the name of `layer` with more behind it.
-fn is_part(new: &LayerCost, layer: &LayerCost) -> bool {
-    new.label
-        .strip_prefix(layer.label.as_str())
-        .is_some_and(|rest| rest.starts_with('.'))
+#[derive(Default)]
+struct Row<'c> {
+    name: &'c str,
+    operator: &'c str,
+    before: Option<&'c LayerCost>,
+    after: Vec<&'c LayerCost>,
+    changes: Vec<ChangeReport>,
+}
+
+impl<'c> Row<'c> {
+    fn of(layer: &'c LayerCost) -> Self {
+        Self {
+            name: &layer.label,
+            operator: &layer.op_type,
+            before: Some(layer),
+            ..Self::default()
+        }
+    }
+
+    fn is_about(&self, change: &Change) -> bool {
+        let mut layers = self.before.iter().chain(&self.after);
+        change.layer == self.name || layers.any(|layer| change.layer == layer.node || change.layer == layer.label)
+    }
+
+    fn report(self) -> LayerReport {
+        let reading = |before: f64, after: f64| BeforeAfter {
+            before,
+            after,
+            unit: String::new(),
+        };
+        let before: Vec<&LayerCost> = self.before.into_iter().collect();
+        LayerReport {
+            layer: self.name.to_owned(),
+            operator: self.operator.to_owned(),
+            params: reading(params(&before), params(&self.after)),
+            macs: reading(macs(&before), macs(&self.after)),
+            changes: self.changes,
+        }
+    }
+}
+
+fn params(layers: &[&LayerCost]) -> f64 {
+    layers.iter().map(|layer| layer.params).sum::<u64>() as f64
+}
+
+/// NaN where one of them cannot be told.
+fn macs(layers: &[&LayerCost]) -> f64 {
+    let total: Option<u64> = layers.iter().map(|layer| layer.macs).sum();
+    total.map_or(f64::NAN, |macs| macs as f64)
 }
 
 #[cfg(test)]
@@ -124,7 +144,18 @@ mod tests {
     }
 
     #[test]
-    fn no_change_is_lost() {
+    fn names_within_names_count_once() {
+        let before = [layer("mlp", 10, Some(1)), layer("mlp.up", 4, Some(1))];
+        let after = [layer("mlp", 10, Some(1)), layer("mlp.up.experts.0", 14, Some(2))];
+        let params: Vec<f64> = layers(&before, &after, &[])
+            .iter()
+            .map(|row| row.params.after)
+            .collect();
+        assert_eq!(params, [10.0, 14.0]);
+    }
+
+    #[test]
+    fn every_change_is_told_once() {
         let change = |layer: &str| {
             let words = |text: &str| text.to_owned();
             let (what, before, after) = (words("bits"), words("32"), words("4"));
@@ -137,13 +168,11 @@ mod tests {
             ("quantize".to_owned(), change)
         };
         let before = [layer("up", 10, Some(100))];
-        let changes = ["up_output", "the whole model", "up", "the whole model"].map(change);
-        let reports = layers(&before, &before, &changes);
-        let told: Vec<_> = reports
-            .iter()
-            .map(|report| (&*report.layer, report.changes.len()))
-            .collect();
-        assert_eq!(told, [("up", 2), ("the whole model", 2)]);
+        let after = [layer("up.experts.0", 5, Some(50)), layer("other", 1, Some(1))];
+        let changes = ["up_output", "all", "up.experts.0_output", "other_output", "up", "all"].map(change);
+        let reports = layers(&before, &after, &changes);
+        let told: Vec<_> = reports.iter().map(|row| (&*row.layer, row.changes.len())).collect();
+        assert_eq!(told, [("up", 3), ("other", 1), ("all", 2)]);
     }
 
     #[test]

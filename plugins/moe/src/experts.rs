@@ -11,7 +11,7 @@ use std::{
 use kmr_sdk::{
     Action, Applied, Error, Host, KnobSettings, Result, Rule, Target, log,
     model::{
-        Edit, Graph, Model, Patch,
+        Edit, Graph, GraphIndex, Model, Patch,
         experts::{FeedForward, FoundExperts, Linear},
         stored::initializer_of,
     },
@@ -81,6 +81,7 @@ impl Rule for Experts {
             true => BTreeMap::new(),
             false => self.analyze(host, &base, &meant)?,
         };
+        let index = base.graph.index();
         let mut patch = Patch::new();
         let mut removed = BTreeSet::new();
         for (layer, &(_, count)) in meant.iter().zip(&assigned) {
@@ -89,7 +90,7 @@ impl Rule for Experts {
                 Some(order) => self.kept(layer, order, count).map_err(place)?,
                 None => layer.only(&(0..count).collect::<Vec<_>>()),
             };
-            removed.extend(layer.write(&mut patch, &base.graph, &router, &networks)?);
+            removed.extend(layer.write(&mut patch, &base.graph, &index, &router, &networks)?);
             applied.change(&layer.found.scores, "experts", layer.networks.len(), count);
         }
         forget(&mut patch, &base.graph, &removed);
@@ -175,7 +176,12 @@ impl Layer {
         let own: Vec<&str> = own.chain([&experts.router.scores]).flat_map(Linear::tensors).collect();
         let is_shared = |value: &str| {
             let held = initializer_of(graph, &index, value).map_or(value, |(name, _)| name);
-            [value, held].iter().any(|name| index.sole_consumer(name).is_none())
+            let alone = |name: &str| index.sole_consumer(name).map(|(reader, _)| &graph.nodes[reader]);
+            match (alone(held), alone(value)) {
+                // Several products may read a matrix that is turned once.
+                (Some(_), Some(reader)) => reader.is("Transpose") && alone(reader.id()).is_none(),
+                _ => true,
+            }
         };
         if own.into_iter().any(is_shared) {
             return Ok(Err("something else reads their weights, too"));
@@ -183,7 +189,9 @@ impl Layer {
         let networks = experts.experts.iter().map(|expert| Network::of(graph, &index, expert));
         let networks: Option<Vec<Network>> = networks.collect::<Result<_>>()?;
         let (Some(networks), Some(router)) = (networks, Weights::of(graph, &index, &experts.router.scores)?) else {
-            return Ok(Err("their weights are integers; drop experts before quantization"));
+            let reason =
+                "their weights are neither float32 nor cast to it from 16 bits; drop experts before quantization";
+            return Ok(Err(reason));
         };
         if alike && !are_even(&networks) {
             return Ok(Err("they are not of one size, and cannot be merged"));
@@ -210,14 +218,20 @@ impl Layer {
     ///
     /// # Errors
     /// If a tensor cannot be stored.
-    fn write(&self, patch: &mut Patch, graph: &Graph, router: &Weights, networks: &[Network]) -> Result<Vec<String>> {
+    fn write(
+        &self,
+        patch: &mut Patch,
+        graph: &Graph,
+        index: &GraphIndex<'_>,
+        router: &Weights,
+        networks: &[Network],
+    ) -> Result<Vec<String>> {
         let experts = &self.found.experts;
-        let index = graph.index();
-        store(patch, graph, &index, &experts.router.scores, router)?;
+        store(patch, graph, index, &experts.router.scores, router)?;
         for (named, network) in experts.experts.iter().zip(networks) {
             let weights = network.gate.iter().chain([&network.up, &network.down]);
             for (linear, weights) in named.linears().zip(weights) {
-                store(patch, graph, &index, linear, weights)?;
+                store(patch, graph, index, linear, weights)?;
             }
         }
         let (left, gone) = self.found.each.split_at(networks.len());

@@ -41,7 +41,7 @@ pub fn place(found: &FoundExperts, counts: std::ops::Range<usize>) -> Place {
     }
 }
 
-/// Stores `weights` as the tensors of `linear`, in the types that they have.
+/// Stores `weights` as the tensors of `linear`, in the types that these have.
 ///
 /// # Errors
 /// If one of them has no type of floating-point numbers.
@@ -52,17 +52,20 @@ pub fn store(
     linear: &Linear,
     weights: &Weights,
 ) -> Result<()> {
-    let mut edit = |value: &str, tensor: Tensor| {
-        let name = initializer_of(graph, index, value).map_or(value, |(name, _)| name);
+    let mut edit = |value: &str, made: &dyn Fn(DType) -> Result<Tensor>| -> Result<()> {
+        let held = initializer_of(graph, index, value);
+        let (name, dtype) = held.map_or((value, DType::FLOAT), |(name, tensor)| (name, tensor.dtype()));
         patch.push(Edit::StoreTensor {
             name: name.into(),
-            tensor,
+            tensor: made(dtype)?,
         });
+        Ok(())
     };
-    edit(&linear.weight, weights.stored(linear.outputs_first)?);
+    edit(&linear.weight, &|dtype| weights.stored(linear.outputs_first, dtype))?;
     if let (Some(value), Some(bias)) = (&linear.bias, &weights.bias) {
-        let dtype = initializer_of(graph, index, value).map_or(DType::FLOAT, |(_, tensor)| tensor.dtype());
-        edit(value, Tensor::from_f32(dtype, vec![bias.len()], bias.clone())?);
+        edit(value, &|dtype| {
+            Ok(Tensor::from_f32(dtype, vec![bias.len()], bias.clone())?)
+        })?;
     }
     Ok(())
 }

@@ -23,7 +23,7 @@ pub struct Weights {
     pub matrix: Vec<f32>,
     /// One for each output, where there is a bias.
     pub bias: Option<Vec<f32>>,
-    /// What the matrix is stored as: float32, or 16 bits that are cast.
+    /// What the matrix was stored as: float32, or 16 bits that are cast.
     pub dtype: DType,
 }
 
@@ -31,7 +31,8 @@ pub struct Weights {
 const LANES: usize = 8;
 
 impl Weights {
-    /// Those of `linear`; nothing if they are no floating-point initializers, as those of a quantized layer.
+    /// Those of `linear`; nothing if they are neither float32 nor cast to it from 16 bits, as those of a
+    /// quantized layer.
     ///
     /// # Errors
     /// If a number is not finite: the tensor is named.
@@ -65,11 +66,11 @@ impl Weights {
         }))
     }
 
-    /// The matrix as `linear` stores it.
+    /// The matrix, stored as `dtype`.
     ///
     /// # Errors
-    /// If its type is none of floating-point numbers.
-    pub fn stored(&self, outputs_first: bool) -> Result<Tensor> {
+    /// If that is no type of floating-point numbers.
+    pub fn stored(&self, outputs_first: bool, dtype: DType) -> Result<Tensor> {
         let (shape, matrix) = match outputs_first {
             true => (vec![self.outputs, self.inputs], self.matrix.clone()),
             false => (
@@ -77,7 +78,7 @@ impl Weights {
                 turned(&self.matrix, self.outputs, self.inputs),
             ),
         };
-        Ok(Tensor::from_f32(self.dtype, shape, matrix)?)
+        Ok(Tensor::from_f32(dtype, shape, matrix)?)
     }
 
     /// One output's numbers.
@@ -151,12 +152,14 @@ fn turned(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
         .collect()
 }
 
-/// The numbers that `value` is, and what they are stored as.
+/// The numbers that `value` is as float32, and what they are stored as.
 fn numbers(graph: &Graph, index: &GraphIndex<'_>, value: &str) -> Result<Option<(DType, Vec<f32>)>> {
-    let widened = |dtype| matches!(dtype, DType::FLOAT | DType::FLOAT16 | DType::BFLOAT16);
-    let Some((name, tensor)) = initializer_of(graph, index, value).filter(|(_, tensor)| widened(tensor.dtype())) else {
+    let Some((name, tensor)) = initializer_of(graph, index, value) else {
         return Ok(None);
     };
+    if name == value && tensor.dtype() != DType::FLOAT {
+        return Ok(None);
+    }
     let values = tensor.to_f32()?;
     match values.iter().find(|value| !value.is_finite()) {
         Some(value) => Err(

@@ -16,7 +16,7 @@ use rayon::prelude::*;
 use crate::{
     config::{Config, Method},
     layers::{Layer, Use},
-    values::{finite, with_exact_values},
+    values::{finite, with_exact_values, with_values},
     weights::{self, Encoded},
 };
 
@@ -225,7 +225,7 @@ impl Source<'_> {
                 let corrected = finite(self.graph, bias)?;
                 let corrected = corrected.iter().zip(correction);
                 let corrected = corrected.map(|(bias, correction)| bias + correction).collect();
-                patch.push(with_exact_values(self.graph, bias, corrected));
+                patch.push(with_values(self.graph, bias, corrected)?);
             }
         }
         Ok(patch)

@@ -84,8 +84,8 @@ pub fn store_half(build: &mut Build, layer: &Layer, values: &[f32], bits: Bits) 
         Bits::BFloat16 => DType::BFLOAT16,
         _ => DType::FLOAT16,
     };
-    let greatest = kmr_sdk::half::f16::MAX.to_f32();
-    if dtype == DType::FLOAT16 && values.iter().any(|value| value.abs() > greatest) {
+    let is_beyond = |&value: &f32| kmr_sdk::half::f16::from_f32(value).is_infinite();
+    if dtype == DType::FLOAT16 && values.iter().any(is_beyond) {
         let message = "holds values beyond 65504, the largest of float16; use \"bf16\" instead of 16";
         return Err(Error::unsupported(message).at(format!("tensor `{}`", layer.tensor)));
     }

@@ -2,7 +2,10 @@
 
 use kmr_sdk::{
     Error, Result,
-    model::{DType, Edit, Graph, GraphIndex, Node, Tensor, stored::initializer_of},
+    model::{
+        DType, Edit, Graph, GraphIndex, Node, Tensor,
+        stored::{initializer_of, is_only_cast},
+    },
 };
 
 /// The float32 initializer `name`, if one node alone reads it.
@@ -20,16 +23,9 @@ pub fn own_stored<'g>(graph: &'g Graph, index: &GraphIndex<'_>, value: &str) -> 
 
 /// The bits of a number of initializer `name`, if it is float32, or of 16 bits and only ever cast to float32.
 pub fn stored_bits(graph: &Graph, index: &GraphIndex<'_>, name: &str) -> Option<usize> {
-    let to_float = |&(reader, _): &(usize, usize)| {
-        let node = &graph.nodes[reader];
-        node.is("Cast") && node.int("to") == Some(DType::FLOAT.number().into())
-    };
     match graph.tensor(name)?.dtype() {
         DType::FLOAT => Some(32),
-        DType::FLOAT16 | DType::BFLOAT16 => {
-            (index.is_inner(name) && index.consumers(name).iter().all(to_float)).then_some(16)
-        }
-        _ => None,
+        _ => is_only_cast(graph, index, name).then_some(16),
     }
 }
 

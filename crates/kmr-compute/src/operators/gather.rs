@@ -42,7 +42,7 @@ pub fn within(call: &Call<'_>, position: i64, size: usize) -> Result<usize, Comp
         .ok()
         .filter(|&position| position < size)
         .ok_or_else(|| {
-            let help = format!("feed the model what it has rows for: {size} of them, counted from 0");
+            let help = format!("what is looked up has {size} entries, counted from 0, or from -{size} at the end");
             call.wrong(format!("index {position} lies outside {size} elements"))
                 .with_help(help)
         })

@@ -113,7 +113,7 @@ pub struct FoundNetwork {
     pub output: String,
     /// What it computes.
     pub network: FeedForward,
-    /// The ids of its nodes, in the order in which they run. Nothing else reads their values, but for the last one's.
+    /// The ids of its nodes, each behind those that it reads. Nothing else reads their values, but for the last one's.
     pub nodes: Vec<String>,
 }
 

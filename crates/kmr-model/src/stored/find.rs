@@ -194,6 +194,14 @@ pub fn initializer_of<'g>(graph: &'g Graph, index: &GraphIndex<'_>, value: &str)
     })
 }
 
+/// Whether initializer `name` has 16 bits and is only ever cast to float32: what it is stored as is nobody's business then.
+pub fn is_only_cast(graph: &Graph, index: &GraphIndex<'_>, name: &str) -> bool {
+    let cast = |&(reader, _): &(usize, usize)| casts_to(&graph.nodes[reader], DType::FLOAT);
+    graph.tensor(name).is_some_and(|tensor| is_half(tensor))
+        && index.is_inner(name)
+        && index.consumers(name).iter().all(cast)
+}
+
 struct Finder<'g> {
     graph: &'g Graph,
     index: GraphIndex<'g>,

@@ -1,6 +1,7 @@
 use std::sync::atomic::Ordering;
 
 use kmr_sdk::model::{
+    DType,
     cost::Costs,
     experts::{Choice, find},
     shapes,
@@ -243,6 +244,59 @@ fn experts_that_share_a_tensor_stay() {
         value: "mlp.experts.0.gate_proj.weight".into(),
     });
     let host = ModelHost::new(model.with_graph(patch.apply(&model.graph).unwrap()));
+    let mut rule: Experts = testing::rule(ExpertsConfig::default(), "experts", "layer").unwrap();
+    assert!(host.with(|host| rule.targets(host)).unwrap().is_empty());
+}
+
+/// Each slot keeps the type that it has, whichever expert comes into it.
+#[test]
+fn experts_of_two_types_keep_theirs() {
+    let model = mixture(4, 1, CHOSEN);
+    let mut build = kmr_sdk::model::Build::on(&model.graph);
+    build.place(model.graph.nodes.first().map(|node| node.id()));
+    for part in ["gate_proj", "up_proj", "down_proj"] {
+        let name = format!("mlp.experts.1.{part}.weight");
+        let tensor = model.graph.tensor(&name).unwrap();
+        let values = tensor.to_f32().unwrap().into_owned();
+        let half = kmr_sdk::model::Tensor::from_f32(DType::FLOAT16, tensor.shape().to_vec(), values);
+        kmr_sdk::model::stored::store_half(&mut build, &name, half.unwrap());
+    }
+    let model = model.with_graph(build.finish().apply(&model.graph).unwrap());
+    for method in [Method::Drop, Method::Merge] {
+        let sizes = [true, false].map(|costs_only| {
+            let host = ModelHost::new(model.clone());
+            let mut rule: Experts = testing::rule(config(method, Importance::Usage), "experts", "layer").unwrap();
+            let action = Action {
+                costs_only,
+                ..action("experts", &[(ID, 3)])
+            };
+            host.with(|host| rule.apply(host, &action)).unwrap();
+            run(&host.candidate(), &tokens());
+            host.candidate().encoded_len()
+        });
+        assert_eq!(sizes[0], sizes[1]);
+    }
+}
+
+/// What computes with 16 bits itself is left alone.
+#[test]
+fn experts_without_casts_stay() {
+    let mut graph = mixture(3, 1, CHOSEN).graph;
+    let names: Vec<String> = graph
+        .initializers
+        .keys()
+        .filter(|name| name.contains("experts"))
+        .cloned()
+        .collect();
+    for name in names {
+        let tensor = graph.tensor(&name).unwrap();
+        if tensor.dtype() == DType::FLOAT {
+            let values = tensor.to_f32().unwrap().into_owned();
+            let half = kmr_sdk::model::Tensor::from_f32(DType::FLOAT16, tensor.shape().to_vec(), values).unwrap();
+            graph.initializers.insert(name, half.into());
+        }
+    }
+    let host = ModelHost::new(mixture(3, 1, CHOSEN).with_graph(graph));
     let mut rule: Experts = testing::rule(ExpertsConfig::default(), "experts", "layer").unwrap();
     assert!(host.with(|host| rule.targets(host)).unwrap().is_empty());
 }

@@ -1,5 +1,7 @@
 //! A split layer, as it is written.
 
+use std::collections::BTreeSet;
+
 use kmr_sdk::{
     Result,
     model::{
@@ -119,7 +121,7 @@ fn store(build: &mut Build, of: &FeedForward, part: &Network, suffix: &str) -> R
 }
 
 fn linear(build: &mut Build, weights: &Weights, outputs_first: bool, name: &str) -> Result<Linear> {
-    let (wanted, tensor) = (format!("{name}.weight"), weights.stored(outputs_first)?);
+    let (wanted, tensor) = (format!("{name}.weight"), weights.stored(outputs_first, weights.dtype)?);
     let weight = match weights.dtype {
         DType::FLOAT => build.tensor(&wanted, tensor),
         _ => add_half(build, &wanted, tensor),
@@ -139,18 +141,29 @@ fn linear(build: &mut Build, weights: &Weights, outputs_first: bool, name: &str)
 /// Takes the dense layer out, and those of its tensors that nothing else reads.
 fn remove(build: &mut Build, graph: &Graph, found: &FoundNetwork) {
     let index = graph.index();
-    for node in found.nodes.iter().rev() {
-        build.edit(Edit::RemoveNode { node: node.clone() });
-    }
-    let mut gone: Vec<&str> = Vec::new();
-    for value in found.network.linears().flat_map(Linear::tensors) {
-        let tensor = initializer_of(graph, &index, value).map_or(value, |(name, _)| name);
-        let read_here = |&(at, _): &(usize, usize)| found.nodes.iter().any(|id| id == graph.nodes[at].id());
-        if !gone.contains(&tensor) && index.is_inner(tensor) && index.consumers(tensor).iter().all(read_here) {
-            build.edit(Edit::RemoveTensor {
-                name: tensor.to_owned(),
-            });
-            gone.push(tensor);
+    let mut nodes: BTreeSet<&str> = found.nodes.iter().map(String::as_str).collect();
+    let read_here = |nodes: &BTreeSet<&str>, value: &str| {
+        let readers = index.consumers(value).iter();
+        index.is_inner(value)
+            && readers
+                .map(|&(at, _)| graph.nodes[at].id())
+                .all(|id| nodes.contains(id))
+    };
+    let values: BTreeSet<&str> = found.network.linears().flat_map(Linear::tensors).collect();
+    // Casts that several of its products read.
+    for value in &values {
+        if let Some(at) = index.producer(value).filter(|_| read_here(&nodes, value)) {
+            nodes.insert(graph.nodes[at].id());
         }
+    }
+    let held = values
+        .iter()
+        .map(|value| initializer_of(graph, &index, value).map_or(*value, |(name, _)| name));
+    let tensors: BTreeSet<&str> = held.filter(|name| read_here(&nodes, name)).collect();
+    for node in nodes {
+        build.edit(Edit::RemoveNode { node: node.to_owned() });
+    }
+    for name in tensors {
+        build.edit(Edit::RemoveTensor { name: name.to_owned() });
     }
 }

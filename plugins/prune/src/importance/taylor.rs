@@ -3,7 +3,7 @@
 
 use kmr_sdk::{
     Batch, Error, Host, Result, SessionRequest,
-    model::{DType, Edit, Graph, Patch, Tensor},
+    model::{Edit, Graph, Patch, Tensor, stored::is_only_cast},
 };
 
 use super::{ElementScores, needs_data};
@@ -32,11 +32,8 @@ pub fn scores(host: &Host<'_>, graph: &Graph, names: &[String], samples: usize) 
         .map(|name| finite_values(graph, name))
         .collect::<Result<Vec<_>>>()?;
     let widened = widened(graph, names, &weights);
-    let session = match widened.edits.is_empty() {
-        true => host.open_session(&request),
-        false => host.open_session_with(&request, &widened),
-    };
-    let mut session = session.map_err(without_data)?;
+    let mut session = host.open_session_with(&request, &widened).map_err(without_data)?;
+    drop(widened);
     let mut sums: Vec<Vec<f32>> = weights.iter().map(|values| vec![0.0; values.len()]).collect();
     let mut seen = 0;
     while seen < samples {
@@ -70,12 +67,13 @@ pub fn scores(host: &Host<'_>, graph: &Graph, names: &[String], samples: usize) 
     Ok(names.iter().cloned().zip(sums).collect())
 }
 
-/// Edits that make weights of 16 bits float32, as derivatives have to be.
+/// Edits that make weights of 16 bits float32, as derivatives have to be, where nodes only ever cast them.
 fn widened(graph: &Graph, names: &[String], weights: &[Vec<f32>]) -> Patch {
+    let index = graph.index();
     let mut patch = Patch::new();
     for (name, values) in names.iter().zip(weights) {
-        let short = |tensor: &&Tensor| matches!(tensor.dtype(), DType::FLOAT16 | DType::BFLOAT16);
-        if let Some(tensor) = graph.tensor(name).map(|tensor| &**tensor).filter(short) {
+        let short = graph.tensor(name).filter(|_| is_only_cast(graph, &index, name));
+        if let Some(tensor) = short {
             patch.push(Edit::StoreTensor {
                 name: name.clone(),
                 tensor: Tensor::from_vec(tensor.shape().to_vec(), values.clone()),
@@ -135,6 +133,8 @@ fn most_likely(scores: &[f32]) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use kmr_sdk::model::{Build, DType, stored::store_half};
+
     use super::*;
     use crate::testing::{ModelHost, residual_network};
 
@@ -188,18 +188,30 @@ mod tests {
 
     #[test]
     fn weights_of_16_bits_are_widened_for_the_session() {
-        let mut graph = residual_network().graph;
+        let graph = residual_network().graph;
         let names = ["linear.weight".to_owned()];
-        let tensor = graph.tensor(&names[0]).unwrap().clone();
-        let weights = |tensor: &Tensor| [tensor.to_f32().unwrap().into_owned()];
-        assert!(widened(&graph, &names, &weights(&tensor)).edits.is_empty());
-        let [values] = weights(&tensor);
-        let half = Tensor::from_f32(DType::BFLOAT16, tensor.shape().to_vec(), values).unwrap();
-        let rounded = weights(&half);
-        graph.initializers.insert(names[0].clone(), half.into());
-        let graph = widened(&graph, &names, &rounded).apply(&graph).unwrap();
-        let held = graph.tensor(&names[0]).unwrap().values::<f32>().unwrap();
+        let tensor = graph.tensor(&names[0]).unwrap();
+        let values = |tensor: &Tensor| [tensor.to_f32().unwrap().into_owned()];
+        assert!(widened(&graph, &names, &values(tensor)).edits.is_empty());
+        let [numbers] = values(tensor);
+        let half = Tensor::from_f32(DType::BFLOAT16, tensor.shape().to_vec(), numbers).unwrap();
+        let rounded = values(&half);
+        let mut build = Build::on(&graph);
+        build.place(graph.nodes.first().map(|node| node.id()));
+        store_half(&mut build, &names[0], half.clone());
+        let stored = build.finish().apply(&graph).unwrap();
+        let names = ["linear.weight_stored".to_owned()];
+        let wide = widened(&stored, &names, &rounded).apply(&stored).unwrap();
+        let held = wide.tensor(&names[0]).unwrap().values::<f32>().unwrap();
         assert_eq!(*held, rounded[0]);
+        // What computes with 16 bits itself stays as it is.
+        let mut narrow = graph.clone();
+        narrow.initializers.insert("linear.weight".into(), half.into());
+        assert!(
+            widened(&narrow, &["linear.weight".to_owned()], &rounded)
+                .edits
+                .is_empty()
+        );
     }
 
     #[test]
