@@ -1,8 +1,8 @@
 //! Adapters that go into the weights.
 
 use kmr_sdk::{
-    Error, Result,
-    model::{Edit, Graph, Tensor, adapters::Adapter},
+    Result,
+    model::{Edit, Graph, Tensor, adapters::Adapter, stored::initializer_of},
 };
 
 use crate::{
@@ -17,10 +17,21 @@ use crate::{
 /// # Errors
 /// Names the tensor and the way out.
 pub fn check(graph: &Graph, layer: &Layer) -> Result<()> {
-    match layer.stored {
-        Stored::Float => Ok(()),
-        Stored::Made { .. } => Integers::of(graph, layer).map(|_| ()),
+    match real(graph, layer) {
+        Some(_) => Ok(()),
+        None => Integers::of(graph, layer).map(|_| ()),
     }
+}
+
+/// The initializer of real numbers that the weight is: of float32, or of 16 bits that one Cast alone reads.
+fn real<'g>(graph: &'g Graph, layer: &Layer) -> Option<(&'g str, &'g Tensor)> {
+    let index = graph.index();
+    let (name, tensor) = initializer_of(graph, &index, &layer.weight)?;
+    let own = match layer.stored {
+        Stored::Float => true,
+        Stored::Made { .. } => index.sole_consumer(name).is_some(),
+    };
+    own.then_some((name, tensor))
 }
 
 /// A weight with its adapter.
@@ -44,41 +55,35 @@ impl Merged {
     }
 }
 
-/// Adds scaling · B A to a weight: to W itself where it is stored as it is; else the sum's nearest codes on the same
-/// grid are taken.
+/// Adds scaling · B A to a weight: to W itself where it is stored as real numbers, rounded to their type; else the sum's
+/// nearest codes on the same grid are taken.
 ///
 /// # Errors
 /// As [`check`]; if a number is not finite.
 pub fn merged(graph: &Graph, layer: &Layer, adapter: &Adapter) -> Result<Merged> {
     let added = added(layer, adapter)?;
     let sum = |values: &[f32]| -> Vec<f32> { values.iter().zip(&added).map(|(value, added)| value + added).collect() };
-    match layer.stored {
-        Stored::Float => {
-            let tensor = graph.tensor(&layer.weight);
-            let tensor = tensor.ok_or_else(|| Error::not_found("does not exist").at(layer.weight.as_str()))?;
-            let tensor = Tensor::from_vec(layer.shape.clone(), sum(&finite(tensor, &layer.weight)?));
-            finite(&tensor, &layer.weight)?;
-            Ok(Merged {
-                name: layer.weight.clone(),
-                tensor,
-                changed: None,
-            })
-        }
-        Stored::Made { .. } => {
-            let integers = Integers::of(graph, layer)?;
-            let (tensor, changed) = integers.rounded(&sum(&integers.values()), &layer.shape)?;
-            Ok(Merged {
-                name: integers.tensor,
-                tensor,
-                changed: Some(changed),
-            })
-        }
+    if let Some((name, tensor)) = real(graph, layer) {
+        let tensor = tensor.with_f32(sum(&finite(tensor, name)?))?;
+        finite(&tensor, name)?;
+        return Ok(Merged {
+            name: name.to_owned(),
+            tensor,
+            changed: None,
+        });
     }
+    let integers = Integers::of(graph, layer)?;
+    let (tensor, changed) = integers.rounded(&sum(&integers.values()), &layer.shape)?;
+    Ok(Merged {
+        name: integers.tensor,
+        tensor,
+        changed: Some(changed),
+    })
 }
 
 #[cfg(test)]
 mod tests {
-    use kmr_sdk::model::{Model, Patch};
+    use kmr_sdk::model::{Build, DType, Model, Patch, stored::store_half};
     use proptest::prelude::*;
 
     use super::*;
@@ -135,6 +140,45 @@ mod tests {
                 prop_assert!(nodes.values != before.values);
             }
         }
+    }
+
+    #[test]
+    fn weights_of_16_bits_stay_so() {
+        let plain = perceptron();
+        let mut build = Build::on(&plain.graph);
+        build.place(plain.graph.nodes.first().map(|node| node.id()));
+        let tensor = plain.graph.tensor("matrix").unwrap();
+        let values = tensor.to_f32().unwrap().into_owned();
+        let half = Tensor::from_f32(DType::BFLOAT16, tensor.shape().to_vec(), values).unwrap();
+        store_half(&mut build, "matrix", half);
+        let model = plain.with_graph(build.finish().apply(&plain.graph).unwrap());
+        let (layer, adapter) = adapters(&model, 2, Scaling::default(), 5).remove(1);
+        assert_eq!(layer.weight, "matrix");
+        check(&model.graph, &layer).unwrap();
+        let merged = merged(&model.graph, &layer, &adapter).unwrap();
+        assert_eq!(
+            (&*merged.name, merged.tensor.dtype()),
+            ("matrix_stored", DType::BFLOAT16)
+        );
+        let before = model
+            .graph
+            .tensor("matrix_stored")
+            .unwrap()
+            .to_f32()
+            .unwrap()
+            .into_owned();
+        let wanted = before
+            .iter()
+            .zip(added(&layer, &adapter).unwrap())
+            .map(|(value, added)| value + added);
+        for (wanted, made) in wanted.zip(merged.tensor.to_f32().unwrap().iter()) {
+            assert!((wanted - made).abs() <= wanted.abs() / 256.0, "{wanted} is not {made}");
+        }
+        // Another Cast of it would see the adapter, too.
+        let mut shared = model.graph.clone();
+        let other = kmr_sdk::model::Node::new("Cast", "", &["matrix_stored"], &["other"]).with_int("to", 1);
+        shared.nodes.insert(0, other.into());
+        assert!(check(&shared, &layer).is_err());
     }
 
     #[test]
