@@ -83,7 +83,7 @@ pub fn merged(graph: &Graph, layer: &Layer, adapter: &Adapter) -> Result<Merged>
 
 #[cfg(test)]
 mod tests {
-    use kmr_sdk::model::{Build, DType, Model, Patch, stored::store_half};
+    use kmr_sdk::model::{DType, Model, Patch};
     use proptest::prelude::*;
 
     use super::*;
@@ -91,7 +91,7 @@ mod tests {
         adapter::{Scaling, of_factors},
         layers::layers,
         nodes::Adding,
-        testing::{convolutions, evaluate, feeds, noise, packed, perceptron, quantized},
+        testing::{convolutions, evaluate, feeds, halved, noise, packed, perceptron, quantized},
     };
     use kmr_methods::low_rank::Factors;
 
@@ -144,14 +144,7 @@ mod tests {
 
     #[test]
     fn weights_of_16_bits_stay_so() {
-        let plain = perceptron();
-        let mut build = Build::on(&plain.graph);
-        build.place(plain.graph.nodes.first().map(|node| node.id()));
-        let tensor = plain.graph.tensor("matrix").unwrap();
-        let values = tensor.to_f32().unwrap().into_owned();
-        let half = Tensor::from_f32(DType::BFLOAT16, tensor.shape().to_vec(), values).unwrap();
-        store_half(&mut build, "matrix", half);
-        let model = plain.with_graph(build.finish().apply(&plain.graph).unwrap());
+        let model = halved(&perceptron(), "matrix");
         let (layer, adapter) = adapters(&model, 2, Scaling::default(), 5).remove(1);
         assert_eq!(layer.weight, "matrix");
         check(&model.graph, &layer).unwrap();

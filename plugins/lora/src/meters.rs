@@ -1,13 +1,16 @@
 //! What fine-tuning costs: parameters that are trained, and bytes of the optimizer's state.
 
+use std::collections::BTreeSet;
+
 use kmr_sdk::{
     Error, Host, MeasureRequest, Meter, NoConfig, Reading, Result,
-    model::{Graph, adapters::adapters, parameters::parameters},
+    model::{Graph, adapters::adapters, parameters::parameters, stored::stored_weights},
     serde_json::json,
 };
 use serde::Deserialize;
 
-/// Elements that fine-tuning trains: those of adapters where the graph has any, else all trainable float32 parameters.
+/// Elements that fine-tuning trains: those of adapters where the graph has any, else all trainable parameters of float32,
+/// and weights of 16 bits that are cast to it.
 fn trainable(graph: &Graph) -> Result<(usize, usize)> {
     let adapters = adapters(graph)?;
     let of_adapters = adapters.iter().map(|adapter| adapter.parameters()).sum();
@@ -18,7 +21,11 @@ fn trainable(graph: &Graph) -> Result<(usize, usize)> {
     let tensors = parameters
         .iter()
         .filter_map(|parameter| graph.tensor(&parameter.tensor));
-    Ok((tensors.map(|tensor| tensor.len()).sum(), 0))
+    let stored = stored_weights(graph);
+    let scales: BTreeSet<&str> = stored.integers.iter().map(|weight| weight.scale.as_str()).collect();
+    let halves: BTreeSet<&str> = stored.halves.iter().map(|weight| weight.tensor.as_str()).collect();
+    let halves = halves.difference(&scales).filter_map(|name| graph.tensor(name));
+    Ok((tensors.chain(halves).map(|tensor| tensor.len()).sum(), 0))
 }
 
 fn reading(host: &Host<'_>, factor: usize) -> Result<Reading> {
@@ -103,7 +110,7 @@ impl Meter for OptimizerBytes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{ModelHost, convolutions, perceptron, quantized};
+    use crate::testing::{ModelHost, convolutions, halved, perceptron, quantized};
 
     fn bytes(config: &str) -> Result<f64> {
         let config = kmr_sdk::serde_json::from_str(config).unwrap();
@@ -129,6 +136,7 @@ mod tests {
             trainable(&quantized(&perceptron(), &["matrix"], 8).graph).unwrap(),
             (48, 0)
         );
+        assert_eq!(trainable(&halved(&perceptron(), "matrix").graph).unwrap(), (72, 0));
         // Running statistics are not trained.
         assert_eq!(trainable(&convolutions().graph).unwrap(), (72 + 8 + 12, 0));
         assert_eq!(bytes("{}").unwrap(), 576.0);
