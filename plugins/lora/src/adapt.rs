@@ -1,15 +1,13 @@
 //! The rule `lora_adapt`: adapters in place of full fine-tuning, so that fewer parameters are to be trained.
 
-use kmr_sdk::{
-    Action, Applied, Host, KnobSettings, Result, Rule, Target,
-    model::{Model, parameters::parameters},
-};
+use kmr_sdk::{Action, Applied, Host, KnobSettings, Result, Rule, Target, model::Model};
 
 use crate::{
     adapter::fresh,
     config::{AdaptConfig, meant},
     knob::{KNOB, MODEL, Order, Ranks, assigned, unknown_target},
     layers::{Layer, layers},
+    meters::everything,
     nodes::Adding,
 };
 
@@ -35,11 +33,7 @@ impl Rule for LoraAdapt {
         let layers = self.layers(&base)?;
         let trainable =
             |rank: usize| -> usize { layers.iter().map(|layer| rank.min(layer.most()) * layer.cost()).sum() };
-        let mut least: usize = parameters(&base.graph)
-            .iter()
-            .filter_map(|parameter| base.graph.tensor(&parameter.tensor))
-            .map(|tensor| tensor.len())
-            .sum();
+        let mut least = everything(&base.graph);
         let mut values = vec![0.into()];
         for &rank in &self.ranks.values {
             if trainable(rank) < least {

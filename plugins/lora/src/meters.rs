@@ -9,14 +9,18 @@ use kmr_sdk::{
 };
 use serde::Deserialize;
 
-/// Elements that fine-tuning trains: those of adapters where the graph has any, else all trainable parameters of float32,
-/// and weights of 16 bits that are cast to it.
+/// Elements that fine-tuning trains: those of adapters where the graph has any, else of everything trainable.
 fn trainable(graph: &Graph) -> Result<(usize, usize)> {
     let adapters = adapters(graph)?;
-    let of_adapters = adapters.iter().map(|adapter| adapter.parameters()).sum();
-    if !adapters.is_empty() {
-        return Ok((of_adapters, adapters.len()));
+    if adapters.is_empty() {
+        return Ok((everything(graph), 0));
     }
+    let of_adapters = adapters.iter().map(|adapter| adapter.parameters()).sum();
+    Ok((of_adapters, adapters.len()))
+}
+
+/// Elements of all trainable parameters of float32, and of weights of 16 bits that are cast to it.
+pub fn everything(graph: &Graph) -> usize {
     let parameters = parameters(graph);
     let tensors = parameters
         .iter()
@@ -25,7 +29,7 @@ fn trainable(graph: &Graph) -> Result<(usize, usize)> {
     let scales: BTreeSet<&str> = stored.integers.iter().map(|weight| weight.scale.as_str()).collect();
     let halves: BTreeSet<&str> = stored.halves.iter().map(|weight| weight.tensor.as_str()).collect();
     let halves = halves.difference(&scales).filter_map(|name| graph.tensor(name));
-    Ok((tensors.chain(halves).map(|tensor| tensor.len()).sum(), 0))
+    tensors.chain(halves).map(|tensor| tensor.len()).sum()
 }
 
 fn reading(host: &Host<'_>, factor: usize) -> Result<Reading> {
