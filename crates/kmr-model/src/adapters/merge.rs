@@ -1,12 +1,13 @@
 //! Adapters that go into the weights of a model.
 
 use super::{Adapter, layer_name};
-use crate::{DType, Edit, ErrorKind, Graph, ModelError, Patch, Tensor, weights::weights};
+use crate::{Edit, ErrorKind, Graph, ModelError, Patch, weights::weights};
 
-/// The graph with W + scaling · B A in place of each weight W that an adapter names, added up in float64.
+/// The graph with W + scaling · B A in place of each weight W that an adapter names, added up in float64 and stored
+/// in the type of W.
 ///
 /// # Errors
-/// [`ErrorKind::Name`] for an adapter of a layer that the graph does not have with a float32 weight,
+/// [`ErrorKind::Name`] for an adapter of a layer that the graph does not have with a weight of real numbers,
 /// [`ErrorKind::Shape`] if it does not fit the weight: the layer and the shapes are named.
 pub fn merge(graph: &Graph, adapters: &[Adapter]) -> Result<Graph, ModelError> {
     let weights = weights(graph);
@@ -27,14 +28,13 @@ pub fn merge(graph: &Graph, adapters: &[Adapter]) -> Result<Graph, ModelError> {
                 .map(|weight| layer_name(&weight.tensor, weight.label()))
                 .collect();
             error.with_help(match names.is_empty() {
-                true => "the model has no float32 weights that are initializers; merge before it is quantized".into(),
+                true => "the model has no weights of real numbers; merge before it is quantized".into(),
                 false => format!("its layers are {}", names.join(", ")),
             })
         })?;
-        let stored = graph
-            .tensor(&weight.tensor)
-            .filter(|stored| stored.dtype() == DType::FLOAT);
-        let stored = stored.ok_or_else(|| ModelError::new(ErrorKind::Shape, place(), "has no float32 weight"))?;
+        let stored = graph.tensor(&weight.tensor).filter(|stored| stored.dtype().is_float());
+        let stored =
+            stored.ok_or_else(|| ModelError::new(ErrorKind::Shape, place(), "has no weight of real numbers"))?;
         let grouped = weight.readers.iter().any(|reader| reader.groups > 1);
         let turned = weight.output_axis != 0;
         let (a, b) = (adapter.a.shape(), adapter.b.shape());
@@ -67,7 +67,7 @@ pub fn merge(graph: &Graph, adapters: &[Adapter]) -> Result<Graph, ModelError> {
             .map(|(at, &value)| (f64::from(value) + product[place_of(at)]) as f32);
         patch.push(Edit::StoreTensor {
             name: weight.tensor.clone(),
-            tensor: Tensor::from_vec(weight.shape.clone(), sums.collect()),
+            tensor: stored.with_f32(sums.collect())?,
         });
     }
     patch.apply(graph)
@@ -94,7 +94,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::{Dimension, Node, ValueInfo};
+    use crate::{DType, Dimension, Node, Tensor, ValueInfo};
 
     fn graph() -> Graph {
         let mut graph = Graph::new("test");
@@ -145,5 +145,23 @@ mod tests {
                 .starts_with("layer `fd`: has an adapter, and the model has no such weight")
         );
         assert_eq!(error.help(), Some("its layers are fc, out"));
+    }
+
+    #[test]
+    fn a_weight_of_16_bits_stays_one() {
+        let mut graph = graph();
+        let half = Tensor::from_f32(DType::BFLOAT16, vec![3, 2], vec![1.0; 6]).unwrap();
+        graph.initializers.insert("fc.weight".into(), half.into());
+        let adapter = Adapter {
+            layer: "fc".into(),
+            rank: 1,
+            a: Tensor::from_vec(vec![1, 2], vec![1.0_f32; 2]),
+            b: Tensor::from_vec(vec![3, 1], vec![1.0_f32; 3]),
+            scaling: 0.5,
+        };
+        let merged = merge(&graph, &[adapter]).unwrap();
+        let tensor = merged.tensor("fc.weight").unwrap();
+        assert_eq!(tensor.dtype(), DType::BFLOAT16);
+        assert_eq!(*tensor.to_f32().unwrap(), [1.5_f32; 6]);
     }
 }
