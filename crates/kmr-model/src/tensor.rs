@@ -208,14 +208,12 @@ impl Tensor {
             let message = format!("takes the values of shape {shape:?}; got {}", values.len());
             return Err(ModelError::new(ErrorKind::Shape, "", message));
         }
-        let half = |value: f32| match half::f16::from_f32(value) {
-            rounded if rounded.is_infinite() && value.is_finite() => half::f16::MAX.copysign(rounded),
-            rounded => rounded,
+        let within = |value: f32, greatest: f32| match value.is_finite() {
+            true => value.clamp(-greatest, greatest),
+            false => value,
         };
-        let brain = |value: f32| match half::bf16::from_f32(value) {
-            rounded if rounded.is_infinite() && value.is_finite() => half::bf16::MAX.copysign(rounded),
-            rounded => rounded,
-        };
+        let half = |value| half::f16::from_f32(within(value, half::f16::MAX.to_f32()));
+        let brain = |value| half::bf16::from_f32(within(value, half::bf16::MAX.to_f32()));
         match dtype {
             DType::FLOAT => Ok(Self::from_vec(shape, values)),
             DType::DOUBLE => Ok(Self::from_vec(shape, values.into_iter().map(f64::from).collect())),

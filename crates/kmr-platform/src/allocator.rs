@@ -8,8 +8,8 @@ const PURGE_DELAY: c_int = 15;
 const NEVER: c_long = -1;
 
 /// Lets mimalloc keep what is freed until the program ends. Activations come and go by the megabyte: given back to the
-/// system, their pages would be mapped and cleared again for every layer. Where little
-/// memory is to be used, it would be fragments of what was freed that add up.
+/// system, their pages would be mapped and cleared again for every layer. Where little memory is to be used, it would be
+/// fragments of what was freed that add up.
 #[expect(unsafe_code, reason = "a foreign function")]
 pub fn keep_freed_memory() {
     // SAFETY: a number of an option and a value that it takes; it may be called at any time.

@@ -22,7 +22,7 @@ use kmr_abi::{
 };
 use kmr_sdk::{
     Error, Result,
-    model::{Patch, Tensor},
+    model::{Build, DType, Graph, Patch, Tensor, stored::store_half},
     tensors::{describe, read_description},
     wire::EditRequest,
 };
@@ -40,6 +40,22 @@ impl SharedTensor for Held {
     fn bytes(&self) -> AbiResult<RSlice<'_, u8>> {
         ROk(RSlice::from_slice(self.1.bytes()))
     }
+}
+
+/// `graph` with those of its float32 initializers that are meant in bfloat16, and a Cast behind each.
+///
+/// # Panics
+/// If the graph cannot be edited.
+pub fn halved(graph: &Graph, is_meant: impl Fn(&str) -> bool) -> Graph {
+    let mut build = Build::on(graph);
+    build.place(graph.nodes.first().map(|node| node.id()));
+    for (name, held) in graph.initializers.iter().filter(|(name, _)| is_meant(name)) {
+        if let Ok(values) = held.tensor.values::<f32>() {
+            let half = Tensor::from_f32(DType::BFLOAT16, held.tensor.shape().to_vec(), values.into_owned());
+            store_half(&mut build, name, half.expect("bfloat16 holds real numbers"));
+        }
+    }
+    build.finish().apply(graph).expect("what is read stays")
 }
 
 /// A handle to a tensor.

@@ -1,5 +1,7 @@
 //! What became of each layer.
 
+use std::collections::HashMap;
+
 use kmr_model::cost::LayerCost;
 use kmr_run::{BeforeAfter, ChangeReport, LayerReport};
 use kmr_sdk::wire::Change;
@@ -9,8 +11,9 @@ use kmr_sdk::wire::Change;
 /// was changed and is no layer has a row of its own.
 pub fn layers(before: &[LayerCost], after: &[LayerCost], changes: &[(String, Change)]) -> Vec<LayerReport> {
     let mut rows: Vec<Row<'_>> = before.iter().map(Row::of).collect();
+    let nodes: HashMap<&str, usize> = before.iter().map(|layer| layer.node.as_str()).zip(0..).collect();
     for layer in after {
-        match home(layer, before) {
+        match nodes.get(layer.node.as_str()).copied().or_else(|| whole(layer, before)) {
             Some(row) => rows[row].after.push(layer),
             None => rows.push(Row {
                 after: vec![layer],
@@ -19,15 +22,21 @@ pub fn layers(before: &[LayerCost], after: &[LayerCost], changes: &[(String, Cha
             }),
         }
     }
+    let mut places: HashMap<&str, usize> = HashMap::new();
+    for (at, row) in rows.iter().enumerate() {
+        for name in row.names() {
+            places.entry(name).or_insert(at);
+        }
+    }
     for (rule, change) in changes {
-        let row = rows.iter().position(|row| row.is_about(change)).unwrap_or(rows.len());
-        if row == rows.len() {
+        let place = *places.entry(&change.layer).or_insert(rows.len());
+        if place == rows.len() {
             rows.push(Row {
                 name: &change.layer,
                 ..Row::default()
             });
         }
-        rows[row].changes.push(ChangeReport {
+        rows[place].changes.push(ChangeReport {
             rule: rule.clone(),
             what: change.what.clone(),
             before: change.before.clone(),
@@ -41,14 +50,15 @@ pub fn layers(before: &[LayerCost], after: &[LayerCost], changes: &[(String, Cha
         .collect()
 }
 
-/// The position of the layer that `layer` is, or is a part of: the one with the longest name that its own begins with.
-fn home(layer: &LayerCost, before: &[LayerCost]) -> Option<usize> {
-    let same = before.iter().position(|old| old.node == layer.node);
-    same.or_else(|| {
-        let rest = |old: &LayerCost| Some(layer.label.strip_prefix(old.label.as_str())?.starts_with('.'));
-        let places = (0..before.len()).rev().filter(|&at| rest(&before[at]) == Some(true));
-        places.max_by_key(|&at| before[at].label.len())
-    })
+/// The position of the layer that a new one is a part of: the one with the longest name that its own begins with.
+fn whole(part: &LayerCost, before: &[LayerCost]) -> Option<usize> {
+    let begins = |old: &LayerCost| {
+        let rest = part.label.strip_prefix(old.label.as_str());
+        rest.is_some_and(|rest| rest.starts_with('.'))
+    };
+    // The first of those with one name.
+    let places = (0..before.len()).rev().filter(|&at| begins(&before[at]));
+    places.max_by_key(|&at| before[at].label.len())
 }
 
 #[derive(Default)]
@@ -70,9 +80,11 @@ impl<'c> Row<'c> {
         }
     }
 
-    fn is_about(&self, change: &Change) -> bool {
-        let mut layers = self.before.iter().chain(&self.after);
-        change.layer == self.name || layers.any(|layer| change.layer == layer.node || change.layer == layer.label)
+    /// What changes may call it, or a part of it.
+    fn names(&self) -> impl Iterator<Item = &'c str> {
+        let layers = self.before.iter().chain(&self.after);
+        let names = layers.flat_map(|layer| [layer.node.as_str(), layer.label.as_str()]);
+        std::iter::once(self.name).chain(names)
     }
 
     fn report(self) -> LayerReport {

@@ -2,7 +2,7 @@
 
 use kmr_sdk::{
     Result,
-    model::{Edit, Graph, Tensor, adapters::Adapter, stored::initializer_of},
+    model::{Edit, Graph, GraphIndex, Tensor, adapters::Adapter, stored::initializer_of},
 };
 
 use crate::{
@@ -16,17 +16,16 @@ use crate::{
 ///
 /// # Errors
 /// Names the tensor and the way out.
-pub fn check(graph: &Graph, layer: &Layer) -> Result<()> {
-    match real(graph, layer) {
+pub fn check(graph: &Graph, index: &GraphIndex<'_>, layer: &Layer) -> Result<()> {
+    match real(graph, index, layer) {
         Some(_) => Ok(()),
         None => Integers::of(graph, layer).map(|_| ()),
     }
 }
 
 /// The initializer of real numbers that the weight is: of float32, or of 16 bits that one Cast alone reads.
-fn real<'g>(graph: &'g Graph, layer: &Layer) -> Option<(&'g str, &'g Tensor)> {
-    let index = graph.index();
-    let (name, tensor) = initializer_of(graph, &index, &layer.weight)?;
+fn real<'g>(graph: &'g Graph, index: &GraphIndex<'_>, layer: &Layer) -> Option<(&'g str, &'g Tensor)> {
+    let (name, tensor) = initializer_of(graph, index, &layer.weight)?;
     let own = match layer.stored {
         Stored::Float => true,
         Stored::Made { .. } => index.sole_consumer(name).is_some(),
@@ -60,10 +59,10 @@ impl Merged {
 ///
 /// # Errors
 /// As [`check`]; if a number is not finite.
-pub fn merged(graph: &Graph, layer: &Layer, adapter: &Adapter) -> Result<Merged> {
+pub fn merged(graph: &Graph, index: &GraphIndex<'_>, layer: &Layer, adapter: &Adapter) -> Result<Merged> {
     let added = added(layer, adapter)?;
     let sum = |values: &[f32]| -> Vec<f32> { values.iter().zip(&added).map(|(value, added)| value + added).collect() };
-    if let Some((name, tensor)) = real(graph, layer) {
+    if let Some((name, tensor)) = real(graph, index, layer) {
         let tensor = tensor.with_f32(sum(&finite(tensor, name)?))?;
         finite(&tensor, name)?;
         return Ok(Merged {
@@ -84,6 +83,7 @@ pub fn merged(graph: &Graph, layer: &Layer, adapter: &Adapter) -> Result<Merged>
 #[cfg(test)]
 mod tests {
     use kmr_sdk::model::{DType, Model, Patch};
+    use kmr_testkit::halved;
     use proptest::prelude::*;
 
     use super::*;
@@ -91,7 +91,7 @@ mod tests {
         adapter::{Scaling, of_factors},
         layers::layers,
         nodes::Adding,
-        testing::{convolutions, evaluate, feeds, halved, noise, packed, perceptron, quantized},
+        testing::{convolutions, evaluate, feeds, noise, packed, perceptron, quantized},
     };
     use kmr_methods::low_rank::Factors;
 
@@ -118,11 +118,12 @@ mod tests {
         ) {
             let model = if images { convolutions() } else { perceptron() };
             let adapters = adapters(&model, rank, Scaling { alpha, stabilized }, seed);
+            let index = model.graph.index();
             let mut adding = Adding::to(&model.graph);
             let mut patch = Patch::new();
             for (layer, adapter) in &adapters {
                 adding.adapter(layer, adapter).unwrap();
-                patch.push(merged(&model.graph, layer, adapter).unwrap().edit());
+                patch.push(merged(&model.graph, &index, layer, adapter).unwrap().edit());
             }
             let with_nodes = adding.finish().apply(&model.graph).unwrap();
             let in_weights = patch.apply(&model.graph).unwrap();
@@ -144,11 +145,12 @@ mod tests {
 
     #[test]
     fn weights_of_16_bits_stay_so() {
-        let model = halved(&perceptron(), "matrix");
+        let model = perceptron();
+        let model = model.with_graph(halved(&model.graph, |name| name == "matrix"));
         let (layer, adapter) = adapters(&model, 2, Scaling::default(), 5).remove(1);
         assert_eq!(layer.weight, "matrix");
-        check(&model.graph, &layer).unwrap();
-        let merged = merged(&model.graph, &layer, &adapter).unwrap();
+        check(&model.graph, &model.graph.index(), &layer).unwrap();
+        let merged = merged(&model.graph, &model.graph.index(), &layer, &adapter).unwrap();
         assert_eq!(
             (&*merged.name, merged.tensor.dtype()),
             ("matrix_stored", DType::BFLOAT16)
@@ -171,7 +173,7 @@ mod tests {
         let mut shared = model.graph.clone();
         let other = kmr_sdk::model::Node::new("Cast", "", &["matrix_stored"], &["other"]).with_int("to", 1);
         shared.nodes.insert(0, other.into());
-        assert!(check(&shared, &layer).is_err());
+        assert!(check(&shared, &shared.index(), &layer).is_err());
     }
 
     #[test]
@@ -189,7 +191,7 @@ mod tests {
         .remove(1);
         let graph = {
             let mut patch = Patch::new();
-            let merged = merged(&model.graph, &layer, &adapter).unwrap();
+            let merged = merged(&model.graph, &model.graph.index(), &layer, &adapter).unwrap();
             assert!(merged.changed.is_some_and(|changed| changed > 0));
             patch.push(merged.edit());
             patch.apply(&model.graph).unwrap()
@@ -217,7 +219,9 @@ mod tests {
     fn a_weight_of_another_form_is_refused_by_name() {
         let model = packed(&perceptron(), "matrix");
         let layer = layers(&model).unwrap().remove(1);
-        let error = check(&model.graph, &layer).unwrap_err().to_string();
+        let error = check(&model.graph, &model.graph.index(), &layer)
+            .unwrap_err()
+            .to_string();
         assert!(
             error.starts_with(
                 "tensor `matrix`: is made by a Mul and not by a DequantizeLinear, so an adapter cannot be"
@@ -231,7 +235,9 @@ mod tests {
         let model = perceptron();
         let (layer, mut adapter) = adapters(&model, 1, Scaling::default(), 3).remove(0);
         adapter.a = Tensor::from_vec(adapter.a.shape().to_vec(), vec![f32::INFINITY; adapter.a.len()]);
-        let error = merged(&model.graph, &layer, &adapter).unwrap_err().to_string();
+        let error = merged(&model.graph, &model.graph.index(), &layer, &adapter)
+            .unwrap_err()
+            .to_string();
         assert!(
             error.starts_with("adapter of `first`: has grown beyond all numbers"),
             "{error}"

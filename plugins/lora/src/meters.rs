@@ -113,8 +113,10 @@ impl Meter for OptimizerBytes {
 
 #[cfg(test)]
 mod tests {
+    use kmr_testkit::halved;
+
     use super::*;
-    use crate::testing::{ModelHost, convolutions, halved, perceptron, quantized};
+    use crate::testing::{ModelHost, convolutions, perceptron, quantized};
 
     fn bytes(config: &str) -> Result<f64> {
         let config = kmr_sdk::serde_json::from_str(config).unwrap();
@@ -140,7 +142,10 @@ mod tests {
             trainable(&quantized(&perceptron(), &["matrix"], 8).graph).unwrap(),
             (48, 0)
         );
-        assert_eq!(trainable(&halved(&perceptron(), "matrix").graph).unwrap(), (72, 0));
+        assert_eq!(
+            trainable(&halved(&perceptron().graph, |name| name == "matrix")).unwrap(),
+            (72, 0)
+        );
         // Running statistics are not trained.
         assert_eq!(trainable(&convolutions().graph).unwrap(), (72 + 8 + 12, 0));
         assert_eq!(bytes("{}").unwrap(), 576.0);

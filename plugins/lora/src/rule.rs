@@ -17,7 +17,7 @@ use crate::{
     compression::{self, Loss, finite, losses},
     config::{Config, Initialize, Keep, meant, refuse},
     knob::{KNOB, MODEL, Order, Ranks, assigned, unknown_target},
-    layers::{Layer, Stored, layers},
+    layers::{Layer, layers},
     merge,
     nodes::Adding,
     training::train,
@@ -58,12 +58,13 @@ impl Rule for Lora {
     fn targets(&mut self, host: &Host<'_>) -> Result<Vec<Target>> {
         let base = host.graph()?;
         let mut layers = self.layers(&base)?;
+        let index = base.graph.index();
         for layer in &layers {
             if let Some(weight) = base.graph.tensor(&layer.weight) {
                 finite(weight, &layer.weight)?;
             }
             if self.config.keep == Keep::Merge {
-                merge::check(&base.graph, layer)?;
+                merge::check(&base.graph, &index, layer)?;
             }
         }
         if self.config.epochs == 0 {
@@ -108,7 +109,10 @@ impl Rule for Lora {
         let base = host.graph()?;
         let layers = self.layers(&base)?;
         if self.config.keep == Keep::Merge {
-            layers.iter().try_for_each(|layer| merge::check(&base.graph, layer))?;
+            let index = base.graph.index();
+            layers
+                .iter()
+                .try_for_each(|layer| merge::check(&base.graph, &index, layer))?;
             if action.costs_only {
                 return Ok(applied);
             }
@@ -284,6 +288,7 @@ impl Lora {
         applied: &mut Applied,
     ) -> Result<()> {
         let mut patch = Patch::new();
+        let index = graph.index();
         let mut adding = Adding::to(graph);
         let (mut codes, mut changed) = (0, 0);
         for (layer, adapter) in &adapters {
@@ -293,7 +298,7 @@ impl Lora {
                     format!("rank {}", adapter.rank)
                 }
                 Keep::Merge => {
-                    let merged = merge::merged(graph, layer, adapter)?;
+                    let merged = merge::merged(graph, &index, layer, adapter)?;
                     if let Some(own) = merged.changed {
                         codes += layer.shape.iter().product::<usize>();
                         changed += own;
@@ -304,7 +309,7 @@ impl Lora {
             };
             applied.change(&layer.nodes[0], "adapter", "none", after);
         }
-        if adapters.iter().any(|(layer, _)| layer.stored != Stored::Float) && self.config.keep == Keep::Merge {
+        if codes > 0 {
             applied.notes.push(format!(
                 "merging was rounded to the stored integers: {changed} of {codes} codes are others now; keep = \"nodes\" \
                  loses nothing"

@@ -17,7 +17,7 @@ use kmr_abi::{
     },
 };
 use kmr_sdk::{
-    model::{Build, DType, Dimension, Edit, Graph, Model, Node, Patch, Tensor, ValueInfo, stored::store_half},
+    model::{DType, Dimension, Edit, Graph, Model, Node, Patch, Tensor, ValueInfo},
     tensors::read_description,
     wire::{RunRequest, SessionRequest, Update, Updated},
 };
@@ -174,17 +174,6 @@ pub fn quantized(model: &Model, weights: &[&str], bits: u8) -> Model {
         });
     }
     model.with_graph(patch.apply(&model.graph).unwrap())
-}
-
-/// `model` with the matrix `name` in bfloat16, and a Cast behind it.
-pub fn halved(model: &Model, name: &str) -> Model {
-    let mut build = Build::on(&model.graph);
-    build.place(model.graph.nodes.first().map(|node| node.id()));
-    let tensor = model.graph.tensor(name).unwrap();
-    let values = tensor.to_f32().unwrap().into_owned();
-    let half = Tensor::from_f32(DType::BFLOAT16, tensor.shape().to_vec(), values).unwrap();
-    store_half(&mut build, name, half);
-    model.with_graph(build.finish().apply(&model.graph).unwrap())
 }
 
 /// The same model with a weight in sevenths, made by Cast and Mul.

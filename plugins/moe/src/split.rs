@@ -73,8 +73,8 @@ impl Rule for Split {
         let layers = self.layers(&host.graph()?.graph)?;
         if layers.is_empty() {
             log::warn!(
-                "no layer can be split: none is a product, an activation (ReLU, SiLU, GELU) and a product, with weights of floats, \
-                 with {} neurons or more",
+                "no layer can be split: none is a product, an activation (ReLU, SiLU, GELU) and a product, with weights of \
+                 floats and {} neurons or more",
                 self.config.experts
             );
         }

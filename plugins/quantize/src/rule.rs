@@ -360,7 +360,7 @@ impl Quantize {
             applied.change(&layers[position].nodes[0], &what, Bits::Off.name(), part.bits.name());
             if matches!(part.bits, Bits::Float16 | Bits::BFloat16) {
                 build.place(Some(&layer.reader));
-                storage::store_half(&mut build, layer, &finite(&graph, &layer.tensor)?, part.bits)?;
+                storage::store_half(&mut build, layer, finite(&graph, &layer.tensor)?, part.bits)?;
                 make_edits(host, &mut build, HELD_BYTES)?;
             }
         }

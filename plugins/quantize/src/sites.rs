@@ -194,7 +194,8 @@ impl Finder<'_> {
 
 #[cfg(test)]
 mod tests {
-    use kmr_sdk::model::{Build, DType, Tensor, stored::store_half};
+    use kmr_sdk::model::Tensor;
+    use kmr_testkit::halved;
 
     use super::*;
     use crate::testing::{answer, apart, graph, node, numbers, tensor};
@@ -242,22 +243,9 @@ mod tests {
         assert_eq!(told(Makers::NormalizationsAndGates), both);
     }
 
-    /// The same, stored in 16 bits.
-    fn halved() -> Graph {
-        let graph = gated();
-        let mut build = Build::on(&graph);
-        build.place(Some("norm"));
-        for (name, held) in &graph.initializers {
-            let values = held.tensor.to_f32().unwrap().into_owned();
-            let half = Tensor::from_f32(DType::BFLOAT16, held.tensor.shape().to_vec(), values).unwrap();
-            store_half(&mut build, name, half);
-        }
-        build.finish().apply(&graph).unwrap()
-    }
-
     #[test]
     fn weights_of_16_bits_are_sites_and_stay_so() {
-        let graph = halved();
+        let graph = halved(&gated(), |_| true);
         let found = sites(&graph, Makers::NormalizationsAndGates);
         let told = found
             .iter()

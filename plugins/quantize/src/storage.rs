@@ -79,7 +79,7 @@ impl<'q> Stored<'q> {
 ///
 /// # Errors
 /// If a value is beyond what the type can hold.
-pub fn store_half(build: &mut Build, layer: &Layer, values: &[f32], bits: Bits) -> Result<()> {
+pub fn store_half(build: &mut Build, layer: &Layer, values: Vec<f32>, bits: Bits) -> Result<()> {
     let dtype = match bits {
         Bits::BFloat16 => DType::BFLOAT16,
         _ => DType::FLOAT16,
@@ -89,7 +89,7 @@ pub fn store_half(build: &mut Build, layer: &Layer, values: &[f32], bits: Bits) 
         let message = "holds values beyond 65504, the largest of float16; use \"bf16\" instead of 16";
         return Err(Error::unsupported(message).at(format!("tensor `{}`", layer.tensor)));
     }
-    let tensor = Tensor::from_f32(dtype, layer.shape.clone(), values.to_vec())?;
+    let tensor = Tensor::from_f32(dtype, layer.shape.clone(), values)?;
     stored::store_half(build, &layer.tensor, tensor);
     Ok(())
 }
@@ -361,7 +361,7 @@ mod tests {
         for bits in [Bits::Float16, Bits::BFloat16] {
             let mut build = Build::on(&original.graph);
             build.place(Some("w_read"));
-            store_half(&mut build, &layer, &values, bits).unwrap();
+            store_half(&mut build, &layer, values.clone(), bits).unwrap();
             let model = original.with_graph(build.finish().apply(&original.graph).unwrap());
             let expected: Vec<f32> = values
                 .iter()
@@ -373,7 +373,7 @@ mod tests {
             assert_eq!(*decoded(&model)[0].values::<f32>().unwrap(), expected);
         }
         let mut build = Build::on(&original.graph);
-        let error = store_half(&mut build, &layer, &[7e4, 0.0, 0.0, 0.0], Bits::Float16).unwrap_err();
+        let error = store_half(&mut build, &layer, vec![7e4, 0.0, 0.0, 0.0], Bits::Float16).unwrap_err();
         assert!(error.to_string().contains("use \"bf16\""), "{error}");
     }
 

@@ -4,7 +4,7 @@ use kmr_sdk::{
     Error, Result,
     model::{
         DType, Edit, Graph, GraphIndex, Node, Tensor,
-        stored::{initializer_of, is_only_cast},
+        stored::{is_only_cast, own_initializer_of},
     },
 };
 
@@ -16,9 +16,7 @@ pub fn own<'g>(graph: &'g Graph, index: &GraphIndex<'_>, name: &str) -> Option<&
 
 /// The initializer that `value` is, or is a Cast to float32 of, if nothing else reads either; with its name.
 pub fn own_stored<'g>(graph: &'g Graph, index: &GraphIndex<'_>, value: &str) -> Option<(&'g str, &'g Tensor)> {
-    let (name, tensor) = initializer_of(graph, index, value)?;
-    let alone = |name: &str| index.sole_consumer(name).is_some();
-    (alone(name) && alone(value) && stored_bits(graph, index, name).is_some()).then_some((name, tensor))
+    own_initializer_of(graph, index, value).filter(|(name, _)| stored_bits(graph, index, name).is_some())
 }
 
 /// The bits of a number of initializer `name`, if it is float32, or of 16 bits and only ever cast to float32.

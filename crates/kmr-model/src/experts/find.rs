@@ -108,6 +108,7 @@ impl<'g> Finder<'g> {
         let (start, last) = chain(&numbered)?;
         let shared = self.start(&start, &tokens)?;
         let flat = self.made_by(&tokens, "Reshape")?;
+        // Tokens × width, whatever is fed.
         self.integers(flat.input(1)?).filter(|sizes| sizes.len() == 2)?;
         let (end, 0) = self.index.sole_consumer(&last)? else {
             return None;

@@ -361,7 +361,7 @@ struct NamedSizes(HashMap<String, usize>);
 impl NamedSizes {
     fn bind(model: &Model, inputs: &BTreeMap<String, Vec<usize>>) -> Result<Self, ModelError> {
         // Each with the input that says so.
-        let mut sizes: HashMap<String, (usize, Option<&str>)> = HashMap::new();
+        let mut said: HashMap<String, (usize, &str)> = HashMap::new();
         let feeds: HashMap<&str, &ValueInfo> = model.graph.feeds().map(|feed| (feed.name(), feed)).collect();
         for (name, shape) in inputs {
             let place = || format!("input `{name}`");
@@ -378,30 +378,31 @@ impl NamedSizes {
                 && declared.iter().zip(shape).all(|(dimension, &size)| match dimension {
                     Dimension::Fixed(fixed) => *fixed == size,
                     Dimension::Named(axis) => {
-                        let known = *sizes.entry(axis.clone()).or_insert((size, Some(name)));
-                        if known.0 != size {
-                            other = Some((axis.clone(), known));
+                        let (known, input) = *said.entry(axis.clone()).or_insert((size, name));
+                        if known != size {
+                            other = Some((axis.clone(), known, input));
                         }
-                        known.0 == size
+                        known == size
                     }
                     Dimension::Unknown => true,
                 });
             if !fits {
                 let declared: Vec<_> = declared.iter().map(Dimension::to_string).collect();
                 let mut message = format!("is declared as [{}], which {shape:?} does not fit", declared.join(", "));
-                if let Some((axis, (size, Some(input)))) = other.filter(|(_, (_, input))| *input != Some(name)) {
+                if let Some((axis, size, input)) = other.filter(|(.., input)| input != name) {
                     message = format!("{message}: `{axis}` is {size} in input `{input}`");
                 }
                 return Err(ModelError::new(ErrorKind::Shape, place(), message));
             }
         }
+        let mut sizes: HashMap<String, usize> = said.into_iter().map(|(axis, (size, _))| (axis, size)).collect();
         let left_out = model.graph.feeds().filter(|feed| !inputs.contains_key(feed.name()));
         for dimension in left_out.filter_map(ValueInfo::shape).flatten() {
             if let Dimension::Named(name) = dimension {
-                sizes.entry(name).or_insert((1, None));
+                sizes.entry(name).or_insert(1);
             }
         }
-        Ok(Self(sizes.into_iter().map(|(axis, (size, _))| (axis, size)).collect()))
+        Ok(Self(sizes))
     }
 
     fn size(&self, dimension: &Dimension) -> Dim {

@@ -194,6 +194,12 @@ pub fn initializer_of<'g>(graph: &'g Graph, index: &GraphIndex<'_>, value: &str)
     })
 }
 
+/// The same, if nothing else reads the initializer or `value`.
+pub fn own_initializer_of<'g>(graph: &'g Graph, index: &GraphIndex<'_>, value: &str) -> Option<(&'g str, &'g Tensor)> {
+    let alone = |name: &str| index.sole_consumer(name).is_some();
+    initializer_of(graph, index, value).filter(|(name, _)| alone(name) && alone(value))
+}
+
 /// Whether initializer `name` has 16 bits and is only ever cast to float32: what it is stored as is nobody's business then.
 pub fn is_only_cast(graph: &Graph, index: &GraphIndex<'_>, name: &str) -> bool {
     let cast = |&(reader, _): &(usize, usize)| casts_to(&graph.nodes[reader], DType::FLOAT);

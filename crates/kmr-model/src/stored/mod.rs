@@ -11,7 +11,9 @@
 mod find;
 mod write;
 
-pub use find::{Codes, Half, Integers, Spread, StoredWeights, initializer_of, is_only_cast, stored_weights};
+pub use find::{
+    Codes, Half, Integers, Spread, StoredWeights, initializer_of, is_only_cast, own_initializer_of, stored_weights,
+};
 pub use write::{IntegerWeight, Pack, add_half, narrow, store_half, store_integers, stored_bytes};
 
 /// What the nodes end in.

@@ -6,6 +6,7 @@ use kmr_sdk::model::{
     experts::{Choice, find},
     shapes,
 };
+use kmr_testkit::halved;
 use proptest::prelude::*;
 
 use super::*;
@@ -252,16 +253,7 @@ fn experts_that_share_a_tensor_stay() {
 #[test]
 fn experts_of_two_types_keep_theirs() {
     let model = mixture(4, 1, CHOSEN);
-    let mut build = kmr_sdk::model::Build::on(&model.graph);
-    build.place(model.graph.nodes.first().map(|node| node.id()));
-    for part in ["gate_proj", "up_proj", "down_proj"] {
-        let name = format!("mlp.experts.1.{part}.weight");
-        let tensor = model.graph.tensor(&name).unwrap();
-        let values = tensor.to_f32().unwrap().into_owned();
-        let half = kmr_sdk::model::Tensor::from_f32(DType::FLOAT16, tensor.shape().to_vec(), values);
-        kmr_sdk::model::stored::store_half(&mut build, &name, half.unwrap());
-    }
-    let model = model.with_graph(build.finish().apply(&model.graph).unwrap());
+    let model = model.with_graph(halved(&model.graph, |name| name.starts_with("mlp.experts.1.")));
     for method in [Method::Drop, Method::Merge] {
         let sizes = [true, false].map(|costs_only| {
             let host = ModelHost::new(model.clone());

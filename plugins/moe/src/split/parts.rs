@@ -126,7 +126,7 @@ fn linear(build: &mut Build, weights: &Weights, outputs_first: bool, name: &str)
         DType::FLOAT => build.tensor(&wanted, tensor),
         _ => add_half(build, &wanted, tensor),
     };
-    // Biases are few, and more than a part of what they were: they stay exact.
+    // Biases are few, and means have gone into them: they are exact.
     let bias = weights.bias.as_ref().map(|bias| {
         let tensor = Tensor::from_vec(vec![bias.len()], bias.clone());
         build.tensor(&format!("{name}.bias"), tensor)

@@ -10,12 +10,13 @@ use kmr_sdk::{
     model::{
         Build, DType, Dimension, Edit, Graph, Model, Node, Patch, Tensor, ValueInfo,
         experts::{Activation, Choice, FeedForward, Linear, RoutedExperts, Router, write},
-        stored::store_half,
+        stored::stored_weights,
     },
 };
 
 pub use host::ModelHost;
 pub use interpreter::{Value, values};
+use kmr_testkit::halved;
 pub use kmr_testkit::noise;
 
 /// Numbers of a token.
@@ -40,20 +41,16 @@ fn store(graph: &mut Graph, name: &str, shape: &[usize]) {
 
 /// `model` with its matrices and lists rounded to bfloat16, and the same with them stored in 16 bits.
 pub fn rounded_and_halved(model: &Model) -> [Model; 2] {
-    let (mut rounded, mut build) = (Patch::new(), Build::on(&model.graph));
-    build.place(model.graph.nodes.first().map(|node| node.id()));
-    let initializers = model.graph.initializers.iter();
-    for (name, initializer) in initializers.filter(|(_, held)| held.tensor.dtype() == DType::FLOAT) {
-        let shape = initializer.tensor.shape().to_vec();
-        let values = initializer.tensor.to_f32().unwrap().into_owned();
-        let half = Tensor::from_f32(DType::BFLOAT16, shape.clone(), values).unwrap();
+    let halved = halved(&model.graph, |_| true);
+    let mut rounded = Patch::new();
+    for half in stored_weights(&halved).halves {
+        let tensor = halved.tensor(&half.tensor).unwrap();
         rounded.push(Edit::StoreTensor {
-            name: name.clone(),
-            tensor: Tensor::from_vec(shape, half.to_f32().unwrap().into_owned()),
+            name: half.value,
+            tensor: Tensor::from_vec(tensor.shape().to_vec(), tensor.to_f32().unwrap().into_owned()),
         });
-        store_half(&mut build, name, half);
     }
-    [rounded, build.finish()].map(|patch| model.with_graph(patch.apply(&model.graph).unwrap()))
+    [rounded.apply(&model.graph).unwrap(), halved].map(|graph| model.with_graph(graph))
 }
 
 /// `x [batch, length, 6]` → gated experts of 5 neurons → `y`.

@@ -133,7 +133,7 @@ fn most_likely(scores: &[f32]) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use kmr_sdk::model::{Build, DType, stored::store_half};
+    use kmr_testkit::halved;
 
     use super::*;
     use crate::testing::{ModelHost, residual_network};
@@ -193,20 +193,17 @@ mod tests {
         let tensor = graph.tensor(&names[0]).unwrap();
         let values = |tensor: &Tensor| [tensor.to_f32().unwrap().into_owned()];
         assert!(widened(&graph, &names, &values(tensor)).edits.is_empty());
-        let [numbers] = values(tensor);
-        let half = Tensor::from_f32(DType::BFLOAT16, tensor.shape().to_vec(), numbers).unwrap();
-        let rounded = values(&half);
-        let mut build = Build::on(&graph);
-        build.place(graph.nodes.first().map(|node| node.id()));
-        store_half(&mut build, &names[0], half.clone());
-        let stored = build.finish().apply(&graph).unwrap();
+        let stored = halved(&graph, |name| name == names[0]);
         let names = ["linear.weight_stored".to_owned()];
+        let half = stored.tensor(&names[0]).unwrap().clone();
+        let rounded = values(&half);
         let wide = widened(&stored, &names, &rounded).apply(&stored).unwrap();
         let held = wide.tensor(&names[0]).unwrap().values::<f32>().unwrap();
         assert_eq!(*held, rounded[0]);
         // What computes with 16 bits itself stays as it is.
         let mut narrow = graph.clone();
-        narrow.initializers.insert("linear.weight".into(), half.into());
+        let narrowed = (*half).clone();
+        narrow.initializers.insert("linear.weight".into(), narrowed.into());
         assert!(
             widened(&narrow, &["linear.weight".to_owned()], &rounded)
                 .edits

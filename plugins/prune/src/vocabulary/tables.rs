@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use kmr_sdk::{
     Error, Result,
-    model::{DType, Graph, GraphIndex, Model, Node, shapes::Shapes, stored::initializer_of},
+    model::{DType, Graph, GraphIndex, Model, Node, shapes::Shapes, stored::own_initializer_of},
 };
 
 /// Nodes that may lie between a model's input and the lookup of its ids, or a matrix and its product.
@@ -227,9 +227,8 @@ fn heads(
         }
         // The vector that `value` is, or is a Cast of, if nothing else reads it.
         let own = |value: &str| {
-            let alone = |name: &str| index.sole_consumer(name).is_some();
-            let (name, vector) = initializer_of(graph, index, value)?;
-            (vector.shape() == [rows] && alone(name) && alone(value)).then(|| name.to_owned())
+            let (name, vector) = own_initializer_of(graph, index, value)?;
+            (vector.shape() == [rows]).then(|| name.to_owned())
         };
         let (mut bias, mut end) = (product.input(2).and_then(own), product.id());
         // A bias that is shared, or one number for all, is not cut; the product could not take it then.
